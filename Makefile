@@ -1,0 +1,48 @@
+# The two commands of the README are `make quickstart` and `make test`; both set up everything they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: quickstart test lint docs gpu-test bench clean
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "litlm needs Python 3.10 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Could not create $(VENV): install the venv module (Debian: apt install python3-venv)"; exit 1; }
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing litlm into $(VENV) (a few minutes the first time; PyTorch is large) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	@echo "Installing what the tests compare with ..."
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.core  ## fetch a real model, finetune it, see it change, chat
+	@$(BIN)/litlm quickstart $(ARGS)
+
+test: $(VENV)/.test  ## the default test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## format check, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+
+docs: $(VENV)/.test  ## check that the commands shown in README.md and tutorials/ run
+	@$(BIN)/python -m pytest tests/test_docs.py -m 'not gpu' $(ARGS)
+
+gpu-test: $(VENV)/.test  ## tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: $(VENV)/.test  ## measure litlm beside transformers and PEFT on this machine
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info

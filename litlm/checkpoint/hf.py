@@ -1,0 +1,107 @@
+"""Hugging Face directories, in and out: `config.json` and `model*.safetensors`, sharded or not.
+
+There is no conversion step: names are mapped while the tensors stream. Files are memory-mapped when read. Pickled weights
+are refused, because unpickling runs code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from litlm.checkpoint.base import WeightSource, atomic_file, write_text
+from litlm.config import Config
+from litlm.families import WeightMap, get_family
+
+INDEX = "model.safetensors.index.json"
+_TORCH_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+class SafetensorsSource(WeightSource):
+    """The weights of a Hugging Face directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files = {}
+        for file in weight_files(path):
+            try:
+                self._files[file] = safe_open(file, framework="pt")
+            except (SafetensorError, OSError) as e:
+                raise ValueError(f"{file} is truncated or corrupt ({e}); delete it and download it again") from None
+        self._home = {name: f for f in self._files.values() for name in f.keys()}  # noqa: SIM118 - not a dict
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(f.get_slice(name).get_shape()) for name, f in self._home.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self._home[name].get_tensor(name)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a checkpoint directory, from its index if it has one."""
+    single, index = path / "model.safetensors", path / INDEX
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError):
+            raise ValueError(f"{index} is corrupt; download it again") from None
+        if lacking := [name for name in names if not (path / name).is_file()]:
+            raise ValueError(f"{path} is incomplete: {index.name} names {', '.join(lacking)}; download the rest")
+        return [path / name for name in names]
+    pickles = sorted(p.name for p in path.glob("*") if p.suffix in (".bin", ".pth", ".pt", ".ckpt"))
+    if pickles:
+        raise ValueError(
+            f"{path} has its weights as pickle only ({', '.join(pickles[:3])}), and reading a pickle can run any code; "
+            "use the model's safetensors files (on the hub often in the revision refs/pr/1)"
+        )
+    raise ValueError(f"{path} has no weights: model.safetensors or {INDEX} is needed")
+
+
+def save_weights(
+    state: Mapping[str, Tensor], config: Config, out_dir: Path, *, max_shard_bytes: int = 5 * 10**9
+) -> None:
+    """Write `config.json` and the weights of `state` (our names) as transformers expects them.
+
+    Each file is written under a temporary name and renamed; shards of an earlier, larger save are removed at the end.
+    """
+    plan = WeightMap(get_family(config.family)).export_plan(state)
+    dtypes = {tensor.dtype for tensor in state.values()}
+    if len(dtypes) == 1 and (dtype := _TORCH_NAMES.get(dtypes.pop())):
+        config = Config.from_dict(config.to_dict() | {"dtype": dtype})
+    text = json.dumps(config.to_hf(), indent=2) + "\n"
+    shards: list[list] = [[]]
+    size = 0
+    for match in plan:
+        need = sum(state[name].nbytes for name in match.ours)
+        if shards[-1] and size + need > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(match)
+        size += need
+    n = len(shards)
+    files = [f"model-{i + 1:05d}-of-{n:05d}.safetensors" if n > 1 else "model.safetensors" for i in range(n)]
+    where: dict[str, str] = {}
+    for file, matches in zip(files, shards, strict=True):
+        tensors = {}
+        for match in matches:
+            parts = [state[name].detach() for name in match.ours]
+            whole = parts[0] if match.rule.join is None else match.rule.join(parts, config)
+            tensors[match.theirs] = whole.cpu().contiguous()
+            where[match.theirs] = file
+        with atomic_file(out_dir / file) as part:
+            save_file(tensors, part, metadata={"format": "pt"})
+    if n > 1:
+        total = sum(t.nbytes for t in state.values())
+        write_text(out_dir / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2))
+    write_text(out_dir / "config.json", text)
+    stale = {p.name for p in out_dir.glob("model*.safetensors")} | {INDEX}
+    for name in stale - set(files) - ({INDEX} if n > 1 else set()):
+        (out_dir / name).unlink(missing_ok=True)

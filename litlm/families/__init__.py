@@ -1,0 +1,112 @@
+"""The registry of families. Other packages add theirs through the entry-point group `litlm.families` (each entry point
+loads a `Family`); a notebook calls `register_family`. No torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from litlm.config import Config
+from litlm.families.base import Family, GGUFSpec, HFFields, Rule, WeightMap, rename
+
+__all__ = [
+    "Family",
+    "GGUFSpec",
+    "HFFields",
+    "Rule",
+    "WeightMap",
+    "get_family",
+    "list_families",
+    "register_family",
+    "rename",
+]
+
+_BUILT_IN = ("gpt_neox", "llama", "qwen3")
+_registered: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> Family:
+    """Make a `model_type` known to this process. Registering another family under a taken name is an error."""
+    if family.model_type in _BUILT_IN or _registered.get(family.model_type, family) != family:
+        raise ValueError(f"model_type={family.model_type!r} is taken; choose another name for the family")
+    _registered[family.model_type] = family
+    return family
+
+
+@cache
+def _plugins() -> dict[str, Family]:
+    found: dict[str, Family] = {}
+    for point in entry_points(group="litlm.families"):
+        try:
+            family = point.load()
+        except Exception as e:  # a broken extension must not take every command down without being named
+            raise ValueError(
+                f"The litlm extension {point.value!r} can't be loaded ({e}); update or uninstall it"
+            ) from e
+        if not isinstance(family, Family):
+            raise ValueError(f"The entry point {point.value!r} must be a litlm.families.Family")
+        found[family.model_type] = family
+    return found
+
+
+def list_families() -> list[str]:
+    """Every known `model_type`, sorted."""
+    return sorted({*_BUILT_IN, *_registered, *_plugins()})
+
+
+def get_family(model_type: str) -> Family:
+    """The family of a Hugging Face `model_type`; an unknown one is a ValueError that says what is known."""
+    if model_type in _BUILT_IN:
+        return import_module(f"litlm.families.{model_type}").FAMILY
+    family = _registered.get(model_type) or _plugins().get(model_type)
+    if family is None:
+        close = difflib.get_close_matches(model_type, list_families(), n=1)
+        raise ValueError(
+            f"model_type={model_type!r} is not supported"
+            + (f"; the closest that is: {close[0]!r}. " if close else ". ")
+            + f"Supported: {', '.join(list_families())}. `litlm.families.register_family` adds one."
+        )
+    return family
+
+
+def family_of_gguf(arch: str) -> Family:
+    """The family that reads GGUF files of `general.architecture` = arch."""
+    families = [get_family(name) for name in list_families()]
+    found = [f for f in families if f.gguf is not None and f.gguf.arch == arch]
+    if not found:
+        known = ", ".join(sorted(f.gguf.arch for f in families if f.gguf is not None))
+        raise ValueError(f"GGUF architecture {arch!r} is not supported; supported are {known}")
+    return found[0]
+
+
+def config_from_hf(data: Mapping[str, Any]) -> Config:
+    """The content of a `config.json` as a Config. See `Config.from_hf`."""
+    model_type = data.get("model_type")
+    if not isinstance(model_type, str):
+        raise ValueError("the config has no model_type, so its family is unknown; is this a Hugging Face config.json?")
+    family = get_family(model_type)
+    fields = HFFields(data)
+    values = family.from_hf(fields)
+    fields.finish()
+    return Config(family=model_type, **values)
+
+
+def config_to_hf(config: Config) -> dict[str, Any]:
+    """The reverse. What the family's own format can't express is an error: the written file is read back to check."""
+    family = get_family(config.family)
+    data = {"architectures": [family.architecture], "model_type": family.model_type} | family.to_hf(config)
+    back = dataclasses.replace(config_from_hf(data), name=config.name)
+    if back != config:
+        lost = [
+            f"- {f.name}: {getattr(config, f.name)} would become {getattr(back, f.name)}"
+            for f in dataclasses.fields(Config)
+            if getattr(back, f.name) != getattr(config, f.name)
+        ]
+        raise ValueError(f"Hugging Face's {config.family!r} format can't express this config:\n" + "\n".join(lost))
+    return data

@@ -1,0 +1,105 @@
+"""GPT-NeoX (Pythia, RedPajama-INCITE): LayerNorm, a parallel block, partial rope, plain MLP, fused QKV in checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
+from litlm.families.base import (
+    HF_ACTIVATIONS,
+    Family,
+    GGUFSpec,
+    HFFields,
+    Rule,
+    gguf_common,
+    hf_common,
+    hf_rope,
+    rename,
+)
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    bias = hf.take("attention_bias", True)
+    return hf.common(bos_token_id=0, eos_token_id=2) | dict(
+        block="parallel" if hf.take("use_parallel_residual", True) else "pre",
+        norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5))),
+        attention=AttentionConfig(bias=bias, out_bias=bias),
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu"), bias=True),  # type: ignore[arg-type]
+        rope=hf.rope(theta_key="rotary_emb_base", fraction_key="rotary_pct", fraction=0.25),
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    rope = hf_rope(config.rope)
+    rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
+    theta = rope.pop("rope_theta")
+    return (
+        hf_common(config)
+        | rope
+        | dict(
+            rotary_emb_base=theta,
+            rotary_pct=config.rope.fraction,
+            layer_norm_eps=config.norm.eps,
+            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
+            attention_bias=config.attention.bias,
+            use_parallel_residual=config.block == "parallel",
+        )
+    )
+
+
+def _split_qkv(tensor: Any, config: Config) -> Sequence[Any]:
+    """(H * 3 * D, ...) with q, k and v of each head together -> three of (H * D, ...)."""
+    rest = tensor.shape[1:]
+    parts = tensor.reshape(config.n_head, 3, config.head_dim, *rest)
+    return [parts[:, j].reshape(config.n_head * config.head_dim, *rest) for j in range(3)]
+
+
+def _join_qkv(tensors: Sequence[Any], config: Config) -> Any:
+    rest = tensors[0].shape[1:]
+    joined = tensors[0].new_empty((config.n_head, 3, config.head_dim, *rest))
+    for j, tensor in enumerate(tensors):
+        joined[:, j] = tensor.reshape(config.n_head, config.head_dim, *rest)
+    return joined.reshape(-1, *rest)
+
+
+def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    heads, width = metadata.get("gptneox.attention.head_count"), metadata.get("gptneox.embedding_length")
+    turned = metadata.get("gptneox.rope.dimension_count")
+    return gguf_common(metadata, "gptneox", "gpt_neox") | dict(
+        rotary_pct=turned / (width // heads) if turned and heads and width else None,
+        rotary_emb_base=metadata.get("gptneox.rope.freq_base"),
+        layer_norm_eps=metadata.get("gptneox.attention.layer_norm_epsilon"),
+        use_parallel_residual=metadata.get("gptneox.use_parallel_residual", True),
+        attention_bias="blk.0.attn_qkv.bias" in metadata["litlm.tensors"],
+    )
+
+
+def _by_head(tensor: Any, config: Config) -> Any:
+    """llama.cpp stores all of q, then k, then v."""
+    shape = tensor.shape
+    return tensor.reshape(3, config.n_head, config.head_dim, *shape[1:]).swapaxes(0, 1).reshape(shape)
+
+
+_LAYER = "gpt_neox.layers.{i}."
+_QKV = _LAYER + "attention.query_key_value.{p}"
+
+FAMILY = Family(
+    model_type="gpt_neox",
+    architecture="GPTNeoXForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=(
+        rename("gpt_neox.embed_in.weight", "embed.weight"),
+        rename(_LAYER + "input_layernorm.{p}", "layers.{i}.attn_norm.{p}"),
+        Rule(_QKV, tuple(f"layers.{{i}}.attn.{x}_proj.{{p}}" for x in "qkv"), _split_qkv, _join_qkv),
+        rename(_LAYER + "attention.dense.{p}", "layers.{i}.attn.o_proj.{p}"),
+        rename(_LAYER + "post_attention_layernorm.{p}", "layers.{i}.mlp_norm.{p}"),
+        rename(_LAYER + "mlp.dense_h_to_4h.{p}", "layers.{i}.mlp.up_proj.{p}"),
+        rename(_LAYER + "mlp.dense_4h_to_h.{p}", "layers.{i}.mlp.down_proj.{p}"),
+        rename("gpt_neox.final_layer_norm.{p}", "norm.{p}"),
+        rename("embed_out.weight", "lm_head.weight"),
+    ),
+    ignore=(r"\.rotary_emb\.inv_freq$", r"\.attention\.(bias|masked_bias)$"),
+    gguf=GGUFSpec(arch="gptneox", config=from_gguf, restore={_QKV: _by_head}),
+)

@@ -1,0 +1,67 @@
+"""The readable decode loop: read the prompts in one pass, then one token a row and step.
+
+Prompts of different lengths are right-padded; each row keeps its own positions, so a row's tokens are those it would
+get alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+
+import torch
+
+from litlm.context import KVCache
+from litlm.model import GPT
+from litlm.sample import Sampler
+from litlm.settings import SamplingSettings
+
+
+def check_prompts(prompts: list[list[int]], vocab_size: int, max_seq_len: int) -> None:
+    """Raise one ValueError for all prompts that can't be read."""
+    problems = []
+    for i, prompt in enumerate(prompts):
+        name = "the prompt" if len(prompts) == 1 else f"prompt {i}"
+        if not prompt:
+            problems.append(f"{name} is empty; it needs at least one token")
+        elif len(prompt) >= max_seq_len:
+            problems.append(
+                f"{name} has {len(prompt)} tokens, but the model's context is {max_seq_len}; shorten it so that "
+                "there is room for an answer"
+            )
+        elif min(prompt) < 0 or max(prompt) >= vocab_size:
+            problems.append(f"{name} holds token ids outside 0 to {vocab_size - 1}")
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+@torch.inference_mode()
+def decode(
+    model: GPT, prompts: list[list[int]], settings: SamplingSettings, *, stop_ids: Collection[int] = ()
+) -> Generator[list[int | None], Collection[int], None]:
+    """Yield each step's tokens, one a row; None for a row that has ended. A row's stop token is its last.
+
+    `send(rows)` at any step ends those rows from outside (a stop string was found, say).
+    """
+    check_prompts(prompts, model.config.vocab_size, model.config.max_seq_len)
+    weight = model.embed.weight
+    device = weight.device
+    lengths = [len(prompt) for prompt in prompts]
+    longest = max(lengths)
+    room = [min(settings.max_new_tokens, model.config.max_seq_len - n) for n in lengths]
+    cache = KVCache(model.config, len(prompts), longest + max(room), device=device, dtype=weight.dtype)
+    sampler = Sampler(settings, prompts, model.config.vocab_size, device)
+    ended = [False] * len(prompts)
+
+    tokens = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)  # (B, T)
+    last = torch.tensor(lengths, device=device)[:, None] - 1
+    logits = model(tokens, context=cache, keep=last)[:, -1]  # (B, V)
+    cache.truncate(lengths)
+    for step in range(1, max(room) + 1):
+        chosen = sampler(logits)
+        step_tokens = chosen.tolist()
+        from_outside = yield [None if ended[b] else token for b, token in enumerate(step_tokens)]
+        for b, token in enumerate(step_tokens):
+            ended[b] |= (token in stop_ids and not settings.ignore_eos) or step >= room[b] or b in (from_outside or ())
+        if all(ended):
+            return
+        logits = model(chosen[:, None], context=cache)[:, -1]

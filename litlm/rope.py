@@ -1,0 +1,90 @@
+"""Rotary position embedding (Su et al. 2021) in the half-split layout: dimension j turns together with j + R/2.
+
+The frequencies follow transformers' fp32 arithmetic step by step, so that long positions agree to the last bit. They are
+a buffer that is never saved, and they recompute themselves after any move or cast: bf16 frequencies would be wrong by
+whole turns after a few hundred tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from litlm.config import LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
+from litlm.families.base import yarn_attention_factor
+
+
+def rope_frequencies(config: RopeConfig, head_dim: int, device: torch.device | None = None) -> tuple[Tensor, float]:
+    """Radians per position, (R / 2,) in fp32 with R = head_dim * fraction, and the factor of cos and sin."""
+    turned = int(head_dim * config.fraction)
+    exponents = torch.arange(0, turned, 2, dtype=torch.int64, device=device).float() / turned
+    periods = config.theta**exponents
+    scaling = config.scaling
+    if scaling is None:
+        return 1.0 / periods, 1.0
+    if isinstance(scaling, LinearScaling):
+        return 1.0 / periods / scaling.factor, 1.0
+    if isinstance(scaling, Llama3Scaling):
+        return _llama3(1.0 / periods, scaling), 1.0
+    return _yarn(periods, scaling, turned, config.theta)
+
+
+def _llama3(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
+    wavelengths = 2 * math.pi / frequencies
+    # 1 where a wavelength fits often into the trained context (kept), 0 where it hardly does (divided).
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = (scaling.original_max_seq_len / wavelengths - low) / (high - low)
+    blended = (1 - keep) * frequencies / scaling.factor + keep * frequencies
+    divided = torch.where(wavelengths > scaling.original_max_seq_len / low, frequencies / scaling.factor, frequencies)
+    between = (wavelengths >= scaling.original_max_seq_len / high) & (wavelengths <= scaling.original_max_seq_len / low)
+    return torch.where(between, blended, divided)
+
+
+def _yarn(periods: Tensor, scaling: YarnScaling, turned: int, theta: float) -> tuple[Tensor, float]:
+    def dimension_of(turns: float) -> float:
+        """The (fractional) pair that makes `turns` full turns within the original context."""
+        return turned * math.log(scaling.original_max_seq_len / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension_of(scaling.beta_fast), dimension_of(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, turned - 1)
+    ramp = torch.arange(turned // 2, dtype=torch.float32, device=periods.device) - low
+    # Fast pairs (before `low`) keep their frequency, slow ones (after `high`) are divided by the factor.
+    keep = 1 - (ramp / ((high - low) or 0.001)).clamp(0, 1)
+    frequencies = 1.0 / (scaling.factor * periods) * (1 - keep) + 1.0 / periods * keep
+    if scaling.attention_factor is not None:
+        return frequencies, scaling.attention_factor
+    return frequencies, yarn_attention_factor(scaling.factor)
+
+
+class Rope(nn.Module):
+    """Tables of one rope config: `forward(positions)` gives cos and sin, each (B, T, R / 2) in fp32."""
+
+    frequencies: Tensor
+
+    def __init__(self, config: RopeConfig, head_dim: int) -> None:
+        super().__init__()
+        self.config, self.head_dim = config, head_dim
+        frequencies, self.factor = rope_frequencies(config, head_dim)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        self.frequencies = rope_frequencies(self.config, self.head_dim, self.frequencies.device)[0]
+        return self
+
+    @torch.no_grad()
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        angles = positions[..., None].float() * self.frequencies  # (B, T, R / 2)
+        return angles.cos() * self.factor, angles.sin() * self.factor
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first R dimensions of each head. x: (B, T, H, D); cos, sin: (B, T, R / 2) in x's dtype."""
+    half = cos.size(-1)
+    cos, sin = cos[:, :, None], sin[:, :, None]  # (B, T, 1, R / 2)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)

@@ -1,0 +1,193 @@
+"""What users may set: the dataclasses behind every command's options, YAML recipes and the Python API. No torch.
+
+Each checks itself and reports all its problems at once. Field docstrings become the help texts of the commands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _raise(what: str, problems: list[str]) -> None:
+    if problems:
+        raise ValueError(f"{what} not valid:\n" + "\n".join(f"- {p}" for p in problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How tokens are chosen.
+
+    Args:
+        max_new_tokens: At most this many new tokens; fewer where the context ends.
+        temperature: 0 is greedy; higher is more random.
+        top_k: Only the k most likely tokens.
+        top_p: Only the most likely tokens that together have this probability.
+        min_p: Only tokens at least this fraction as likely as the likeliest.
+        repetition_penalty: Above 1 makes tokens that occurred less likely.
+        stop: Text that ends an answer (it is not part of it).
+        seed: Makes sampling repeatable.
+        ignore_eos: Go on past the model's end token.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        object.__setattr__(self, "stop", tuple(self.stop or ()))
+        problems = []
+        if self.max_new_tokens < 1:
+            problems.append(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        if self.temperature < 0:
+            problems.append(f"temperature={self.temperature} must be 0 (greedy) or more")
+        if self.top_k is not None and self.top_k < 1:
+            problems.append(f"top_k={self.top_k} must be at least 1, or None")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            problems.append(f"top_p={self.top_p} must lie in (0, 1]")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            problems.append(f"min_p={self.min_p} must lie in [0, 1]")
+        if self.repetition_penalty <= 0:
+            problems.append(f"repetition_penalty={self.repetition_penalty} must be positive; 1 is none")
+        if "" in self.stop:
+            problems.append("stop holds an empty text, which would end every answer at once")
+        _raise("Sampling settings", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraMethod:
+    """Low-rank adaptation (Hu et al. 2021): small matrices beside the frozen weights.
+
+    Args:
+        name: The method.
+        r: Rank of the adapters.
+        alpha: The adapters' output is scaled by alpha / r.
+        dropout: Probability of dropping an adapter's input while training.
+        targets: Linear layers that get an adapter, by the end of their name (q_proj, layers.0.attn.v_proj), or all-linear.
+    """
+
+    name: Literal["lora"] = "lora"
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(self.targets))
+        problems = []
+        if self.r < 1:
+            problems.append(f"r={self.r} must be at least 1")
+        if self.alpha <= 0:
+            problems.append(f"alpha={self.alpha} must be positive")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout={self.dropout} must lie in [0, 1)")
+        if not self.targets:
+            problems.append("targets is empty; name at least one kind of linear layer, such as q_proj")
+        _raise("LoRA settings", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What to learn from.
+
+    Args:
+        path: JSON or JSONL: Alpaca records (instruction, input, output) or chat (messages with role and content).
+        val_path: A separate file to validate on.
+        val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
+        max_len: Longer examples are cut to this many tokens (and counted); None is the model's context.
+    """
+
+    path: str
+    val_path: str | None = None
+    val_fraction: float = 0.05
+    max_len: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 <= self.val_fraction < 1:
+            problems.append(f"val_fraction={self.val_fraction} must lie in [0, 1)")
+        if self.max_len is not None and self.max_len < 2:
+            problems.append(f"max_len={self.max_len} must be at least 2 tokens")
+        _raise("Data settings", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How to learn.
+
+    Args:
+        max_steps: Stop after this many optimizer steps.
+        epochs: Stop after this many passes over the data (whichever limit comes first).
+        batch_size: Examples for each optimizer step.
+        micro_batch_size: Examples that go through the model at once; gradients accumulate to batch_size.
+        lr: Highest learning rate.
+        schedule: Shape of the learning rate after the warm-up: cosine or linear down to zero, or constant.
+        warmup_steps: Steps in which the learning rate rises from zero.
+        weight_decay: Of AdamW.
+        grad_clip: Largest norm of the whole gradient; None for no limit.
+        val_interval: Validate every so many steps (and at the end).
+        save_interval: Save the trainable weights every so many steps; None only at the end.
+    """
+
+    max_steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 8
+    micro_batch_size: int = 4
+    lr: float = 2e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 10
+    weight_decay: float = 0.0
+    grad_clip: float | None = 1.0
+    val_interval: int = 50
+    save_interval: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least_one: dict[str, Any] = {
+            key: getattr(self, key)
+            for key in ("max_steps", "epochs", "batch_size", "micro_batch_size", "val_interval", "save_interval")
+        }
+        problems = [f"{k}={v} must be at least 1" for k, v in at_least_one.items() if v is not None and v < 1]
+        if not problems and self.batch_size % self.micro_batch_size:
+            problems.append(
+                f"batch_size={self.batch_size} must be a multiple of micro_batch_size={self.micro_batch_size}"
+            )
+        if self.lr <= 0:
+            problems.append(f"lr={self.lr} must be positive")
+        if self.warmup_steps < 0:
+            problems.append(f"warmup_steps={self.warmup_steps} must be 0 or more")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            problems.append(f"grad_clip={self.grad_clip} must be positive, or None")
+        _raise("Training settings", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """One finetuning run, as saved to `settings.yaml` and read by `litlm finetune --config`.
+
+    Args:
+        model: What to finetune: a directory, .gguf file, zoo name or hub id.
+        data: What to learn from.
+        method: How the model is changed.
+        train: How to learn.
+        out_dir: Where the run is written; `final/` in it holds the result.
+        seed: Decides every random choice.
+        device: auto, cuda, mps or cpu.
+        dtype: auto, float32, bfloat16 or float16.
+    """
+
+    model: str
+    data: DataSettings
+    method: LoraMethod = field(default_factory=LoraMethod)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    out_dir: str = "out/finetune"
+    seed: int = 1337
+    device: str = "auto"
+    dtype: str = "auto"

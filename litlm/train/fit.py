@@ -1,0 +1,208 @@
+"""The training loop, top to bottom: `fit` for the loop itself, `finetune` for a whole run from settings to files.
+
+A step's loss is the sum over all its target tokens divided by their number, however they fall into micro batches: equal
+batches give equal steps whatever micro_batch_size is.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from litlm.data.sft import Dataset, Example, collate, load_sft, split, stream
+from litlm.model import GPT
+from litlm.settings import FinetuneSettings, TrainSettings
+from litlm.train.loss import IGNORE, cross_entropy_sum
+from litlm.train.report import Log, Progress, plot_loss, write_settings
+from litlm.train.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from litlm.llm import LLM
+
+
+@dataclass
+class Result:
+    """What a run did. losses: of each step; val_losses: (step, loss); stopped: by Ctrl-C before its end."""
+
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    val_losses: list[tuple[int, float]] = field(default_factory=list)
+    tokens_per_s: float = 0.0
+    stopped: bool = False
+
+
+def total_steps(settings: TrainSettings, n_examples: int) -> int:
+    """Optimizer steps until the first limit; one epoch where none is set."""
+    per_epoch = math.ceil(n_examples / settings.batch_size)
+    by_epochs = None if settings.epochs is None else settings.epochs * per_epoch
+    limits = [n for n in (settings.max_steps, by_epochs) if n is not None]
+    return min(limits) if limits else per_epoch
+
+
+def fit(
+    fabric: Fabric,
+    model: GPT,
+    train: Dataset,
+    val: Dataset | None,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    log: Log,
+    save: Callable[[int], None],
+) -> Result:
+    """Train the parameters that require gradients. `save(step)` is called at the save interval and at the end."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    runner, optimizer = fabric.setup(model, optimizer)
+    steps = total_steps(settings, len(train))
+    order = stream(len(train), seed)
+    result, seconds, seen = Result(), 0.0, 0
+    model.train()
+    with _stop_on_ctrl_c() as stop, Progress(steps) as progress:
+        for step in range(steps):
+            started = time.perf_counter()
+            examples = [train.examples[next(order)] for _ in range(settings.batch_size)]
+            micro_batches = [collate(part) for part in _chunks(examples, settings.micro_batch_size)]
+            n_targets = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
+            loss = 0.0
+            for tokens, targets in micro_batches:
+                tokens, targets = fabric.to_device((tokens, targets))
+                hidden = runner(tokens, output="hidden")
+                part = cross_entropy_sum(hidden, model.head_weight, targets) / n_targets
+                fabric.backward(part)
+                loss += part.item()
+            norm = torch.nn.utils.clip_grad_norm_(params, settings.grad_clip or math.inf)
+            if not math.isfinite(loss) or not bool(norm.isfinite()):
+                raise ValueError(
+                    f"the loss of step {step + 1} is {loss} (gradient norm {float(norm)}); nothing of this step was kept. "
+                    "Lower --train.lr, or look for broken records in the data"
+                )
+            lr = learning_rate(step, steps, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            n_tokens = sum(len(e.ids) for e in examples)
+            took = time.perf_counter() - started
+            seconds, seen = seconds + took, seen + n_tokens
+            result.steps, result.tokens_per_s = step + 1, seen / seconds
+            result.losses.append(loss)
+            val_loss, last = None, step + 1 == steps or bool(stop)
+            if val is not None and ((step + 1) % settings.val_interval == 0 or last):
+                val_loss = validate(fabric, model, val, settings.micro_batch_size)
+                result.val_losses.append((step + 1, val_loss))
+            log.write(
+                step=step + 1, loss=loss, val_loss=val_loss, lr=lr, grad_norm=float(norm), tokens=seen,
+                tokens_per_s=n_tokens / took, seconds=seconds,
+            )  # fmt: skip
+            progress.show(step + 1, loss, val_loss, result.tokens_per_s)
+            if last or (settings.save_interval and (step + 1) % settings.save_interval == 0):
+                save(step + 1)
+            if stop:
+                result.stopped = True
+                break
+    model.eval()
+    return result
+
+
+@torch.no_grad()
+def validate(fabric: Fabric, model: GPT, data: Dataset, micro_batch_size: int) -> float:
+    """Mean loss per target token."""
+    model.eval()
+    total, count = 0.0, 0
+    for part in _chunks(data.examples, micro_batch_size):
+        tokens, targets = fabric.to_device(collate(part))
+        total += cross_entropy_sum(model(tokens, output="hidden"), model.head_weight, targets).item()
+        count += int((targets != IGNORE).sum())
+    model.train()
+    return total / count
+
+
+def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
+    """One run: load, adapt, train, and write `out_dir` (settings.yaml, metrics.csv, loss.png, final/).
+
+    `llm` is used (and changed) instead of loading `settings.model`.
+    """
+    from lightning.fabric import Fabric, seed_everything
+
+    from litlm.checkpoint.peft import save_adapter, without_place
+    from litlm.llm import LLM
+    from litlm.transforms.lora import apply_lora
+
+    seed_everything(settings.seed, verbose=False)
+    llm = LLM.load(settings.model, device=settings.device, dtype=settings.dtype) if llm is None else llm
+    model, out_dir = llm.model, Path(settings.out_dir)
+    max_len = min(settings.data.max_len or model.config.max_seq_len, model.config.max_seq_len)
+    data = load_sft(settings.data.path, llm.tokenizer, llm.style, max_len)
+    if settings.data.val_path is not None:
+        train, val = data, load_sft(settings.data.val_path, llm.tokenizer, llm.style, max_len)
+    else:
+        train, val = split(data, settings.data.val_fraction, settings.seed)
+    skipped = without_place(model)
+    adapted = apply_lora(model, settings.method, leave=skipped)
+    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr))
+    if skipped:
+        kinds = ", ".join(dict.fromkeys(name.rsplit(".", 1)[-1] for name in skipped))
+        say(f"No adapters on {kinds}: Hugging Face fuses these in {model.config.family}, and PEFT's format follows it.")
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in model.parameters())
+    say(
+        f"{len(train)} examples to learn from, {len(val) if val else 0} to validate on"
+        + (f", {data.cut} cut to {max_len} tokens" if data.cut else "")
+        + (f", {data.empty} left out because nothing to learn was left" if data.empty else "")
+        + f"; training {trainable:,} of {every:,} parameters in {len(adapted)} adapters"
+    )
+    device = model.embed.weight.device
+    fabric = Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1)
+    write_settings(settings, out_dir)
+
+    def save(step: int) -> None:
+        last = step == total_steps(settings.train, len(train))
+        folder = out_dir / "final" if last else out_dir / f"step-{step:06d}"
+        save_adapter(model, folder, base=settings.model)
+
+    log = Log(out_dir / "metrics.csv")
+    result = fit(fabric, model, train, val, settings.train, seed=settings.seed, log=log, save=save)
+    if result.stopped:
+        save_adapter(model, out_dir / "final", base=settings.model)
+        say(f"Stopped by Ctrl-C after step {result.steps}; the adapter as it was then is in {out_dir / 'final'}")
+    plot_loss(result.losses, result.val_losses, out_dir / "loss.png")
+    return result
+
+
+def _chunks(examples: list[Example], size: int) -> list[list[Example]]:
+    return [examples[i : i + size] for i in range(0, len(examples), size)]
+
+
+@contextmanager
+def _stop_on_ctrl_c() -> Iterator[list[bool]]:
+    """A list that becomes true on Ctrl-C: the step under way ends, the run saves. A second Ctrl-C ends at once."""
+    stop: list[bool] = []
+
+    def handle(signum: int, frame: object) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(True)
+        print("\nStopping after this step; press Ctrl-C again to stop without saving.", file=sys.stderr)
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not the main thread: a notebook's worker, say
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

