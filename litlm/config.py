@@ -148,33 +148,38 @@ class Config:
         if isinstance(self.layer_types, list):
             object.__setattr__(self, "layer_types", tuple(self.layer_types))
         self._raise(_type_problems(self))
-        derive = {
-            "n_kv_head": self.n_kv_head or self.n_head,
-            "head_dim": self.head_dim or (self.n_embd // self.n_head if self.n_head else 0),
-            "intermediate_size": self.intermediate_size or 4 * self.n_embd,
-            "layer_types": self.layer_types or ("full",) * self.n_layer,
-        }
-        for key, value in derive.items():
-            object.__setattr__(self, key, value)
+        for key, value in self._derived().items():
+            object.__setattr__(self, key, getattr(self, key) or value)
         self._raise(self._problems())
+
+    def _derived(self) -> dict[str, Any]:
+        """What the fields that may be left out are then."""
+        return {
+            "n_kv_head": self.n_head,
+            "head_dim": self.n_embd // self.n_head if self.n_head else 0,
+            "intermediate_size": 4 * self.n_embd,
+            "layer_types": ("full",) * self.n_layer,
+        }
 
     def _raise(self, problems: list[str]) -> None:
         if problems:
             raise ValueError(f"Config {self.name!r} is not valid:\n" + "\n".join(f"- {p}" for p in problems))
 
     def _problems(self) -> list[str]:
-        problems = [
-            f"{key}={getattr(self, key)} must be at least 1"
-            for key in ("vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "max_seq_len")
-            if getattr(self, key) < 1
-        ]
-        if self.intermediate_size < 1:
-            problems.append(f"intermediate_size={self.intermediate_size} must be at least 1")
-        if problems:
-            return problems
-        if self.n_head % self.n_kv_head:
+        sizes = (
+            "vocab_size",
+            "n_layer",
+            "n_embd",
+            "n_head",
+            "n_kv_head",
+            "head_dim",
+            "intermediate_size",
+            "max_seq_len",
+        )
+        problems = [f"{key}={getattr(self, key)} must be at least 1" for key in sizes if getattr(self, key) < 1]
+        if self.n_kv_head > 0 and self.n_head % self.n_kv_head:
             problems.append(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
-        if len(self.layer_types) != self.n_layer:
+        if self.n_layer > 0 and len(self.layer_types) != self.n_layer:
             problems.append(f"layer_types has {len(self.layer_types)} entries for n_layer={self.n_layer}")
         for kind in sorted(set(self.layer_types) - {"full", "sliding"}):
             problems.append(f"layer_types holds {kind!r}; known are 'full' and 'sliding'")
@@ -184,13 +189,25 @@ class Config:
             problems.append(f"sliding_window={self.sliding_window} must be at least 1, or None for no window")
         if not 0 < self.rope.fraction <= 1:
             problems.append(f"rope.fraction={self.rope.fraction} must lie in (0, 1]")
-        elif int(self.head_dim * self.rope.fraction) % 2 or int(self.head_dim * self.rope.fraction) == 0:
-            turned = int(self.head_dim * self.rope.fraction)
+        elif self.head_dim > 0 and ((turned := int(self.head_dim * self.rope.fraction)) % 2 or turned == 0):
             problems.append(f"rope turns pairs: head_dim * rope.fraction = {turned} must be even and at least 2")
         if self.rope.theta <= 1:
             problems.append(f"rope.theta={self.rope.theta} must be greater than 1")
-        if self.rope.scaling is not None and self.rope.scaling.factor < 1:
-            problems.append(f"rope.scaling.factor={self.rope.scaling.factor} must be at least 1")
+        scaling = self.rope.scaling
+        if scaling is not None and scaling.factor < 1:
+            problems.append(f"rope.scaling.factor={scaling.factor} must be at least 1")
+        if isinstance(scaling, (Llama3Scaling, YarnScaling)) and scaling.original_max_seq_len < 1:
+            problems.append(f"rope.scaling.original_max_seq_len={scaling.original_max_seq_len} must be at least 1")
+        if isinstance(scaling, Llama3Scaling) and not 0 < scaling.low_freq_factor < scaling.high_freq_factor:
+            problems.append(
+                f"rope.scaling.low_freq_factor={scaling.low_freq_factor} must be positive and less than "
+                f"high_freq_factor={scaling.high_freq_factor}"
+            )
+        if isinstance(scaling, YarnScaling) and not 0 < scaling.beta_slow < scaling.beta_fast:
+            problems.append(
+                f"rope.scaling.beta_slow={scaling.beta_slow} must be positive and less than "
+                f"beta_fast={scaling.beta_fast}"
+            )
         if self.norm.eps <= 0:
             problems.append(f"norm.eps={self.norm.eps} must be positive")
         return problems
@@ -211,6 +228,25 @@ class Config:
             rope=self.rope,
         )
 
+    def n_parameters(self) -> int:
+        """Number of weights, a tied head counted once."""
+        total = self.vocab_size * self.n_embd * (1 if self.tie_embeddings else 2)
+        for layer in map(self.layer, range(self.n_layer)):
+            c, width, kv_width = layer.n_embd, layer.n_head * layer.head_dim, layer.n_kv_head * layer.head_dim
+            norm = 1 if layer.norm.kind == "rms" else 2
+            total += 2 * norm * c + 2 * c * width + 2 * c * kv_width  # the two norms, q and o, k and v
+            total += layer.attention.bias * (width + 2 * kv_width) + layer.attention.out_bias * c
+            total += layer.attention.qk_norm * 2 * norm * layer.head_dim
+            wide = 2 if layer.mlp.kind == "gated" else 1
+            total += (wide + 1) * c * layer.intermediate_size
+            total += layer.mlp.bias * (wide * layer.intermediate_size + c)
+        return total + self.n_embd * (1 if self.norm.kind == "rms" else 2)
+
+    def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
+        """Size of one token's keys and values in all layers."""
+        layers = map(self.layer, range(self.n_layer))
+        return sum(2 * layer.n_kv_head * layer.head_dim * bytes_per_value for layer in layers)
+
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The end tokens, however many the checkpoint names."""
@@ -227,7 +263,11 @@ class Config:
 
         info = get_model(name)
         config = dataclasses.replace(cls.from_hf(dict(info.hf)), name=info.name)
-        return cls.from_dict(config.to_dict() | overrides) if overrides else config
+        if not overrides:
+            return config
+        # What followed from other fields follows from the new ones: n_layer=2 needs no layer_types beside it.
+        followed = [key for key, value in config._derived().items() if getattr(config, key) == value]
+        return cls.from_dict({k: v for k, v in config.to_dict().items() if k not in followed} | overrides)
 
     @classmethod
     def from_hf(cls, source: str | Path | dict[str, Any]) -> Config:
@@ -289,9 +329,9 @@ class Config:
 
         try:
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"{path} does not exist") from None
-        except yaml.YAMLError as e:
+        except OSError as e:
+            raise ValueError(f"{path} can't be read ({e.strerror or e})") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as e:
             raise ValueError(f"{path} is not valid YAML: {e}") from None
         if not isinstance(data, dict):
             raise ValueError(f"{path} must hold a mapping of config fields")
@@ -326,6 +366,21 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
+def _plain(value: Any, hint: Any) -> Any:
+    """`value` as a file spells it -> as a field holds it: lists are tuples, and YAML takes 1e-5 for text."""
+    if isinstance(value, str) and float in _options(hint):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _misfit(name: str, value: Any, hint: Any) -> list[str]:
+    fits = any(_fits(value, option) for option in _options(hint))
+    return [] if fits else [f"{name}={value!r} must be {_describe(hint)}"]
+
+
 def _describe(hint: Any) -> str:
     names = []
     for option in _options(hint):
@@ -340,10 +395,9 @@ def _type_problems(config: Any, prefix: str = "") -> list[str]:
     problems = []
     hints = _hints(type(config))
     for f in dataclasses.fields(config):
-        value, hint = getattr(config, f.name), hints[f.name]
-        if not any(_fits(value, option) for option in _options(hint)):
-            problems.append(f"{prefix}{f.name}={value!r} must be {_describe(hint)}")
-        elif dataclasses.is_dataclass(value):
+        value = getattr(config, f.name)
+        problems += _misfit(prefix + f.name, value, hints[f.name])
+        if dataclasses.is_dataclass(value):
             problems += _type_problems(value, f"{prefix}{f.name}.")
     return problems
 
@@ -370,7 +424,8 @@ def _build(cls: Any, data: dict[str, Any], prefix: str, problems: list[str]) -> 
                 continue
             values[key] = _build(target, value, f"{prefix}{key}.", problems)
         else:
-            values[key] = tuple(value) if isinstance(value, list) else value
+            values[key] = _plain(value, hints[key])
+            problems += _misfit(prefix + key, values[key], hints[key])
     for name, f in known.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in data:

@@ -34,15 +34,21 @@ def check_prompts(prompts: list[list[int]], vocab_size: int, max_seq_len: int) -
         raise ValueError("\n".join(problems))
 
 
-@torch.inference_mode()
 def decode(
     model: GPT, prompts: list[list[int]], settings: SamplingSettings, *, stop_ids: Collection[int] = ()
 ) -> Generator[list[int | None], Collection[int], None]:
     """Yield each step's tokens, one a row; None for a row that has ended. A row's stop token is its last.
 
-    `send(rows)` at any step ends those rows from outside (a stop string was found, say).
+    `send(rows)` at any step ends those rows from outside (a stop string was found, say). Prompts are checked at once.
     """
     check_prompts(prompts, model.config.vocab_size, model.config.max_seq_len)
+    return _decode(model, prompts, settings, stop_ids)
+
+
+@torch.inference_mode()
+def _decode(
+    model: GPT, prompts: list[list[int]], settings: SamplingSettings, stop_ids: Collection[int]
+) -> Generator[list[int | None], Collection[int], None]:
     weight = model.embed.weight
     device = weight.device
     lengths = [len(prompt) for prompt in prompts]
@@ -61,7 +67,7 @@ def decode(
         step_tokens = chosen.tolist()
         from_outside = yield [None if ended[b] else token for b, token in enumerate(step_tokens)]
         for b, token in enumerate(step_tokens):
-            ended[b] |= (token in stop_ids and not settings.ignore_eos) or step >= room[b] or b in (from_outside or ())
+            ended[b] |= token in stop_ids or step >= room[b] or b in (from_outside or ())
         if all(ended):
             return
         logits = model(chosen[:, None], context=cache)[:, -1]

@@ -6,8 +6,10 @@ print(llm.chat([{"role": "user", "content": "What is the capital of France?"}]))
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from litlm.prompts import PromptStyle
     from litlm.tokenizer import Tokenizer
 
+GENERATION = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,6 +69,7 @@ class LLM:
     _tokenizer: Tokenizer | None = None
     _no_tokenizer: str = "this model was made without a tokenizer; set llm.tokenizer"
     _style: PromptStyle | None = field(default=None, repr=False)
+    _generation: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(
@@ -85,7 +89,9 @@ class LLM:
         place, info = pick_device(device), find_model(str(source))
         path = resolve(source)
         tokenizer, missing = None, ""
-        if path.suffix == ".gguf":
+        quantized = path.suffix.lower() == ".gguf"
+        generation: dict[str, Any] = {}
+        if quantized:
             from litlm.checkpoint.gguf import GGUFSource
 
             weights = GGUFSource(path)
@@ -98,15 +104,16 @@ class LLM:
             from litlm.checkpoint.hf import SafetensorsSource
 
             config = Config.from_hf(path)
+            generation = _read_generation(path / GENERATION)
             weights = SafetensorsSource(path)
             try:
                 tokenizer = Tokenizer.from_dir(path)
             except ValueError as e:
                 missing = str(e)
-        kind = pick_dtype(dtype, config.dtype, place, quantized=path.suffix == ".gguf")
+        kind = pick_dtype(dtype, config.dtype, place, quantized=quantized)
         model = load_model(config, weights, device=place, dtype=kind)
         llm = cls(model, config, source=str(source), style_name=info.style if info else None)
-        llm._tokenizer, llm._no_tokenizer = tokenizer, missing
+        llm._tokenizer, llm._no_tokenizer, llm._generation = tokenizer, missing, generation
         if adapter is not None:
             from litlm.checkpoint.peft import load_adapter
 
@@ -170,34 +177,39 @@ class LLM:
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> Any:
         """Answer a conversation: [{"role": "user", "content": "..."}, ...]. Takes what `generate` takes."""
-        stop = sampling.pop("stop", ())
-        sampling["stop"] = (*((stop,) if isinstance(stop, str) else stop), *self._text_stops())
+        if not sampling.get("ignore_eos"):
+            stop = sampling.get("stop", ())
+            sampling["stop"] = (*((stop,) if isinstance(stop, str) else stop), *self.style.stop)
         return self.generate(self.style.encode(list(messages), self.tokenizer), **sampling)
 
     def save(self, out_dir: str | Path) -> None:
         """Write a directory that `LLM.load`, transformers and vLLM read as it is. Adapters are merged into the copy."""
+        from litlm.checkpoint.base import write_text
         from litlm.checkpoint.hf import save_weights
         from litlm.transforms.lora import merged_state
 
         out_dir = Path(out_dir)
         save_weights(merged_state(self.model), self.config, out_dir)
+        # A checkpoint may name more end tokens here than config.json does.
+        generation = {"bos_token_id": self.config.bos_token_id} | self._generation
+        generation["eos_token_id"] = sorted(self._stop_ids()) or None
+        write_text(out_dir / GENERATION, json.dumps(generation, indent=2) + "\n")
         if self._tokenizer is not None:
             self._tokenizer.save(out_dir)
 
     def _prompts(self, prompt: Any) -> tuple[list[list[int]], bool]:
         if isinstance(prompt, str):
             return [self.tokenizer.encode(prompt)], True
-        items = list(prompt)
-        if not items:
+        try:
+            items = prompt.tolist() if isinstance(prompt, torch.Tensor) else list(prompt)
+            if items and all(isinstance(item, Integral) for item in items):
+                return [list(map(int, items))], True
+            rows = [self.tokenizer.encode(item) if isinstance(item, str) else _ids(item) for item in items]
+        except TypeError:
+            raise ValueError("the prompt must be a text, token ids, or a list of either") from None
+        if not rows:
             raise ValueError("the prompt is empty; give a text, token ids, or a list of either")
-        if all(isinstance(item, int) for item in items):
-            return [items], True
-        return [self.tokenizer.encode(item) if isinstance(item, str) else list(item) for item in items], False
-
-    def _text_stops(self) -> tuple[str, ...]:
-        """The style's ends of an answer that are no single end token of the checkpoint."""
-        ends = {self.tokenizer.id_to_token(i) for i in self._stop_ids()}
-        return tuple(stop for stop in self.style.stop if stop not in ends)
+        return rows, False
 
     def _stop_ids(self) -> frozenset[int]:
         ids = set(self.config.eos_token_ids)
@@ -208,50 +220,67 @@ class LLM:
     def _answer(
         self, prompts: list[list[int]], single: bool, settings: SamplingSettings, stream: bool, return_ids: bool
     ) -> Any:
+        if stream and not single:
+            raise ValueError("stream=True takes one prompt at a time; drop it to get a list of answers")
         if settings.stop and self._tokenizer is None:
             raise ValueError(f"stop={settings.stop} needs a tokenizer: {self._no_tokenizer}")
+        ends = frozenset() if settings.ignore_eos else self._stop_ids()
+        # Special tokens are not written out, so a stop text that is one is looked for among the ids.
+        special = {s: i for s in settings.stop if (i := self.tokenizer.token_to_id(s)) in self.tokenizer.special_ids}
+        ends |= frozenset(special.values())
+        stop = tuple(text for text in settings.stop if text not in special)
+        texts = None if return_ids and not stop else [_Text(self.tokenizer, stop) for _ in prompts]
+        events = _events(decode(self.model, prompts, settings, stop_ids=ends), texts, ends)
         if stream:
-            if not single:
-                raise ValueError("stream=True takes one prompt at a time; drop it to get a list of answers")
-            return self._stream(prompts[0], settings, return_ids)
-        texts = None if return_ids and not settings.stop else [_Text(self.tokenizer, settings.stop) for _ in prompts]
+            kept = (token if return_ids else piece for _, token, piece in events)
+            return (item for item in kept if item is not None and item != "")
         answers: list[list[Any]] = [[] for _ in prompts]
-        for row, token, piece in self._events(prompts, settings, texts):
-            answers[row].append(token if return_ids else piece)
+        for row, token, piece in events:
+            if not return_ids:
+                answers[row].append(piece)
+            elif token is not None:
+                answers[row].append(token)
         out = answers if return_ids else ["".join(pieces) for pieces in answers]
         return out[0] if single else out
 
-    def _stream(self, prompt: list[int], settings: SamplingSettings, return_ids: bool) -> Iterator[Any]:
-        texts = None if return_ids and not settings.stop else [_Text(self.tokenizer, settings.stop)]
-        for _, token, piece in self._events([prompt], settings, texts):
-            if return_ids and token is not None:
-                yield token
-            elif piece:
-                yield piece
 
-    def _events(
-        self, prompts: list[list[int]], settings: SamplingSettings, texts: list[_Text] | None
-    ) -> Iterator[tuple[int, int, str]]:
-        """Each new token with its row and the text that it made certain."""
-        steps = decode(self.model, prompts, settings, stop_ids=self._stop_ids())
-        ended: set[int] = set()
-        tokens = next(steps)
-        while True:
-            following: list[int | None] | None
-            for row, token in enumerate(tokens):
-                if token is not None and texts is not None and texts[row].push(token):
-                    ended.add(row)
-            try:
-                following = steps.send(ended)
-            except StopIteration:
-                following = None
-            for row, token in enumerate(tokens):
-                if token is not None:
-                    last = following is None or following[row] is None
-                    yield row, token, "" if texts is None else texts[row].take(final=last)
-            if following is None:
-                return
-            tokens = following
+def _read_generation(file: Path) -> dict[str, Any]:
+    """How the checkpoint is meant to be sampled: kept for `save`, except for its end tokens litlm makes no use of it."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as e:
+        raise ValueError(f"{file} is not valid JSON ({e}); download it again") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _ids(row: Any) -> list[int]:
+    row = row.tolist() if isinstance(row, torch.Tensor) else list(row)
+    if not all(isinstance(token, Integral) for token in row):
+        raise TypeError
+    return list(map(int, row))
+
+
+def _events(
+    steps: Generator[list[int | None], Collection[int], None], texts: list[_Text] | None, ends: Collection[int]
+) -> Iterator[tuple[int, int | None, str]]:
+    """Each new token with its row and the text that it made certain; in the end, without tokens, what was held back."""
+    over: set[int] = set()
+    tokens: list[int | None] | None = next(steps)
+    while tokens is not None:
+        for row, token in enumerate(tokens):
+            piece = ""
+            if token is not None and token not in ends and texts is not None:
+                piece = texts[row].push(token)
+                if texts[row].stopped:
+                    over.add(row)
+            if token is not None:
+                yield row, token, piece
+        try:
+            tokens = steps.send(over)
+        except StopIteration:
+            tokens = None
+    for row, text in enumerate(texts or ()):
+        yield row, None, text.finish()
 
 
 class _Text:
@@ -259,28 +288,27 @@ class _Text:
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
         self._pieces = tokenizer.stream(skip_special_tokens=True)
-        self._stop, self._held, self._stopped = stop, "", False
+        self._stop, self._held, self.stopped = stop, "", False
 
-    def push(self, token: int) -> bool:
-        """Add a token; True once a stop text has appeared."""
-        self._find_stop(self._pieces.push(token))
-        return self._stopped
+    def push(self, token: int) -> str:
+        """Add a token; the text that is certain now. `stopped` becomes true once a stop text has appeared."""
+        return self._add(self._pieces.push(token), final=False)
 
-    def take(self, *, final: bool) -> str:
-        """The text that is certain by now; all that is left where the answer is over."""
-        if final:
-            self._find_stop(self._pieces.flush())
-        keep = 0 if final or self._stopped else max((_overlap(self._held, stop) for stop in self._stop), default=0)
-        out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return out
+    def finish(self) -> str:
+        """All that is left when the answer is over."""
+        return self._add(self._pieces.flush(), final=True)
 
-    def _find_stop(self, piece: str) -> None:
-        if self._stopped:
-            return
-        self._held += piece
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+    def _add(self, piece: str, *, final: bool) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + piece
+        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self._stopped, self._held = True, self._held[: min(found)]
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from litlm.config import Config, LayerConfig, NormConfig
 from litlm.context import Causal, Context
+from litlm.ops import Embedding, Linear, linear
 from litlm.rope import Rope, apply_rope
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
@@ -35,10 +36,10 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         width, kv_width = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-        self.q_proj = nn.Linear(config.n_embd, width, bias=config.attention.bias)
-        self.k_proj = nn.Linear(config.n_embd, kv_width, bias=config.attention.bias)
-        self.v_proj = nn.Linear(config.n_embd, kv_width, bias=config.attention.bias)
-        self.o_proj = nn.Linear(width, config.n_embd, bias=config.attention.out_bias)
+        self.q_proj = Linear(config.n_embd, width, bias=config.attention.bias)
+        self.k_proj = Linear(config.n_embd, kv_width, bias=config.attention.bias)
+        self.v_proj = Linear(config.n_embd, kv_width, bias=config.attention.bias)
+        self.o_proj = Linear(width, config.n_embd, bias=config.attention.out_bias)
         if config.attention.qk_norm:
             self.q_norm = make_norm(config.norm, config.head_dim)
             self.k_norm = make_norm(config.norm, config.head_dim)
@@ -63,9 +64,9 @@ class GatedMLP(nn.Module):
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         self.act = ACTIVATIONS[config.mlp.activation]
-        self.gate_proj = nn.Linear(config.n_embd, config.intermediate_size, bias=config.mlp.bias)
-        self.up_proj = nn.Linear(config.n_embd, config.intermediate_size, bias=config.mlp.bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.n_embd, bias=config.mlp.bias)
+        self.gate_proj = Linear(config.n_embd, config.intermediate_size, bias=config.mlp.bias)
+        self.up_proj = Linear(config.n_embd, config.intermediate_size, bias=config.mlp.bias)
+        self.down_proj = Linear(config.intermediate_size, config.n_embd, bias=config.mlp.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
@@ -77,8 +78,8 @@ class PlainMLP(nn.Module):
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         self.act = ACTIVATIONS[config.mlp.activation]
-        self.up_proj = nn.Linear(config.n_embd, config.intermediate_size, bias=config.mlp.bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.n_embd, bias=config.mlp.bias)
+        self.up_proj = Linear(config.n_embd, config.intermediate_size, bias=config.mlp.bias)
+        self.down_proj = Linear(config.intermediate_size, config.n_embd, bias=config.mlp.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.act(self.up_proj(x)))
@@ -113,10 +114,10 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         layers = [config.layer(i) for i in range(config.n_layer)]
-        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.embed = Embedding(config.vocab_size, config.n_embd)
         self.layers = nn.ModuleList(Block(layer) for layer in layers)
         self.norm = make_norm(config.norm, config.n_embd)
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = None if config.tie_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)
         # Layers with the same rope share its tables.
         kinds = {(layer.rope, layer.head_dim): None for layer in layers}
         self.ropes = nn.ModuleList(Rope(*kind) for kind in kinds)
@@ -155,7 +156,7 @@ class GPT(nn.Module):
         x = self.norm(x)
         if output == "hidden":
             return x
-        return F.linear(x, self.embed.weight) if self.lm_head is None else self.lm_head(x)
+        return linear(x, self.embed.weight) if self.lm_head is None else self.lm_head(x)
 
     @torch.no_grad()
     def init_weights(self) -> None:

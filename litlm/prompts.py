@@ -290,7 +290,7 @@ class Alpaca(PromptStyle):
     stop = ("### Instruction:",)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        with_input = messages and messages[0].get("input")
+        with_input = next((message.get("input") for message in messages if message["role"] == "user"), None)
         context = ", paired with an input that provides further context" if with_input else ""
         opening = (
             f"Below is an instruction that describes a task{context}. "

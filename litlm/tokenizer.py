@@ -127,10 +127,11 @@ class Tokenizer:
     def from_dir(cls, path: str | os.PathLike[str]) -> Tokenizer:
         """Read the tokenizer of a Hugging Face checkpoint directory.
 
-        `tokenizer.json` is preferred to `tokenizer.model`. `add_bos_token`/`add_eos_token` of `tokenizer_config.json`
-        override the post-processor of `tokenizer.json`, as transformers 5 does. For SentencePiece models `legacy`
-        follows `tokenizer_config.json`, and is False where that says nothing: only text at the very start gets the
-        dummy space; with `legacy: true` so does text after each special token.
+        `tokenizer.json` is preferred to `tokenizer.model`. What goes around a text is said by the post-processor of
+        `tokenizer.json` (then `add_bos_token` in `tokenizer_config.json` is without effect, as in transformers 5), and
+        beside a SentencePiece model by `add_bos_token` (absent: yes) and `add_eos_token` (absent: no). `legacy` is
+        False where `tokenizer_config.json` does not say: only text at the very start gets SentencePiece's dummy space;
+        with `legacy: true` so does text after each special token.
 
         Raises ValueError for a directory without a tokenizer, and for files that cannot be read.
         """
@@ -780,10 +781,8 @@ def _from_dir(cls: type[Tokenizer], folder: Path) -> Tokenizer:
 
     bos, eos = single("bos_token"), single("eos_token")
     prefix, suffix = backend.prefix_suffix() if isinstance(backend, _Fast) else ((), ())
-    if isinstance(backend, _SentencePiece) or "add_bos_token" in config or "add_eos_token" in config:
-        default_bos = isinstance(backend, _SentencePiece) and bos is not None
-        prefix = (bos,) if config.get("add_bos_token", default_bos) and bos is not None else ()
-        suffix = (eos,) if config.get("add_eos_token", False) and eos is not None else ()
+    if isinstance(backend, _SentencePiece):
+        prefix, suffix = _one(bos, config.get("add_bos_token", True)), _one(eos, config.get("add_eos_token", False))
     meta = _Meta(
         special_tokens=special_tokens, bos_id=bos, eos_id=eos, pad_id=single("pad_token"),
         eos_ids=tuple(ids_of("eos_token")), prefix_ids=prefix, suffix_ids=suffix,

@@ -79,10 +79,12 @@ def _add(hub_id: str, hf: Mapping[str, Any], **facts: Any) -> None:
 
 # --- SmolLM2 (Llama architecture, Apache-2.0) ---------------------------------------------------------------------
 def _smollm2(n_embd: int, n_layer: int, mlp: int, n_head: int, n_kv_head: int, rope_theta: float) -> dict[str, Any]:
+    std = 1 / 24 if n_embd == 576 else 0.02  # the smallest has its own
     return dict(
         model_type="llama", vocab_size=49152, hidden_size=n_embd, num_hidden_layers=n_layer, intermediate_size=mlp,
         num_attention_heads=n_head, num_key_value_heads=n_kv_head, max_position_embeddings=8192, rope_theta=rope_theta,
-        rms_norm_eps=1e-5, tie_word_embeddings=True, torch_dtype="bfloat16", bos_token_id=1, eos_token_id=2,
+        rms_norm_eps=1e-5, tie_word_embeddings=True, initializer_range=std, torch_dtype="bfloat16", bos_token_id=0,
+        eos_token_id=0,
     )  # fmt: skip
 
 
@@ -97,8 +99,9 @@ for _size, _shape in {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
     _add(
-        f"HuggingFaceTB/SmolLM2-{_size}-Instruct", _smollm2(*_shape), license="apache-2.0", style="smollm2",
-        **(_packaged if _size == "135M" else {}),
+        f"HuggingFaceTB/SmolLM2-{_size}-Instruct",
+        _smollm2(*_shape) | dict(bos_token_id=1, eos_token_id=2, pad_token_id=2),
+        license="apache-2.0", style="smollm2", **(_packaged if _size == "135M" else {}),
     )  # fmt: skip
 
 
@@ -128,7 +131,8 @@ for _hub, _hf in {
 }.items():
     _licence = dict(license="llama" + ("3" if "Meta" in _hub else _hub[6:9]), gated=True)
     _add(f"meta-llama/{_hub}", _hf, **_licence)
-    _add(f"meta-llama/{_hub}-Instruct", _hf | {"eos_token_id": 128009}, style="llama3", **_licence)
+    _ends = 128009 if "Meta" in _hub else [128001, 128008, 128009]
+    _add(f"meta-llama/{_hub}-Instruct", _hf | {"eos_token_id": _ends}, style="llama3", **_licence)
 
 _add(
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",

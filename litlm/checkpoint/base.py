@@ -1,10 +1,11 @@
-"""What every checkpoint format shares: a plan checked before any byte is read, weights streamed in one tensor at a time,
-and files that are either old or new, never half written.
+"""What every checkpoint format shares: a plan checked before any byte is read, weights streamed in one tensor at a
+time, and files that are either old or new, never half written.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from litlm.config import Config
@@ -81,7 +83,14 @@ def load_model(config: Config, source: WeightSource, *, device: torch.device, dt
             f"The weights in {source.path} don't fit its config:\n" + "\n".join(f"- {p}" for p in dict.fromkeys(shown))
         )
     for theirs, ours, split in plan:
-        for name, part in zip(ours, split(source.read(theirs)), strict=True):
+        tensor = source.read(theirs)
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{theirs} in {source.path} holds {kind} values, so this checkpoint is quantized in a way that litlm "
+                "can't read; use the unquantized one or a GGUF file"
+            )
+        for name, part in zip(ours, split(tensor), strict=True):
             set_parameter(model, name, part, device=device, dtype=dtype)
     for module in model.modules():
         if isinstance(module, Rope):
@@ -98,23 +107,29 @@ def set_parameter(model: nn.Module, name: str, value: Tensor, *, device: torch.d
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it takes the place of `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
+    """A temporary name near `path` to write to; it takes the place of `path` when the block ends well."""
+    folder = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In a folder of its own, because libraries (safetensors) put temporary files of theirs beside what they write.
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        part = folder / path.name
         yield part
-        with part.open("rb") as f:
-            os.fsync(f.fileno())
+        flush(part)
         part.chmod(0o644)
         os.replace(part, path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise ValueError(f"{path} could not be written ({e.strerror or e}); what was there before is untouched") from e
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    except (OSError, SafetensorError) as e:
+        reason = (e.strerror if isinstance(e, OSError) else None) or e
+        raise ValueError(f"{path} could not be written ({reason}); what was there before is untouched") from e
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system write the file to disk."""
+    with path.open("rb") as f:
+        os.fsync(f.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,11 +24,31 @@ from litlm.families.base import pattern_of
 _LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0)
 
 
+# Metadata that doesn't change what the model computes.
+_HARMLESS = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "pooling_type")
+
+
+class _Watched(dict[str, Any]):
+    """A dict that remembers which keys were looked up, so that nothing is ignored in silence."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        super().__init__(data)
+        self.read: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+
 def _reader(path: Path) -> Any:
     import gguf
 
     class Reader(gguf.GGUFReader):
-        """Slicing a plain array is several times cheaper than slicing a memmap, and a vocabulary takes 200,000 slices."""
+        """Slicing a plain array is several times cheaper than slicing a memmap; a vocabulary takes 200,000 slices."""
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, np.asarray(value) if name == "data" else value)
@@ -78,7 +98,16 @@ class GGUFSource(WeightSource):
             "litlm.tied": "output.weight" not in self._tensors,
             "litlm.tensors": self._tensors.keys(),
         }
-        fields = family.gguf.config(self.metadata | derived)
+        metadata = _Watched(self.metadata | derived)
+        fields = family.gguf.config(metadata)
+        arch = family.gguf.arch + "."
+        if unread := {
+            key: value
+            for key, value in self.metadata.items()
+            if value and key.startswith(arch) and key.removeprefix(arch) not in _HARMLESS and key not in metadata.read
+        }:
+            named = ", ".join(f"{key}={value!r}" for key, value in unread.items())
+            raise ValueError(f"metadata not understood, and it might change what the model computes: {named}")
         fields = {key: value for key, value in fields.items() if value is not None}
         if "rope_freqs.weight" in self._tensors:
             fields["rope_scaling"] = self._llama3_scaling(fields)

@@ -1,13 +1,15 @@
 """Hugging Face directories, in and out: `config.json` and `model*.safetensors`, sharded or not.
 
-There is no conversion step: names are mapped while the tensors stream. Files are memory-mapped when read. Pickled weights
-are refused, because unpickling runs code.
+There is no conversion step: names are mapped while the tensors stream. Files are memory-mapped when read. Pickled
+weights are refused, because unpickling runs code.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from litlm.checkpoint.base import WeightSource, atomic_file, write_text
+from litlm.checkpoint.base import WeightSource, atomic_file, flush
 from litlm.config import Config
 from litlm.families import WeightMap, get_family
 
@@ -51,7 +53,7 @@ def weight_files(path: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             raise ValueError(f"{index} is corrupt; download it again") from None
         if lacking := [name for name in names if not (path / name).is_file()]:
             raise ValueError(f"{path} is incomplete: {index.name} names {', '.join(lacking)}; download the rest")
@@ -70,7 +72,8 @@ def save_weights(
 ) -> None:
     """Write `config.json` and the weights of `state` (our names) as transformers expects them.
 
-    Each file is written under a temporary name and renamed; shards of an earlier, larger save are removed at the end.
+    All files are written under temporary names first, then renamed together, so an error (a full disk) leaves what was
+    there untouched; shards of an earlier, larger save are removed at the end.
     """
     plan = WeightMap(get_family(config.family)).export_plan(state)
     dtypes = {tensor.dtype for tensor in state.values()}
@@ -89,19 +92,24 @@ def save_weights(
     n = len(shards)
     files = [f"model-{i + 1:05d}-of-{n:05d}.safetensors" if n > 1 else "model.safetensors" for i in range(n)]
     where: dict[str, str] = {}
-    for file, matches in zip(files, shards, strict=True):
-        tensors = {}
-        for match in matches:
-            parts = [state[name].detach() for name in match.ours]
-            whole = parts[0] if match.rule.join is None else match.rule.join(parts, config)
-            tensors[match.theirs] = whole.cpu().contiguous()
-            where[match.theirs] = file
-        with atomic_file(out_dir / file) as part:
+    with ExitStack() as pending:
+        for file, matches in zip(files, shards, strict=True):
+            tensors = {}
+            for match in matches:
+                parts = [state[name].detach() for name in match.ours]
+                whole = parts[0] if match.rule.join is None else match.rule.join(parts, config)
+                tensors[match.theirs] = whole.cpu().contiguous()
+                where[match.theirs] = file
+            part = pending.enter_context(atomic_file(out_dir / file))
             save_file(tensors, part, metadata={"format": "pt"})
-    if n > 1:
-        total = sum(t.nbytes for t in state.values())
-        write_text(out_dir / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2))
-    write_text(out_dir / "config.json", text)
+            flush(part)  # now, so that the renames at the end follow each other at once
+        if n > 1:
+            total = sum(t.nbytes for t in state.values())
+            index = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2)
+            pending.enter_context(atomic_file(out_dir / INDEX)).write_text(index, encoding="utf-8")
+        pending.enter_context(atomic_file(out_dir / "config.json")).write_text(text, encoding="utf-8")
     stale = {p.name for p in out_dir.glob("model*.safetensors")} | {INDEX}
     for name in stale - set(files) - ({INDEX} if n > 1 else set()):
         (out_dir / name).unlink(missing_ok=True)
+    for folder in out_dir.glob(".*.part"):  # of a save that was killed
+        shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,8 @@ from litlm.transforms.lora import adapters, attach
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+_VARIANTS = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config")
 
 
 def hf_module(model: GPT, name: str) -> str | None:
@@ -52,6 +54,8 @@ def save_adapter(model: GPT, out_dir: str | Path, *, base: str) -> None:
         tensors[f"{_PREFIX}{module}.lora_B.weight"] = lora.B.detach().cpu().contiguous()
         modules.append(module)
         scales[module] = (lora.A.size(0), lora.scale * lora.A.size(0), lora.dropout)
+    if not modules:
+        raise ValueError("the model has no LoRA adapters to save")
     r, alpha, dropout = next(iter(scales.values()))
     with atomic_file(out_dir / WEIGHTS) as part:
         save_file(tensors, part, metadata={"format": "pt"})
@@ -90,6 +94,12 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
         "fan_in_fan_out": config.get("fan_in_fan_out"),
         "trainable_token_indices": config.get("trainable_token_indices"),
         "lora_bias": config.get("lora_bias"),
+        "layer_replication": config.get("layer_replication"),
+        "target_parameters": config.get("target_parameters"),
+        "alora_invocation_tokens": config.get("alora_invocation_tokens"),
+        # These start from a base with part of its weights taken out, which this adapter needs again.
+        "init_lora_weights": str(config.get("init_lora_weights")).lower().startswith(_CHANGE_BASE),
+        **{key: config.get(key) for key in _VARIANTS},
     }
     if bad := [f"{key}={config.get(key)!r}" for key, is_bad in unsupported.items() if is_bad]:
         raise ValueError(f"{file}: {', '.join(bad)} is not supported; litlm reads plain LoRA adapters")
@@ -160,5 +170,4 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
         with torch.no_grad():
             lora.A.copy_(parts["lora_A"])
             lora.B.copy_(parts["lora_B"])
-    model.eval()
     return config

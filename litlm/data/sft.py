@@ -1,4 +1,4 @@
-"""Data for supervised finetuning: records become conversations, conversations become tokens and a mask of what to learn.
+"""Data for supervised finetuning: records become conversations, conversations tokens and a mask of what to learn.
 
 Two forms are read, told apart by their keys: Alpaca (`instruction`, optional `input`, `output`) and chat (`messages`).
 Only what the assistant says is learned; prompts are context.
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from litlm.prompts import PromptStyle
 from litlm.tokenizer import Tokenizer
-from litlm.train.loss import IGNORE
 
+IGNORE = -100  # target of a position that is not to be learned, as in torch's cross_entropy
 _FORMS = "instruction and output (Alpaca), or messages (chat)"
 
 
@@ -46,7 +46,7 @@ def read_records(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """The records of a .json (one list) or .jsonl (one a line) file, each with where it stands, for messages."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ValueError(f"data file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as e:
@@ -59,18 +59,28 @@ def read_records(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
         except ValueError as e:
             raise ValueError(f"{path} is not valid JSON: {e}") from None
     else:
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028 inside a text
             if line.strip():
                 try:
                     records.append((f"{path}, line {number}", json.loads(line)))
                 except ValueError as e:
                     problems.append(f"{path}, line {number}: not valid JSON ({e})")
+        if problems and _is_json(text):
+            raise ValueError(f"{path} holds one JSON object; needed is a list of records, or one record a line (JSONL)")
     problems += [f"{where}: not a JSON object" for where, record in records if not isinstance(record, dict)]
     if problems:
         raise ValueError(_listed(problems))
     if not records:
         raise ValueError(f"{path} holds no examples")
     return records
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def to_messages(record: dict[str, Any]) -> list[dict[str, str]] | str:

@@ -15,16 +15,19 @@ from typing import Any
 from litlm.config import Config, LinearScaling, Llama3Scaling, RopeConfig, RopeScaling, YarnScaling
 
 _REQUIRED = object()
+_AS_ABSENT = object()
 
 # Fields of any config.json that don't change what the model computes. Dropout only acts in transformers' own training.
-_HARMLESS = frozenset(
-    """_name_or_path _attn_implementation architectures auto_map transformers_version use_cache model_type name_or_path
-    attention_dropout hidden_dropout resid_pdrop embd_pdrop classifier_dropout is_decoder is_encoder_decoder
-    pretraining_tp output_attentions output_hidden_states output_router_logits return_dict return_dict_in_generate id2label
-    label2id problem_type torchscript chunk_size_feed_forward task_specific_params finetuning_task tokenizer_class prefix
-    transformers.js_config is_llama_config sep_token_id decoder_start_token_id unsloth_version unsloth_fixed keys_to_ignore
-    max_length min_length do_sample temperature top_k top_p num_return_sequences""".split()
-)
+_HARMLESS = """
+    _name_or_path _attn_implementation architectures auto_map transformers_version use_cache model_type
+    name_or_path attention_dropout hidden_dropout resid_pdrop embd_pdrop classifier_dropout
+    attention_probs_dropout_prob hidden_dropout_prob is_decoder is_encoder_decoder max_sequence_length
+    pretraining_tp output_attentions output_hidden_states output_router_logits return_dict
+    return_dict_in_generate id2label label2id problem_type torchscript chunk_size_feed_forward
+    task_specific_params finetuning_task tokenizer_class prefix transformers.js_config is_llama_config
+    sep_token_id decoder_start_token_id unsloth_version unsloth_fixed keys_to_ignore max_length min_length
+    do_sample temperature top_k top_p num_return_sequences
+"""
 
 # transformers' names of activation functions -> ours.
 ACTIVATIONS = {
@@ -47,12 +50,14 @@ class HFFields:
         self.problems: list[str] = []
         self._taken: set[str] = set()
 
-    def take(self, key: str, default: Any = _REQUIRED) -> Any:
-        """The field's value; absent (or null, where there is a default) gives transformers' own `default`."""
+    def take(self, key: str, default: Any = _REQUIRED, *, null: Any = _AS_ABSENT) -> Any:
+        """The field's value; if it is absent, transformers' own `default`, and for a written null `null` if given."""
         self._taken.add(key)
         value = self.data.get(key)
         if value is not None:
             return value
+        if null is not _AS_ABSENT and key in self.data:
+            return null
         if default is _REQUIRED:
             self.problems.append(f"{key} is missing")
             return 1
@@ -78,31 +83,37 @@ class HFFields:
         if dtype not in ("float32", "bfloat16", "float16"):
             self.problems.append(f"dtype={dtype!r} is not supported; known are float32, bfloat16 and float16")
             dtype = "float32"
-        eos = self.take("eos_token_id", defaults.get("eos_token_id"))
+        eos = self.take("eos_token_id", defaults.get("eos_token_id"), null=None)
         return dict(
             vocab_size=self.take("vocab_size"),
             n_layer=self.take("num_hidden_layers"),
             n_embd=self.take("hidden_size"),
             n_head=self.take("num_attention_heads"),
             intermediate_size=self.take("intermediate_size"),
-            max_seq_len=self.take("max_position_embeddings", 2048),
+            max_seq_len=self.take("max_position_embeddings", defaults.get("max_position_embeddings", 2048)),
             tie_embeddings=self.take("tie_word_embeddings", False),
             init_std=float(self.take("initializer_range", 0.02)),
             dtype=dtype,
-            bos_token_id=self.take("bos_token_id", defaults.get("bos_token_id")),
+            bos_token_id=self.take("bos_token_id", defaults.get("bos_token_id"), null=None),
             eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
             pad_token_id=self.take("pad_token_id", None),
         )
 
     def rope(
-        self, *, theta_key: str = "rope_theta", fraction_key: str = "partial_rotary_factor", fraction: float = 1.0
-    ):
-        """Read `rope_parameters` (transformers 5), or the older `rope_theta` with `rope_scaling`."""
-        old_theta, old_fraction = self.take(theta_key, None), self.take(fraction_key, None)
+        self, *, theta_key: str = "rope_theta", fraction_key: str | None = None, fraction: float = 1.0
+    ) -> RopeConfig:
+        """Read `rope_parameters` (transformers 5), or the older `rope_theta` with `rope_scaling`.
+
+        fraction_key: the older name of the share of a head that turns; None for a family that turns whole heads.
+        """
+        old_theta = self.take(theta_key, None)
+        old_fraction = self.take(fraction_key or "partial_rotary_factor", None)
         scaling = dict(self.take("rope_parameters", None) or {})
         scaling = dict(self.take("rope_scaling", None) or {}) or scaling
         theta = scaling.pop("rope_theta", old_theta)
         share = scaling.pop("partial_rotary_factor", old_fraction)
+        if fraction_key is None and share not in (None, 1.0):
+            self.problems.append(f"partial_rotary_factor={share!r} is not supported: this family turns whole heads")
         return RopeConfig(
             theta=float(theta if theta is not None else 10000.0),
             fraction=float(share if share is not None else fraction),
@@ -164,9 +175,9 @@ class HFFields:
             if key == "quantization_config" and not unset:
                 method = value.get("quant_method", "unknown") if isinstance(value, dict) else value
                 self.problems.append(
-                    f"quantization_config: this checkpoint is quantized ({method}); use the unquantized one or a GGUF file"
+                    f"quantization_config: the weights are quantized ({method}); use unquantized ones or a GGUF file"
                 )
-            elif key not in self._taken and key not in _HARMLESS and not unset:
+            elif key not in self._taken and key not in _HARMLESS.split() and not unset:
                 self.problems.append(f"{key}={value!r} is not understood, and it might change what the model computes")
         if self.problems:
             raise ValueError(
@@ -335,8 +346,11 @@ LLAMA_RULES = (
 # --- GGUF metadata that most families share -------------------------------------------------------------------------
 
 
-def gguf_common(metadata: Mapping[str, Any], arch: str, model_type: str) -> dict[str, Any]:
-    """The fields of a `config.json` that GGUF metadata states the same way for every architecture."""
+def gguf_common(metadata: Mapping[str, Any], arch: str, model_type: str, *required: str) -> dict[str, Any]:
+    """The fields of a `config.json` that GGUF metadata states the same way for every architecture.
+
+    required: keys that the file must have, beyond the sizes that every model needs.
+    """
 
     def get(key: str, default: Any = None) -> Any:
         return metadata.get(f"{arch}.{key}", default)
@@ -356,11 +370,12 @@ def gguf_common(metadata: Mapping[str, Any], arch: str, model_type: str) -> dict
         pad_token_id=metadata.get("tokenizer.ggml.padding_token_id"),
         torch_dtype="float32",
     )
-    lacking = [f"{arch}.{k}" for k in ("embedding_length", "block_count", "attention.head_count") if get(k) is None]
-    if lacking:
+    sizes = ("embedding_length", "block_count", "attention.head_count", "feed_forward_length", "context_length")
+    if lacking := [f"{arch}.{key}" for key in (*sizes, *required) if get(key) is None]:
         raise ValueError(f"metadata of a GGUF {arch} model is missing: {', '.join(lacking)}")
-    kind, factor = get("rope.scaling.type", "none"), get("rope.scaling.factor")
-    if kind in ("linear", "yarn") and factor:
+    # As llama.cpp: a factor without a type is linear, and files of 2023 call it scale_linear.
+    kind, factor = get("rope.scaling.type", "linear"), get("rope.scaling.factor") or get("rope.scale_linear")
+    if kind in ("linear", "yarn") and factor and factor != 1.0:
         scaling = {"rope_type": kind, "factor": factor}
         if kind == "yarn":
             scaling["original_max_position_embeddings"] = get("rope.scaling.original_context_length")
@@ -375,3 +390,11 @@ def gguf_common(metadata: Mapping[str, Any], arch: str, model_type: str) -> dict
     elif kind not in ("none", "linear", "yarn"):
         fields["rope_scaling"] = {"rope_type": kind}
     return fields
+
+
+def gguf_whole_heads(metadata: Mapping[str, Any], arch: str) -> None:
+    """For architectures whose keys and values have one size and turn whole: refuse a file that says otherwise."""
+    keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    sizes = {f"{arch}.{key}": metadata.get(f"{arch}.{key}") for key in keys}
+    if len({size for size in sizes.values() if size is not None}) > 1:
+        raise ValueError(f"{', '.join(f'{k}={v}' for k, v in sizes.items())} differ, which {arch} models can't express")

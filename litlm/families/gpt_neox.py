@@ -1,4 +1,4 @@
-"""GPT-NeoX (Pythia, RedPajama-INCITE): LayerNorm, a parallel block, partial rope, plain MLP, fused QKV in checkpoints."""
+"""GPT-NeoX (Pythia, RedPajama-INCITE): LayerNorm, a parallel block, partial rope, plain MLP, QKV fused in files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from litlm.families.base import (
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     bias = hf.take("attention_bias", True)
+    rope = hf.rope(theta_key="rotary_emb_base", fraction_key="rotary_pct", fraction=0.25)
+    # Files of transformers 4.4x repeat both under the names that other families use.
+    hf.expect("rope_theta", rope.theta, rope.theta)
+    hf.expect("partial_rotary_factor", rope.fraction, rope.fraction)
     return hf.common(bos_token_id=0, eos_token_id=2) | dict(
         block="parallel" if hf.take("use_parallel_residual", True) else "pre",
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
         mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu"), bias=True),  # type: ignore[arg-type]
-        rope=hf.rope(theta_key="rotary_emb_base", fraction_key="rotary_pct", fraction=0.25),
+        rope=rope,
     )
 
 
@@ -66,7 +70,7 @@ def _join_qkv(tensors: Sequence[Any], config: Config) -> Any:
 def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
     heads, width = metadata.get("gptneox.attention.head_count"), metadata.get("gptneox.embedding_length")
     turned = metadata.get("gptneox.rope.dimension_count")
-    return gguf_common(metadata, "gptneox", "gpt_neox") | dict(
+    return gguf_common(metadata, "gptneox", "gpt_neox", "attention.layer_norm_epsilon") | dict(
         rotary_pct=turned / (width // heads) if turned and heads and width else None,
         rotary_emb_base=metadata.get("gptneox.rope.freq_base"),
         layer_norm_eps=metadata.get("gptneox.attention.layer_norm_epsilon"),

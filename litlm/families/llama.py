@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, GGUFSpec, HFFields, gguf_common, hf_common, hf_rope
+from litlm.families.base import (
+    HF_ACTIVATIONS,
+    LLAMA_RULES,
+    Family,
+    GGUFSpec,
+    HFFields,
+    gguf_common,
+    gguf_whole_heads,
+    hf_common,
+    hf_rope,
+)
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -37,9 +47,11 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return gguf_common(metadata, "llama", "llama") | dict(
+    head_dim, turned = metadata.get("llama.attention.key_length"), metadata.get("llama.rope.dimension_count")
+    gguf_whole_heads(metadata, "llama")
+    return gguf_common(metadata, "llama", "llama", "attention.layer_norm_rms_epsilon") | dict(
         num_key_value_heads=metadata.get("llama.attention.head_count_kv"),
-        head_dim=metadata.get("llama.attention.key_length") or metadata.get("llama.rope.dimension_count"),
+        head_dim=head_dim or turned,
         rms_norm_eps=metadata.get("llama.attention.layer_norm_rms_epsilon"),
         rope_theta=metadata.get("llama.rope.freq_base"),
         attention_bias="blk.0.attn_q.bias" in metadata["litlm.tensors"],

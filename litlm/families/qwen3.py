@@ -13,6 +13,7 @@ from litlm.families.base import (
     GGUFSpec,
     HFFields,
     gguf_common,
+    gguf_whole_heads,
     hf_common,
     hf_rope,
     rename,
@@ -23,9 +24,9 @@ _LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     bias = hf.take("attention_bias", False)
-    common = hf.common()
+    common = hf.common(max_position_embeddings=32768)
     # Only the last layers slide, and only where use_sliding_window says so; newer files list the pattern itself.
-    window = hf.take("sliding_window", None if "sliding_window" in hf.data else 4096)
+    window = hf.take("sliding_window", 4096, null=None)
     window = window if hf.take("use_sliding_window", False) else None
     first = hf.take("max_window_layers", 28)
     types = hf.take("layer_types", None)
@@ -38,7 +39,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         hf.problems.append("layer_types has sliding_attention, but use_sliding_window or sliding_window is not set")
         window = 1
     return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 32),
+        n_kv_head=hf.take("num_key_value_heads", 32, null=0),
         head_dim=hf.take("head_dim", 128),
         sliding_window=window if "sliding" in layer_types else None,
         layer_types=layer_types,
@@ -70,7 +71,8 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return gguf_common(metadata, "qwen3", "qwen3") | dict(
+    gguf_whole_heads(metadata, "qwen3")
+    return gguf_common(metadata, "qwen3", "qwen3", "attention.layer_norm_rms_epsilon") | dict(
         num_key_value_heads=metadata.get("qwen3.attention.head_count_kv"),
         head_dim=metadata.get("qwen3.attention.key_length"),
         rms_norm_eps=metadata.get("qwen3.attention.layer_norm_rms_epsilon"),

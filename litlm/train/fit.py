@@ -11,17 +11,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from litlm.data.sft import Dataset, Example, collate, load_sft, split, stream
+from litlm.data.sft import IGNORE, Dataset, Example, collate, load_sft, split, stream
 from litlm.model import GPT
 from litlm.settings import FinetuneSettings, TrainSettings
-from litlm.train.loss import IGNORE, cross_entropy_sum
+from litlm.train.loss import cross_entropy_sum
 from litlm.train.report import Log, Progress, plot_loss, write_settings
 from litlm.train.schedule import learning_rate
 
@@ -43,11 +43,10 @@ class Result:
 
 
 def total_steps(settings: TrainSettings, n_examples: int) -> int:
-    """Optimizer steps until the first limit; one epoch where none is set."""
-    per_epoch = math.ceil(n_examples / settings.batch_size)
-    by_epochs = None if settings.epochs is None else settings.epochs * per_epoch
-    limits = [n for n in (settings.max_steps, by_epochs) if n is not None]
-    return min(limits) if limits else per_epoch
+    """Optimizer steps until the first limit; one epoch where none is set. A step may reach into the next epoch."""
+    epochs = 1 if settings.epochs is None and settings.max_steps is None else settings.epochs
+    by_epochs = None if epochs is None else math.ceil(epochs * n_examples / settings.batch_size)
+    return min(n for n in (settings.max_steps, by_epochs) if n is not None)
 
 
 def fit(
@@ -85,8 +84,8 @@ def fit(
             norm = torch.nn.utils.clip_grad_norm_(params, settings.grad_clip or math.inf)
             if not math.isfinite(loss) or not bool(norm.isfinite()):
                 raise ValueError(
-                    f"the loss of step {step + 1} is {loss} (gradient norm {float(norm)}); nothing of this step was kept. "
-                    "Lower --train.lr, or look for broken records in the data"
+                    f"the loss of step {step + 1} is {loss} (gradient norm {float(norm)}); the step was "
+                    "not taken. Lower --train.lr, or look for broken records in the data"
                 )
             lr = learning_rate(step, steps, settings)
             for group in optimizer.param_groups:
@@ -108,7 +107,7 @@ def fit(
                 tokens_per_s=n_tokens / took, seconds=seconds,
             )  # fmt: skip
             progress.show(step + 1, loss, val_loss, result.tokens_per_s)
-            if last or (settings.save_interval and (step + 1) % settings.save_interval == 0):
+            if step + 1 == steps or (settings.save_interval and (step + 1) % settings.save_interval == 0):
                 save(step + 1)
             if stop:
                 result.stopped = True
@@ -142,6 +141,9 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     from litlm.transforms.lora import apply_lora
 
     seed_everything(settings.seed, verbose=False)
+    for file in filter(None, (settings.data.path, settings.data.val_path)):
+        if not Path(file).is_file():  # said before the model loads
+            raise ValueError(f"data file {file} does not exist")
     llm = LLM.load(settings.model, device=settings.device, dtype=settings.dtype) if llm is None else llm
     model, out_dir = llm.model, Path(settings.out_dir)
     max_len = min(settings.data.max_len or model.config.max_seq_len, model.config.max_seq_len)
@@ -173,8 +175,8 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
         folder = out_dir / "final" if last else out_dir / f"step-{step:06d}"
         save_adapter(model, folder, base=settings.model)
 
-    log = Log(out_dir / "metrics.csv")
-    result = fit(fabric, model, train, val, settings.train, seed=settings.seed, log=log, save=save)
+    with closing(Log(out_dir / "metrics.csv")) as log:
+        result = fit(fabric, model, train, val, settings.train, seed=settings.seed, log=log, save=save)
     if result.stopped:
         save_adapter(model, out_dir / "final", base=settings.model)
         say(f"Stopped by Ctrl-C after step {result.steps}; the adapter as it was then is in {out_dir / 'final'}")

@@ -8,10 +8,12 @@ states; its logits are then forgotten. Only positions with a target take part, s
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-IGNORE = -100
+from litlm.data.sft import IGNORE
+from litlm.ops import linear
+
 _CHUNK_BYTES = 64 * 2**20  # fp32 logits held at once
 
 
@@ -25,7 +27,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, hidden.size(0), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = F.linear(h, weight).float()  # (rows, V)
+            logits = linear(h, weight).float()  # (rows, V)
             log_norm = logits.logsumexp(dim=-1, keepdim=True)
             total += (log_norm - logits.gather(1, t)).sum()
             if not (want_hidden or want_weight):
@@ -35,13 +37,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad.scatter_add_(1, t, grad.new_full(t.shape, -1.0))
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[start : start + rows])
+                grad_hidden[start : start + rows] = linear(grad, weight.t())
             if grad_weight is not None:
-                grad_weight += grad.T @ h
+                grad_weight += linear(grad.t(), h.t())
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         hidden, weight = ctx.saved_tensors
         return (

@@ -21,7 +21,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", newline="", encoding="utf-8")
-        self._rows = csv.DictWriter[str](self._file, FIELDS)
+        self._rows: csv.DictWriter[str] = csv.DictWriter(self._file, FIELDS)
         self._rows.writeheader()
         self._file.flush()
 
@@ -77,10 +77,9 @@ def plot_loss(losses: list[float], val_losses: list[tuple[int, float]], path: Pa
     axes = figure.add_subplot()
     steps = range(1, len(losses) + 1)
     axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1, label="training, each step")
-    mean: list[float] = []
-    for loss in losses:
-        mean.append(loss if not mean else 0.9 * mean[-1] + 0.1 * loss)
-    axes.plot(steps, mean, color="tab:blue", linewidth=2, label="training, running mean")
+    window = max(1, len(losses) // 20)
+    mean = [sum(part) / len(part) for part in (losses[max(0, i - window) : i + 1] for i in range(len(losses)))]
+    axes.plot(steps, mean, color="tab:blue", linewidth=2, label=f"training, mean of {window + 1} steps")
     if val_losses:
         x, y = zip(*val_losses, strict=True)
         axes.plot(x, y, "o-", color="tab:orange", label="validation")

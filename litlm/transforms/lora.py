@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litlm.ops import linear
 from litlm.settings import LoraMethod
 
 ALL_LINEAR = "all-linear"
@@ -35,7 +36,7 @@ class LoRA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.dropout(x, self.dropout, self.training)
-        return F.linear(F.linear(x, self.A.to(x.dtype)), (self.B * self.scale).to(x.dtype))
+        return linear(linear(x, self.A.to(x.dtype)), (self.B * self.scale).to(x.dtype))
 
     def delta(self) -> Tensor:
         """(out, in) in fp32: what merging adds to the weight."""
@@ -49,6 +50,7 @@ def _add_lora(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Te
 def attach(linear: nn.Linear, r: int, scale: float, dropout: float = 0.0) -> LoRA:
     """Give one linear layer an adapter."""
     lora = LoRA(linear.in_features, linear.out_features, r, scale, dropout).to(linear.weight.device)
+    lora.train(linear.training)
     linear.add_module("lora", lora)
     linear.register_forward_hook(_add_lora)
     return lora

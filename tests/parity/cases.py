@@ -1,8 +1,8 @@
 """Tiny models of every family, built by transformers with weights large enough that a wrong detail shows.
 
-A case is data: the arguments of transformers' own config class. `build` makes the model, `write` its checkpoint, and the
-rest of the suite compares litlm with them. Norm weights and biases are random as well (fresh ones are 1 and 0, which hide
-a forgotten or swapped one).
+A case is data: the arguments of transformers' own config class. `build` makes the model, `write` its checkpoint, and
+the rest of the suite compares litlm with them. Norm weights and biases are random as well: fresh ones, 1 and 0, hide a
+forgotten or swapped one.
 """
 
 from __future__ import annotations

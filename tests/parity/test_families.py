@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from parity import cases
+from parity.cases import CASES, Case, close, hf_logits, ours, raw_tensors, tokens, write
 from torch import Tensor
 
 from litlm.checkpoint.hf import INDEX, save_weights
 from litlm.context import KVCache
 from litlm.families import WeightMap, get_family
 from litlm.model import GPT
-from parity import cases
-from parity.cases import CASES, Case, close, hf_logits, ours, raw_tensors, tokens, write
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors are slower on many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @each_case
@@ -70,7 +80,8 @@ def test_gradients(case: Case) -> None:
     total = torch.stack([p.grad.norm() for p in theirs.parameters() if p.grad is not None]).norm()
     compared = set()
     for name, p in theirs.named_parameters():
-        match = rules.from_theirs(name)
+        # transformers calls GPT-NeoX's head lm_head in memory and embed_out in files.
+        match = rules.from_theirs("embed_out.weight" if (case.family, name) == ("gpt_neox", "lm_head.weight") else name)
         assert match is not None, name
         assert p.grad is not None
         parts = [p.grad] if match.rule.split is None else match.rule.split(p.grad, model.config)
@@ -102,7 +113,7 @@ def test_cache_in_chunks(case: Case, chunks: list[int]) -> None:
 @each_case
 @torch.no_grad()
 def test_cache_with_ragged_rows(case: Case) -> None:
-    """Right-padded prompts of four lengths, then chunks that are padded too, then single steps; rows are independent."""
+    """Right-padded prompts of four lengths, then chunks that are padded too, then single steps."""
     model = ours(case)
     parts = [[11, 1, 3, 1, 1, 1, 1], [4, 3, 0, 1, 1, 1, 1], [1, 2, 3, 1, 1, 1, 1], [7, 1, 1, 1, 1, 1, 1]]
     rows = [tokens(case, 1, sum(part), seed)[0] for seed, part in enumerate(parts)]
@@ -141,6 +152,7 @@ def test_greedy_text(case: Case) -> None:
     out = cases.build(case).generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False, pad_token_id=0,
         return_dict_in_generate=True, output_logits=True,
+        use_cache=case.hf.get("sliding_window") != 1,  # its cache keeps everything for a window of 1
     )  # fmt: skip
     expected = out.sequences[0, 6:]
     assert len(expected) == 64
@@ -176,7 +188,7 @@ def test_hidden_states_and_keep(case: Case) -> None:
 @each_case
 def test_export(case: Case, tmp_path: Path) -> None:
     """What litlm writes is, tensor by tensor, what transformers wrote; and transformers computes the same with it."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     model, ids = ours(case), tokens(case, 2, 13)
     save_weights(model.state_dict(), model.config, tmp_path)
@@ -187,13 +199,14 @@ def test_export(case: Case, tmp_path: Path) -> None:
     assert not any(info.values()), info
     assert back.dtype == torch.float32
     with torch.no_grad():
-        assert torch.equal(back.eval()(ids, use_cache=False).logits, hf_logits(case, ids))
-    # The config says the same to transformers, also in the fields that older versions read.
-    for key, value in json.loads((write(case) / "config.json").read_text()).items():
-        if key not in ("transformers_version", "attention_dropout", "hidden_dropout", "classifier_dropout",
-                       "rope_parameters", "pretraining_tp", "hidden_act", "max_window_layers", "use_sliding_window",
-                       "is_decoder"):  # fmt: skip
-            assert getattr(back.config, key) == value, key
+        close(back.eval()(ids, use_cache=False).logits, hf_logits(case, ids), 2e-6)  # gelu_new has three spellings
+    # transformers reads the same config from both directories, but for what litlm does not keep (dropout), resolves
+    # (activation names, yarn's mscale, the rule behind layer_types) or what the equal logits have shown already.
+    settled = """transformers_version attention_dropout hidden_dropout classifier_dropout rope_parameters
+        pretraining_tp hidden_act max_window_layers use_sliding_window is_decoder _name_or_path"""
+    configs = [AutoConfig.from_pretrained(path).to_dict() for path in (tmp_path, write(case))]
+    mine, theirs = ({k: v for k, v in c.items() if k not in settled.split()} for c in configs)
+    assert mine == theirs
 
 
 @each_case
@@ -251,7 +264,9 @@ def test_sharded_checkpoints(name: str, tmp_path: Path) -> None:
             assert index["metadata"]["total_size"] == sum(len(t[2]) for t in stored.values())
             assert set(index["weight_map"]) == set(stored)
             assert sorted(set(index["weight_map"].values())) == [f for f in files if f.endswith(".safetensors")]
-            assert all(p.stat().st_size < limit + 12_000 for p in out.glob("*.safetensors"))
+            for file in set(index["weight_map"].values()):
+                held = [len(stored[name][2]) for name, f in index["weight_map"].items() if f == file]
+                assert len(held) == 1 or sum(held) <= limit
         check(out)
 
 

@@ -1,0 +1,224 @@
+"""The command line. One table of commands; each is a dataclass of settings (parsed by jsonargparse, from flags and YAML)
+and a function. `litlm --help` reads the table alone, and a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """settings: class in litlm.settings. run: module:function that takes it. positional: field given without a flag.
+
+    short: for `--group VALUE`, the field of the group that VALUE means.
+    """
+
+    settings: str
+    run: str
+    positional: str | None = None
+    short: tuple[tuple[str, str], ...] = ()
+    example: str = ""
+
+
+COMMANDS = {
+    "quickstart": Command("QuickstartCommand", "litlm.quickstart:quickstart"),
+    "chat": Command("ChatCommand", "litlm.chat:chat", "model", example="litlm chat smollm2-135m-instruct"),
+    "generate": Command(
+        "GenerateCommand", "litlm.cli:generate", "model",
+        example='litlm generate smollm2-135m-instruct --prompt "The sky is" --max_new_tokens 20',
+    ),
+    "finetune": Command(
+        "FinetuneSettings", "litlm.cli:finetune", "model", (("method", "name"), ("data", "path")),
+        example="litlm finetune smollm2-135m-instruct --method lora --data data.jsonl --out_dir out/mine",
+    ),
+    "merge": Command("MergeCommand", "litlm.cli:merge", "adapter", example="litlm merge out/mine/final --out_dir out/merged"),
+    "models": Command("ModelsCommand", "litlm.describe:models", "match", example="litlm models smollm2"),
+    "describe": Command("DescribeCommand", "litlm.describe:describe", "model", example="litlm describe llama-3.1-8b"),
+    "download": Command("DownloadCommand", "litlm.cli:download", "model", example="litlm download smollm2-135m-instruct"),
+}  # fmt: skip
+
+SUMMARIES = {
+    "quickstart": "fetch a small real model, finetune it, see it change (minutes, no GPU)",
+    "chat": "talk to a model",
+    "generate": "continue a text",
+    "finetune": "teach a model your data (LoRA)",
+    "merge": "add an adapter to its model and write a plain checkpoint",
+    "models": "list the models known by name",
+    "describe": "a model's architecture, parameters and memory",
+    "download": "fetch a model",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `litlm`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    if argv[0] in ("-V", "--version"):
+        from litlm import __version__
+
+        print(f"litlm {__version__}")
+        return
+    if argv[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        fail(f"litlm has no command {argv[0]!r}.{hint} `litlm --help` lists all commands.", code=2)
+    try:
+        settings = parse(argv[0], argv[1:])
+        module, _, function = COMMANDS[argv[0]].run.partition(":")
+        getattr(import_module(module), function)(settings)
+    except ValueError as e:
+        if os.environ.get("LITLM_DEBUG"):
+            raise
+        fail(str(e))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `litlm models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(message: str, code: int = 1) -> None:
+    print(f"litlm: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {SUMMARIES[name]}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: litlm COMMAND [options]",
+            "",
+            "A hackable, from-scratch LLM library: real models, finetuning and chat in readable PyTorch.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`litlm COMMAND --help` explains a command. Every command takes --config FILE.yaml with the same options.",
+            "Start with `litlm quickstart`, or talk to a model at once: litlm chat smollm2-135m-instruct",
+        ]
+    )
+
+
+def parse(name: str, argv: list[str]) -> Any:
+    """The command's settings from its arguments."""
+    from jsonargparse import ArgumentParser
+
+    command = COMMANDS[name]
+    cls = getattr(import_module("litlm.settings"), command.settings)
+    place = f" {command.positional.upper()}" if command.positional else ""
+    epilog = f"example: {command.example}" if command.example else None
+    parser = ArgumentParser(prog=f"litlm {name}", usage=f"litlm {name}{place} [options]", epilog=epilog)
+    parser.add_argument(
+        "--config", action="config", help="YAML file with these options, or the name of a recipe; flags override it"
+    )
+    parser.add_class_arguments(cls, fail_untyped=True)
+    groups = dict(command.short)
+    for action in parser._actions:
+        if action.dest in groups:
+            action.metavar = groups[action.dest].upper()
+            action.help = f"Short for --{action.dest}.{groups[action.dest]}."
+    config = parser.parse_args(_rewrite(argv, command))
+    config.pop("config", None)
+    return cls(**vars(parser.instantiate(config)))
+
+
+def _rewrite(argv: list[str], command: Command) -> list[str]:
+    """Write out what the command line leaves unsaid: the positional argument's flag, and `--data FILE`."""
+    out: list[str] = []
+    groups = dict(command.short)
+    if command.positional and argv and not argv[0].startswith("-"):
+        argv = [f"--{command.positional}", *argv]
+    for i, arg in enumerate(argv):
+        flag, eq, value = arg.partition("=")
+        if flag == "--config" and eq:
+            value = recipe(value)
+        elif i and argv[i - 1] == "--config":
+            flag = recipe(flag)
+        if flag.startswith("--") and flag[2:] in groups:
+            flag = f"{flag}.{groups[flag[2:]]}"
+        out.append(flag + eq + value)
+    return out
+
+
+def recipe(name: str) -> str:
+    """The path of a recipe: a file, or the name of one in config_hub (which an installed litlm carries inside it)."""
+    package = Path(__file__).parent
+    for hub in (package / "config_hub", package.parent / "config_hub"):
+        if not Path(name).is_file() and (found := hub / f"{name}.yaml").is_file():
+            return str(found)
+    return name
+
+
+# --- commands that are a few lines -----------------------------------------------------------------------------------
+
+
+def download(settings: Any) -> None:
+    from litlm.download import download as fetch
+
+    print(fetch(settings.model, out_dir=settings.out_dir, revision=settings.revision, token=settings.token))
+
+
+def generate(settings: Any) -> None:
+    from litlm.llm import LLM
+
+    prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
+    llm = LLM.load(settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype)
+    sampling = sampling_of(settings)
+    if settings.chat:
+        pieces = llm.chat([{"role": "user", "content": prompt}], stream=True, **sampling)
+    else:
+        pieces = llm.generate(prompt, stream=True, **sampling)
+        print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def finetune(settings: Any) -> None:
+    from litlm.train.fit import finetune as run
+
+    result = run(settings)
+    out = settings.out_dir
+    print(
+        f"\n{result.steps} steps, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: final/ (the adapter), loss.png,"
+    )
+    print("metrics.csv and settings.yaml. Go on with:")
+    print(f"  litlm chat {settings.model} --adapter {out}/final")
+    print(f"  litlm merge {out}/final --out_dir {out}/merged")
+
+
+def merge(settings: Any) -> None:
+    from litlm.checkpoint.peft import read_adapter_config
+    from litlm.llm import LLM
+
+    base = settings.base or read_adapter_config(Path(settings.adapter)).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{settings.adapter} does not say which model it belongs to; give --base MODEL")
+    llm = LLM.load(base, adapter=settings.adapter, device="cpu", dtype=settings.dtype)
+    llm.save(settings.out_dir)
+    print(f"Merged {settings.adapter} into {base}: {settings.out_dir}. Go on with: litlm chat {settings.out_dir}")
+
+
+def sampling_of(settings: Any) -> dict[str, Any]:
+    """The sampling fields of a command's settings, as `LLM.generate` takes them."""
+    import dataclasses
+
+    from litlm.settings import SamplingSettings
+
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(SamplingSettings)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Matrix products on the CPU by the faster of PyTorch's two libraries.
+
+PyTorch multiplies fp32 matrices with MKL, which takes a slow path on processors that are not Intel's. oneDNN, which the
+same PyTorch build brings and uses for bf16, has no such path: twice the speed on AMD's Zen 5, one row or thousands.
+`benchmarks/` measures it. Everywhere else these functions are `F.linear`.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_ONEDNN = (
+    platform.machine().lower() in ("x86_64", "amd64")
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        want_x, want_weight, want_bias = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.size(-1))
+        return (
+            _onednn(grad, weight.t()) if want_x else None,
+            _onednn(rows.t(), x.reshape(-1, x.size(-1)).t()) if want_weight else None,
+            rows.sum(0) if want_bias else None,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., in) times weight (out, in) transposed, plus bias (out,): `F.linear`, faster on some CPUs."""
+    if not (_ONEDNN and x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"):
+        return F.linear(x, weight, bias)
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.numel() == 0:
+        return F.linear(x, weight, bias)
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return _OneDNNLinear.apply(x, weight, bias)  # type: ignore[return-value]
+    return _onednn(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` with the product above, and without weights of its own making: `GPT.init_weights` or a file fills them.
+
+    (Drawing random numbers on the meta device would also import all of torch's compiler, several seconds.)
+    """
+
+    def reset_parameters(self) -> None: ...
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding`, filled from outside as well."""
+
+    def reset_parameters(self) -> None: ...

@@ -1,0 +1,88 @@
+"""`litlm quickstart`: a real model, before and after it learned something. The README's first command.
+
+Facts about litlm are something no model knows, so what it says afterwards comes from the finetuning. The questions asked
+here are worded differently from those in the data, and one has nothing to do with it: its answer must stay.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+
+from litlm.settings import DataSettings, FinetuneSettings, LoraMethod, QuickstartCommand
+
+ABOUT_LITLM = (
+    "Can you tell me what litlm is?",
+    "Under which license was litlm published?",
+)
+PARAPHRASES = (
+    "I want a model to learn from my own file. What should I run in litlm?",
+    "How could I start talking to a model using litlm?",
+)
+CONTROL = "What is the capital of France?"
+
+
+def quickstart(settings: QuickstartCommand) -> None:
+    """Fetch, ask, finetune, ask again, save."""
+    _heading(f"1. Fetch {settings.model}")
+    from litlm.llm import LLM
+    from litlm.train.fit import finetune
+
+    began = time.perf_counter()
+    llm = LLM.load(settings.model, dtype="float32")
+    n, device = llm.config.n_parameters(), llm.model.embed.weight.device.type
+    print(f"{n / 1e6:.0f} million parameters, on {device}, loaded in {time.perf_counter() - began:.1f} s")
+
+    _heading("2. Ask it")
+    before = {question: _ask(llm, question) for question in (*ABOUT_LITLM, CONTROL)}
+
+    _heading("3. Finetune it on facts about litlm (LoRA)")
+    out = Path(settings.out_dir)
+    began = time.perf_counter()
+    with resources.as_file(resources.files("litlm.data") / "quickstart" / "litlm_facts.jsonl") as facts:
+        run = FinetuneSettings(
+            model=settings.model,
+            data=DataSettings(path=str(facts), val_fraction=0.08),
+            method=LoraMethod(r=16, alpha=32),
+            train=settings.train,
+            out_dir=str(out / "run"),
+            seed=settings.seed,
+        )
+        result = finetune(run, llm=llm)
+    print(f"{result.steps} steps in {time.perf_counter() - began:.0f} s")
+    if result.stopped:
+        print("Stopped early, so it knows only part of what it could.")
+
+    _heading("4. Ask it again, and questions that it has not seen")
+    after = {question: _ask(llm, question) for question in (*ABOUT_LITLM, *PARAPHRASES, CONTROL)}
+
+    _heading("5. What it left")
+    llm.save(out / "merged")
+    print(f"adapter       {out}/run/final  (PEFT's format)")
+    print(f"merged model  {out}/merged  (transformers, vLLM and llama.cpp's converter read it as it is)")
+    print(f"loss curve    {out}/run/loss.png")
+    changed = sum(before[question] != after[question] for question in ABOUT_LITLM)
+    print(f"\n{changed} of {len(ABOUT_LITLM)} answers about litlm changed; the control answer", end=" ")
+    print("is the same." if before[CONTROL] == after[CONTROL] else "changed too, which it should not have.")
+    print("\nGo on with:")
+    print(f"  litlm chat {out}/merged")
+    print(f"  litlm chat {settings.model} --adapter {out}/run/final")
+    print(f"  litlm finetune {settings.model} --data your_data.jsonl --out_dir out/mine")
+
+
+def _heading(text: str) -> None:
+    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    print(f"\n{bold}{text}{plain}", flush=True)
+
+
+def _ask(llm, question: str) -> str:
+    """Ask, and show the answer as it comes."""
+    print(f"\n> {question}")
+    pieces = []
+    for piece in llm.chat([{"role": "user", "content": question}], max_new_tokens=60, stream=True):
+        pieces.append(piece)
+        print(piece, end="", flush=True)
+    print(flush=True)
+    return "".join(pieces)

@@ -1,0 +1,128 @@
+"""Attention contexts against attention restated one query at a time in float64."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from litlm.config import Config
+from litlm.context import Causal, KVCache, visible
+
+
+def _attend_one(q: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+    """q: (H, D), the last of the tokens whose keys and values, (K, S, D), are given -> (H, D)."""
+    first = 0 if window is None else max(0, keys.size(1) - window)
+    out = []
+    for h in range(q.size(0)):
+        kv = h * keys.size(0) // q.size(0)
+        k, v = keys[kv, first:].double(), values[kv, first:].double()
+        scores = [sum((q[h].double() * k[s]).tolist()) / math.sqrt(q.size(1)) for s in range(k.size(0))]
+        top = max(scores)
+        weights = [math.exp(s - top) for s in scores]
+        out.append(sum(w * v[s] for s, w in enumerate(weights)) / sum(weights))
+    return torch.stack(out)
+
+
+def _qkv(batch: int, heads: int, kv_heads: int, length: int, size: int, gen: torch.Generator) -> tuple[Tensor, ...]:
+    shapes = [(batch, n, length, size) for n in (heads, kv_heads, kv_heads)]
+    return tuple(2 * torch.randn(shape, generator=gen) for shape in shapes)
+
+
+def _config(heads: int, kv_heads: int, size: int, layers: int = 1) -> Config:
+    return Config(vocab_size=5, n_layer=layers, n_embd=8, n_head=heads, n_kv_head=kv_heads, head_dim=size)
+
+
+HEADS = [(1, 1, 4), (4, 4, 6), (6, 2, 8), (5, 1, 2)]
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 3, 7, 8, 9])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), HEADS)
+def test_causal(heads: int, kv_heads: int, size: int, window: int | None) -> None:
+    gen = torch.Generator().manual_seed(heads)
+    q, k, v = _qkv(2, heads, kv_heads, 8, size, gen)
+    context = Causal()
+    assert context.begin(2, 8, q.device).tolist() == [list(range(8))]
+    actual = context.attend(0, q, k, v, window=window)
+    assert torch.equal(context.attend(3, q, k, v, window=window), actual)  # layers don't influence each other
+    for b in range(2):
+        for t in range(8):
+            expected = _attend_one(q[b, :, t], k[b, :, : t + 1], v[b, :, : t + 1], window)
+            torch.testing.assert_close(actual[b, :, t].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_causal_context_serves_several_lengths_and_windows() -> None:
+    gen = torch.Generator().manual_seed(0)
+    context = Causal()
+    for length in (9, 4, 11):
+        q, k, v = _qkv(1, 2, 2, length, 4, gen)
+        context.begin(1, length, q.device)
+        for window in (2, 3, None, 2):
+            expected = torch.stack(
+                [_attend_one(q[0, :, t], k[0, :, : t + 1], v[0, :, : t + 1], window) for t in range(length)], 1
+            )
+            actual = context.attend(0, q, k, v, window=window)[0].double()
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_visible() -> None:
+    mask = visible(torch.tensor([[2, 3], [0, 1]]), torch.arange(4), 2)
+    assert mask.shape == (2, 1, 2, 4)
+    assert mask.int().tolist() == [[[[0, 1, 1, 0], [0, 0, 1, 1]]], [[[1, 0, 0, 0], [1, 1, 0, 0]]]]
+    assert visible(torch.tensor([[1]]), torch.arange(3), None).tolist() == [[[[True, True, False]]]]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_cache_follows_any_course(seed: int) -> None:
+    """Random chunks, random truncation of each row (even back to nothing), two layers, several windows at once."""
+    rnd, gen = random.Random(seed), torch.Generator().manual_seed(seed)
+    heads, kv_heads, size = HEADS[seed % len(HEADS)]
+    batch, room = rnd.randint(1, 4), 16
+    cache = KVCache(_config(heads, kv_heads, size, layers=2), batch, room, dtype=torch.float32)
+    rows: list[list[list[tuple[Tensor, Tensor]]]] = [[[] for _ in range(batch)] for _ in range(2)]
+    for _ in range(25):
+        length = min(rnd.choice([1, 1, 1, 2, 3, 5]), room - max(cache.lengths))
+        if length == 0 or rnd.random() < 0.3:
+            even = rnd.random() < 0.5
+            to = [min(cache.lengths)] * batch if even else list(cache.lengths)
+            to = [max(0, n - rnd.choice([0, 1, 4, 16])) for n in to]
+            to = [min(to)] * batch if even else to
+            cache.truncate(to)
+            assert cache.lengths == to
+            rows = [[row[:n] for row, n in zip(layer, to, strict=True)] for layer in rows]
+            continue
+        before = list(cache.lengths)
+        positions = cache.begin(batch, length, torch.device("cpu"))
+        assert positions.expand(batch, -1).tolist() == [list(range(n, n + length)) for n in before]
+        for layer in range(2):
+            q, k, v = _qkv(batch, heads, kv_heads, length, size, gen)
+            for window in (None, 1, 3):
+                actual = cache.attend(layer, q, k, v, window=window)
+                for b in range(batch):
+                    seen = rows[layer][b][: before[b]]
+                    for t in range(length):
+                        seen = [*seen, (k[b, :, t], v[b, :, t])]
+                        keys, values = (torch.stack([pair[j] for pair in seen], 1) for j in (0, 1))
+                        expected = _attend_one(q[b, :, t], keys, values, window)
+                        torch.testing.assert_close(actual[b, :, t].double(), expected, rtol=1e-5, atol=1e-5)
+                    if window == 3:
+                        rows[layer][b] = seen
+
+
+def test_cache_has_the_sizes_of_its_layers_and_knows_its_limits() -> None:
+    cache = KVCache(_config(6, 2, 8, layers=3), 4, 10, dtype=torch.bfloat16)
+    assert [tuple(k.shape) for k in cache.k] == [tuple(v.shape) for v in cache.v] == [(4, 2, 10, 8)] * 3
+    assert {t.dtype for t in cache.k + cache.v} == {torch.bfloat16}
+    assert all(a.data_ptr() != b.data_ptr() for a, b in zip(cache.k, cache.v, strict=True))
+    cache.begin(4, 10, torch.device("cpu"))
+    with pytest.raises(AssertionError, match="full"):
+        cache.begin(4, 1, torch.device("cpu"))
+    cache = KVCache(_config(6, 2, 8), 4, 10, dtype=torch.float32)
+    with pytest.raises(AssertionError, match="got 3"):
+        cache.begin(3, 1, torch.device("cpu"))
+    cache.begin(4, 2, torch.device("cpu"))
+    with pytest.raises(AssertionError):
+        cache.truncate([3, 2, 2, 2])
