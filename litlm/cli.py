@@ -1,5 +1,5 @@
-"""The command line. One table of commands; each is a dataclass of settings (parsed by jsonargparse, from flags and YAML)
-and a function. `litlm --help` reads the table alone, and a command imports what it needs when it runs.
+"""The command line. One table of commands; each is a dataclass of settings (parsed by jsonargparse, from flags and
+YAML) and a function. `litlm --help` reads the table alone, and a command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -38,10 +38,14 @@ COMMANDS = {
         "FinetuneSettings", "litlm.cli:finetune", "model", (("method", "name"), ("data", "path")),
         example="litlm finetune smollm2-135m-instruct --method lora --data data.jsonl --out_dir out/mine",
     ),
-    "merge": Command("MergeCommand", "litlm.cli:merge", "adapter", example="litlm merge out/mine/final --out_dir out/merged"),
+    "merge": Command(
+        "MergeCommand", "litlm.cli:merge", "adapter", example="litlm merge out/mine/final --out_dir out/merged",
+    ),
     "models": Command("ModelsCommand", "litlm.describe:models", "match", example="litlm models smollm2"),
     "describe": Command("DescribeCommand", "litlm.describe:describe", "model", example="litlm describe llama-3.1-8b"),
-    "download": Command("DownloadCommand", "litlm.cli:download", "model", example="litlm download smollm2-135m-instruct"),
+    "download": Command(
+        "DownloadCommand", "litlm.cli:download", "model", example="litlm download smollm2-135m-instruct",
+    ),
 }  # fmt: skip
 
 SUMMARIES = {
@@ -191,10 +195,8 @@ def finetune(settings: Any) -> None:
 
     result = run(settings)
     out = settings.out_dir
-    print(
-        f"\n{result.steps} steps, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: final/ (the adapter), loss.png,"
-    )
-    print("metrics.csv and settings.yaml. Go on with:")
+    print(f"\n{result.steps} steps, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: final/ (the adapter),")
+    print("loss.png, metrics.csv and settings.yaml. Go on with:")
     print(f"  litlm chat {settings.model} --adapter {out}/final")
     print(f"  litlm merge {out}/final --out_dir {out}/merged")
 

@@ -107,10 +107,22 @@ class KVCache(Context):
             if self.start[0] == 0:  # nothing before these tokens
                 return F.scaled_dot_product_attention(q, k, v, is_causal=length > 1, enable_gqa=grouped)
             if length == 1:
-                return F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end], enable_gqa=grouped)
+                # The heads that share a kv head are rows of one product: all of them see every key.
+                rows = q.view(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
+                return F.scaled_dot_product_attention(rows, keys[:, :, :end], values[:, :, :end]).view(q.shape)
         if window not in self._masks:
             self._masks[window] = visible(self.positions, torch.arange(end, device=q.device), window)
         mask = self._masks[window]
         return F.scaled_dot_product_attention(
             q, keys[:, :, :end], values[:, :, :end], attn_mask=mask, enable_gqa=grouped
         )
+
+    def row_bias(self, end: int, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """For one row and one new token: its slot (1,), and what to add to the scores of `end` slots (1, end).
+
+        Slots behind it are out of sight, so a caller may look at more of them than are filled.
+        """
+        if window not in self._masks:
+            seen = visible(self.positions, torch.arange(end, device=self.positions.device), window)[0, 0]
+            self._masks[window] = torch.zeros(1, end, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+        return self.positions[0], self._masks[window]

@@ -1,4 +1,4 @@
-"""`litlm models` and `litlm describe`: what is known by name, and what a model is made of. No torch."""
+"""`litlm models` and `litlm describe`: known names, and what a model is made of. No torch except for .gguf files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def describe(settings: DescribeCommand) -> None:
 
     path = Path(settings.model)
     if find_model(settings.model) is None and path.exists():
-        config, title = Config.from_hf(path), str(path)
+        config, title = _config_of(path), str(path)
     else:
         info = get_model(settings.model)
         config, title = Config.from_name(settings.model), f"{info.name} ({info.hub_id}, {info.license})"
@@ -84,13 +84,21 @@ def describe(settings: DescribeCommand) -> None:
         "rope": rope,
         "unlike Llama": ", ".join(_differences(config)) or "nothing",
         "weights": f"{size(4 * n)} in float32, {size(2 * n)} in bfloat16",
-        "KV cache": f"{size(per_token)} a token in bfloat16, {size(per_token * config.max_seq_len)} for the whole context",
+        "KV cache": f"{size(per_token)} a token in bfloat16, {size(per_token * config.max_seq_len)} for a full context",
     }
     for key, value in rows.items():
         grid.add_row(key, value)
     console = Console(highlight=False)
     console.print(f"[bold]{title}[/bold]")
     console.print(grid)
+
+
+def _config_of(path: Path) -> Config:
+    if path.suffix.lower() != ".gguf":
+        return Config.from_hf(path)
+    from litlm.checkpoint.gguf import GGUFSource  # the one place here that imports torch
+
+    return GGUFSource(path).config
 
 
 def _differences(config: Config) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 
 from litlm.context import KVCache
 from litlm.model import GPT
+from litlm.ops import one_row
 from litlm.sample import Sampler
 from litlm.settings import SamplingSettings
 
@@ -70,4 +71,5 @@ def _decode(
             ended[b] |= token in stop_ids or step >= room[b] or b in (from_outside or ())
         if all(ended):
             return
-        logits = model(chosen[:, None], context=cache)[:, -1]
+        with one_row(weight.dtype, len(prompts), device):
+            logits = model(chosen[:, None], context=cache)[:, -1]

@@ -245,7 +245,7 @@ class LLM:
 
 
 def _read_generation(file: Path) -> dict[str, Any]:
-    """How the checkpoint is meant to be sampled: kept for `save`, except for its end tokens litlm makes no use of it."""
+    """How the checkpoint is meant to be sampled: kept for `save`; litlm itself uses only its end tokens."""
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as e:

@@ -141,8 +141,8 @@ class GPT(nn.Module):
     ) -> Tensor:
         """tokens: (B, T) ids -> logits (B, T, V), or with output="hidden" the final states (B, T, C).
 
-        positions: (B, T) or (1, T), for rope; the context's own by default. context: what tokens attend to; plain causal
-        by default. keep: (B, N) indexes into T; only those positions are returned, (B, N, V).
+        positions: (B, T) or (1, T), for rope; the context's own by default. context: what tokens attend to, plain
+        causal by default. keep: (B, N) indexes into T; only those positions are returned, (B, N, V).
         """
         context = Causal() if context is None else context
         own = context.begin(*tokens.shape, device=tokens.device)

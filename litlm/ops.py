@@ -1,13 +1,17 @@
-"""Matrix products on the CPU by the faster of PyTorch's two libraries.
+"""Matrix products on the CPU by the fastest of the ways PyTorch has. On other devices these are `F.linear`.
 
 PyTorch multiplies fp32 matrices with MKL, which takes a slow path on processors that are not Intel's. oneDNN, which the
 same PyTorch build brings and uses for bf16, has no such path: twice the speed on AMD's Zen 5, one row or thousands.
-`benchmarks/` measures it. Everywhere else these functions are `F.linear`.
+For one row in bf16 it is the other way round: PyTorch's own kernel reads the weights twice as fast as oneDNN. And where
+the code is compiled, a product with one row is fastest as a plain sum, which becomes a loop at memory speed.
+`benchmarks/` measures all three.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +27,7 @@ _ONEDNN = (
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None if bias is None else bias.contiguous(), "none", [], "")
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -47,9 +51,16 @@ class _OneDNNLinear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in) times weight (out, in) transposed, plus bias (out,): `F.linear`, faster on some CPUs."""
-    if not (_ONEDNN and x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"):
+    if x.device.type != "cpu" or weight.device.type != "cpu":
         return F.linear(x, weight, bias)
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.numel() == 0:
+    if torch.compiler.is_compiling():
+        if x.numel() != x.size(-1) or torch.is_grad_enabled():
+            return F.linear(x, weight, bias)
+        row = (weight * x.view(-1)).sum(-1)
+        return (row if bias is None else row + bias).view(*x.shape[:-1], -1)
+    if not _ONEDNN or not x.dtype == weight.dtype == torch.float32:
+        return F.linear(x, weight, bias)
+    if torch.is_autocast_enabled("cpu") or x.numel() == 0:
         return F.linear(x, weight, bias)
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
@@ -57,8 +68,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _onednn(x, weight, bias)
 
 
+@contextmanager
+def one_row(dtype: torch.dtype, rows: int, device: torch.device) -> Iterator[None]:
+    """While decoding `rows` rows: take PyTorch's own kernel where it beats oneDNN (half precision, one row, CPU)."""
+    switch = device.type == "cpu" and rows == 1 and dtype != torch.float32 and torch.backends.mkldnn.enabled
+    if switch:
+        torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        if switch:
+            torch.backends.mkldnn.enabled = True
+
+
 class Linear(nn.Linear):
-    """`nn.Linear` with the product above, and without weights of its own making: `GPT.init_weights` or a file fills them.
+    """`nn.Linear` with the product above and no weights of its own making: `GPT.init_weights` or a file fills them.
 
     (Drawing random numbers on the meta device would also import all of torch's compiler, several seconds.)
     """

@@ -1,7 +1,7 @@
 """`litlm quickstart`: a real model, before and after it learned something. The README's first command.
 
-Facts about litlm are something no model knows, so what it says afterwards comes from the finetuning. The questions asked
-here are worded differently from those in the data, and one has nothing to do with it: its answer must stay.
+Facts about litlm are something no model knows, so what it says afterwards comes from the finetuning. The questions
+asked here are worded differently from those in the data, and one has nothing to do with it: its answer must stay.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ class LoraMethod:
         r: Rank of the adapters.
         alpha: The adapters' output is scaled by alpha / r.
         dropout: Probability of dropping an adapter's input while training.
-        targets: Linear layers that get an adapter, by the end of their name (q_proj, layers.0.attn.v_proj), or all-linear.
+        targets: Linear layers that get an adapter, by the end of their name (q_proj, layers.0.attn.v_proj); all-linear
+            means all in the layers.
     """
 
     name: Literal["lora"] = "lora"
@@ -235,7 +236,7 @@ class DescribeCommand:
     """Show a model's architecture, parameters and memory.
 
     Args:
-        model: A zoo name or a checkpoint directory.
+        model: A zoo name, a checkpoint directory or a .gguf file.
     """
 
     model: str
@@ -316,4 +317,4 @@ class QuickstartCommand:
     seed: int = 1337
 
 
-QUICKSTART_TRAIN = TrainSettings(epochs=6, batch_size=8, micro_batch_size=8, lr=1e-3, warmup_steps=5, val_interval=20)
+QUICKSTART_TRAIN = TrainSettings(epochs=4, batch_size=8, micro_batch_size=8, lr=1e-3, warmup_steps=5, val_interval=20)

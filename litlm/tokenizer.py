@@ -364,10 +364,11 @@ def _decoder_types(core: tokenizers.Tokenizer) -> list[str]:
 
 def _exact_offsets(core: tokenizers.Tokenizer) -> None:
     """Make the post-processor leave spaces inside the offsets of their tokens; ids do not depend on that."""
-    if core.post_processor is None:
-        return
-    state = core.post_processor.__getstate__().decode()
-    core.post_processor.__setstate__(re.sub(r'"trim_offsets":\s*true', '"trim_offsets":false', state).encode())
+    processor = core.post_processor
+    if processor is not None:
+        state = processor.__getstate__().decode()
+        processor.__setstate__(re.sub(r'"trim_offsets":\s*true', '"trim_offsets":false', state).encode())
+        core.post_processor = processor
 
 
 def _byte_alphabet() -> dict[str, int]:

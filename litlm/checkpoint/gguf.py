@@ -83,8 +83,12 @@ class GGUFSource(WeightSource):
             if str(path) in str(e):
                 raise
             raise ValueError(f"{path} is truncated or corrupt ({e}); download it again") from None
-        self.family = family_of_gguf(str(self.metadata.get("general.architecture")))
         try:
+            if (parts := self.metadata.get("split.count", 0)) > 1:
+                raise ValueError(f"it is one of {parts} files of a split model; join them with llama.cpp's gguf-split")
+            if "token_embd.weight" not in self._tensors:
+                raise ValueError("token_embd.weight is missing, so it holds no language model")
+            self.family = family_of_gguf(str(self.metadata.get("general.architecture")))
             self.config = self._config(self.family)
             self._theirs = self._names(gguf)
         except ValueError as e:
@@ -92,9 +96,8 @@ class GGUFSource(WeightSource):
 
     def _config(self, family: Family) -> Config:
         assert family.gguf is not None
-        shape = self._tensors["token_embd.weight"].shape if "token_embd.weight" in self._tensors else (0, 0)
         derived = {
-            "litlm.vocab_size": int(shape[1]),  # GGUF lists dimensions in reverse
+            "litlm.vocab_size": self._shape("token_embd.weight")[0],
             "litlm.tied": "output.weight" not in self._tensors,
             "litlm.tensors": self._tensors.keys(),
         }

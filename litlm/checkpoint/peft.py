@@ -139,7 +139,7 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
         match = weights.from_theirs(f"{module}.weight")
         if part not in ("lora_A", "lora_B") or match is None:
             problems.append(f"{key} is not a LoRA tensor of a {model.config.family} model")
-        elif len(match.ours) > 1:
+        elif len(match.ours) != 1:
             problems.append(f"{key} adapts a fused layer, which litlm keeps apart as {', '.join(match.ours)}")
         elif (ours := match.ours[0].removesuffix(".weight")) not in layers:
             problems.append(f"{key}: this model has no linear layer there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,8 +71,13 @@ def _join_qkv(tensors: Sequence[Any], config: Config) -> Any:
 def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
     heads, width = metadata.get("gptneox.attention.head_count"), metadata.get("gptneox.embedding_length")
     turned = metadata.get("gptneox.rope.dimension_count")
+    share = None
+    if turned and heads and width:
+        share = turned / (width // heads)
+        if int(width // heads * share) < turned:  # 44 * (30 / 44) rounds to less than 30
+            share = math.nextafter(share, 1.0)
     return gguf_common(metadata, "gptneox", "gpt_neox", "attention.layer_norm_epsilon") | dict(
-        rotary_pct=turned / (width // heads) if turned and heads and width else None,
+        rotary_pct=share,
         rotary_emb_base=metadata.get("gptneox.rope.freq_base"),
         layer_norm_eps=metadata.get("gptneox.attention.layer_norm_epsilon"),
         use_parallel_residual=metadata.get("gptneox.use_parallel_residual", True),

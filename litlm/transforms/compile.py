@@ -1,0 +1,65 @@
+"""Compiled decoding on the CPU: one graph for all layers, for one row at a time.
+
+Decoding one token is a walk through all weights, so the limit is memory bandwidth; eager PyTorch stays well under it.
+Compiled, a layer's products become plain loops at memory speed with norms, rope and activation fused in. A layer's keys
+and values come in as views whose length is the only thing that changes (in steps of 64, masked), so every layer and
+every step runs the same code. Anything but one row goes the usual way.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from litlm.context import Context, KVCache
+from litlm.model import GPT, Block
+from litlm.ops import linear
+
+_STEP = 64  # cached tokens are attended to in multiples of this
+
+
+class _Row(Context):
+    """One layer's view of a cache for one new token. at: (1,), its slot; bias: (1, S), -inf where not visible."""
+
+    def __init__(self, k: Tensor, v: Tensor, at: Tensor, bias: Tensor) -> None:
+        self.k, self.v, self.at, self.bias = k, v, at, bias
+
+    def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
+        return self.at[None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, window: int | None = None) -> Tensor:
+        self.k.index_copy_(2, self.at, k)
+        self.v.index_copy_(2, self.at, v)
+        rows = q.view(q.size(0), k.size(1), -1, q.size(-1))  # (1, K, H / K, D)
+        return F.scaled_dot_product_attention(rows, self.k, self.v, self.bias).view(q.shape)
+
+
+def _layer(block: Block, x: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tensor, at: Tensor, bias: Tensor) -> Tensor:
+    return Block.forward(block, x, cos, sin, _Row(k, v, at, bias), 0)
+
+
+def _head(model: GPT, x: Tensor) -> Tensor:
+    return linear(model.norm(x), model.head_weight)
+
+
+def compile_decoding(model: GPT) -> None:
+    """Run decoding with a `KVCache` of one row compiled. The first tokens then wait some seconds for the compiler."""
+    step = torch.compile(_layer, fullgraph=True)
+
+    def forward(block: Block, x: Tensor, cos: Tensor, sin: Tensor, context: Context, layer: int) -> Tensor:
+        one_row = x.size(0) == x.size(1) == 1 and x.device.type == "cpu" and isinstance(context, KVCache)
+        if not one_row or torch.is_grad_enabled():
+            return Block.forward(block, x, cos, sin, context, layer)
+        assert isinstance(context, KVCache)
+        end = min(-(-context.lengths[0] // _STEP) * _STEP, context.max_len)
+        at, bias = context.row_bias(end, block.config.sliding_window, x.dtype)
+        k, v = context.k[layer][:, :, :end], context.v[layer][:, :, :end]
+        for tensor, dim in ((k, 2), (v, 2), (bias, 1)):
+            torch._dynamo.mark_dynamic(tensor, dim)
+        return step(block, x, cos, sin, k, v, at, bias)
+
+    for block in model.layers:
+        block.forward = partial(forward, block)  # type: ignore[method-assign]
