@@ -23,7 +23,9 @@ def chat(settings: ChatCommand) -> None:
     from litlm.llm import LLM
 
     print(f"Loading {settings.model} ...", file=sys.stderr)
-    llm = LLM.load(settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype)
+    llm = LLM.load(
+        settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype, compile=settings.compile
+    )
     device = llm.model.embed.weight.device.type
     print(
         f"{settings.model} on {device}, context {llm.config.max_seq_len:,} tokens. /help lists commands.",

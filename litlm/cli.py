@@ -4,6 +4,7 @@ YAML) and a function. `litlm --help` reads the table alone, and a command import
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -133,27 +134,51 @@ def parse(name: str, argv: list[str]) -> Any:
         if action.dest in groups:
             action.metavar = groups[action.dest].upper()
             action.help = f"Short for --{action.dest}.{groups[action.dest]}."
-    config = parser.parse_args(_rewrite(argv, command))
+    kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+    lists = {name for name, kind in kinds.items() if kind == tuple[str, ...]}
+    switches = {name for name, kind in kinds.items() if kind is bool}
+    config = parser.parse_args(_rewrite(argv, command, lists, switches))
     config.pop("config", None)
     return cls(**vars(parser.instantiate(config)))
 
 
-def _rewrite(argv: list[str], command: Command) -> list[str]:
-    """Write out what the command line leaves unsaid: the positional argument's flag, and `--data FILE`."""
+def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[str]) -> list[str]:
+    """Write out what the command line leaves unsaid: the positional argument's flag, `--data FILE`, the path of a
+    recipe, `true` behind a switch, and the brackets of a list (`--stop A --stop B`).
+    """
     out: list[str] = []
+    texts: dict[str, list[str]] = {}
     groups = dict(command.short)
     if command.positional and argv and not argv[0].startswith("-"):
         argv = [f"--{command.positional}", *argv]
-    for i, arg in enumerate(argv):
-        flag, eq, value = arg.partition("=")
-        if flag == "--config" and eq:
-            value = recipe(value)
-        elif i and argv[i - 1] == "--config":
-            flag = recipe(flag)
-        if flag.startswith("--") and flag[2:] in groups:
-            flag = f"{flag}.{groups[flag[2:]]}"
+    rest = list(argv)
+    while rest:
+        flag, eq, value = rest.pop(0).partition("=")
+        name = flag.removeprefix("--") if flag.startswith("--") else ""
+        if name in groups:
+            name = f"{name}.{groups[name]}"
+            flag = f"--{name}"
+        if name in switches and not eq and (not rest or rest[0].lower() not in ("true", "false")):
+            eq, value = "=", "true"
+        if name in (*lists, "config") and (eq or rest):
+            value = value if eq else rest.pop(0)
+            if name in lists:
+                texts.setdefault(name, []).extend(_texts(value))
+                continue
+            eq, value = "=", recipe(value)
         out.append(flag + eq + value)
-    return out
+    return out + [f"--{name}={json.dumps(values, ensure_ascii=False)}" for name, values in texts.items()]
+
+
+def _texts(value: str) -> list[str]:
+    """One text, or several as a YAML list: [a, b]."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(value) if value.startswith("[") else None
+    except yaml.YAMLError:
+        found = None
+    return found if isinstance(found, list) else [value]
 
 
 def recipe(name: str) -> str:
@@ -178,7 +203,9 @@ def generate(settings: Any) -> None:
     from litlm.llm import LLM
 
     prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
-    llm = LLM.load(settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype)
+    llm = LLM.load(
+        settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype, compile=settings.compile
+    )
     sampling = sampling_of(settings)
     if settings.chat:
         pieces = llm.chat([{"role": "user", "content": prompt}], stream=True, **sampling)

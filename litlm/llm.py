@@ -79,8 +79,13 @@ class LLM:
         adapter: str | Path | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        compile: bool = False,
     ) -> LLM:
-        """Load a directory, a .gguf file, a zoo name or a hub id; `adapter` is a directory in PEFT's format."""
+        """Load a directory, a .gguf file, a zoo name or a hub id.
+
+        adapter: a directory in PEFT's format. compile: decode one prompt at a time with compiled layers on a CPU, for
+        some seconds of compiling at first.
+        """
         from litlm.checkpoint.base import load_model
         from litlm.download import resolve
         from litlm.tokenizer import Tokenizer
@@ -118,6 +123,10 @@ class LLM:
             from litlm.checkpoint.peft import load_adapter
 
             load_adapter(model, adapter)
+        if compile:
+            from litlm.transforms.compile import compile_decoding
+
+            compile_decoding(model)
         return llm
 
     @property

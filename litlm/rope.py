@@ -1,8 +1,8 @@
 """Rotary position embedding (Su et al. 2021) in the half-split layout: dimension j turns together with j + R/2.
 
 The frequencies follow transformers' fp32 arithmetic step by step, so that long positions agree to the last bit. They
-are a buffer that is never saved, and they recompute themselves after any move or cast: bf16 frequencies would be wrong by
-whole turns after a few hundred tokens.
+are a buffer that is never saved, and they recompute themselves after any move or cast: bf16 frequencies would be wrong
+by whole turns after a few hundred tokens.
 """
 
 from __future__ import annotations

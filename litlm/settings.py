@@ -244,7 +244,7 @@ class DescribeCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateCommand(SamplingSettings):
-    """Continue a text, or answer it with --chat true.
+    """Continue a text, or answer it with --chat.
 
     Args:
         model: A directory, .gguf file, zoo name or hub id.
@@ -253,6 +253,7 @@ class GenerateCommand(SamplingSettings):
         adapter: Directory of a LoRA adapter in PEFT's format.
         device: auto, cuda, mps or cpu.
         dtype: auto, float32, bfloat16 or float16.
+        compile: Decode faster on a CPU, after some seconds of compiling.
     """
 
     model: str
@@ -261,6 +262,7 @@ class GenerateCommand(SamplingSettings):
     adapter: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +275,7 @@ class ChatCommand(SamplingSettings):
         adapter: Directory of a LoRA adapter in PEFT's format.
         device: auto, cuda, mps or cpu.
         dtype: auto, float32, bfloat16 or float16.
+        compile: Decode faster on a CPU, after some seconds of compiling.
     """
 
     model: str
@@ -280,6 +283,7 @@ class ChatCommand(SamplingSettings):
     adapter: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    compile: bool = False
     max_new_tokens: int = 512
 
 

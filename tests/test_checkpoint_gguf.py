@@ -308,6 +308,12 @@ def test_rope_scaling_metadata(case: Case, tmp_path: Path) -> None:
     )
 
 
+def test_no_share_means_whole_heads(tmp_path: Path) -> None:
+    case = Case("gguf-neox-whole", "gpt_neox", NEOX.hf | dict(rotary_pct=1.0), 46)
+    theirs, tensors = converted(case, Q.F32)
+    same_logits(write(tmp_path / "m.gguf", case, tensors, rope__dimension_count=None), case, theirs)
+
+
 def test_every_share_of_a_head_survives() -> None:
     """The file has the number of turned dimensions; as a fraction of the head it must round back to it."""
     from litlm.families.gpt_neox import from_gguf

@@ -380,10 +380,11 @@ def reference(smollm2_gguf: Path) -> Any:
 
 
 @torch.inference_mode()
-def test_real_logits_equal_transformers(smollm2: LLM, reference: Any) -> None:
-    import this
+def test_real_logits_equal_transformers(smollm2: LLM, reference: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import this  # prose that comes with Python
 
-    long = smollm2.tokenizer.encode("".join(this.d.get(c, c) for c in this.s) * 6)[:2000]
+    capsys.readouterr()
+    long = smollm2.tokenizer.encode("".join(this.d.get(c, c) for c in this.s) * 10)[:2000]
     assert len(long) == 2000
     for ids in [*map(smollm2.tokenizer.encode, PROMPTS), long]:
         keep = torch.arange(max(0, len(ids) - 64), len(ids))
@@ -438,7 +439,7 @@ def test_the_real_model_saved_loads_in_transformers(smollm2: LLM, reference: Any
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     assert list(ids) == smollm2.style.encode(messages, smollm2.tokenizer)
-    assert theirs.generation_config.eos_token_id in (2, [2])
+    assert theirs.generation_config.eos_token_id == [0, 2]
     again = LLM.load(tmp_path, device="cpu")
     assert again.config.dtype == "float32"
     assert again.chat(messages, max_new_tokens=20) == smollm2.chat(messages, max_new_tokens=20)

@@ -112,6 +112,8 @@ class GGUFSource(WeightSource):
             named = ", ".join(f"{key}={value!r}" for key, value in unread.items())
             raise ValueError(f"metadata not understood, and it might change what the model computes: {named}")
         fields = {key: value for key, value in fields.items() if value is not None}
+        if isinstance(layers := fields.get("num_hidden_layers"), int) and layers > len(self._tensors):
+            raise ValueError(f"{arch}block_count={layers}, but the file holds {len(self._tensors)} tensors")
         if "rope_freqs.weight" in self._tensors:
             fields["rope_scaling"] = self._llama3_scaling(fields)
         return config_from_hf(fields)

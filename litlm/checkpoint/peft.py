@@ -86,6 +86,8 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as e:
         raise ValueError(f"{file} is not valid JSON ({e})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold a JSON object, not {type(config).__name__}")
     unsupported = {
         "peft_type": config.get("peft_type") != "LORA",
         "use_dora": config.get("use_dora"),
@@ -160,9 +162,8 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
     if not tensors:
         problems.append(f"{WEIGHTS} holds no tensors")
     if problems:
-        raise ValueError(
-            f"The adapter in {path} does not fit the model:\n" + "\n".join(f"- {p}" for p in problems[:40])
-        )
+        shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
+        raise ValueError(f"The adapter in {path} does not fit the model:\n" + "\n".join(f"- {p}" for p in shown))
     for ours, parts in found.items():
         r = parts["lora_A"].size(0)
         alpha = _pattern(config, "alpha_pattern", names[ours], config.get("lora_alpha", 8))

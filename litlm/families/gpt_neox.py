@@ -71,8 +71,8 @@ def _join_qkv(tensors: Sequence[Any], config: Config) -> Any:
 def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
     heads, width = metadata.get("gptneox.attention.head_count"), metadata.get("gptneox.embedding_length")
     turned = metadata.get("gptneox.rope.dimension_count")
-    share = None
-    if turned and heads and width:
+    share = 1.0
+    if turned and heads and width and width >= heads:
         share = turned / (width // heads)
         if int(width // heads * share) < turned:  # 44 * (30 / 44) rounds to less than 30
             share = math.nextafter(share, 1.0)
