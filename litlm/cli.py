@@ -130,13 +130,16 @@ def parse(name: str, argv: list[str]) -> Any:
     )
     parser.add_class_arguments(cls, fail_untyped=True)
     groups = dict(command.short)
+    kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+    lists = {name for name, kind in kinds.items() if kind == tuple[str, ...]}
+    switches = {name for name, kind in kinds.items() if kind is bool}
     for action in parser._actions:
         if action.dest in groups:
             action.metavar = groups[action.dest].upper()
             action.help = f"Short for --{action.dest}.{groups[action.dest]}."
-    kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
-    lists = {name for name, kind in kinds.items() if kind == tuple[str, ...]}
-    switches = {name for name, kind in kinds.items() if kind is bool}
+        elif action.dest in lists:
+            action.metavar = "TEXT"
+            action.help = f"{action.help} May be repeated."
     config = parser.parse_args(_rewrite(argv, command, lists, switches))
     config.pop("config", None)
     return cls(**vars(parser.instantiate(config)))
@@ -146,6 +149,7 @@ def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[s
     """Write out what the command line leaves unsaid: the positional argument's flag, `--data FILE`, the path of a
     recipe, `true` behind a switch, and the brackets of a list (`--stop A --stop B`).
     """
+    configs: list[str] = []  # first, because what comes later wins
     out: list[str] = []
     texts: dict[str, list[str]] = {}
     groups = dict(command.short)
@@ -164,10 +168,11 @@ def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[s
             value = value if eq else rest.pop(0)
             if name in lists:
                 texts.setdefault(name, []).extend(_texts(value))
-                continue
-            eq, value = "=", recipe(value)
+            else:
+                configs.append(f"--config={recipe(value)}")
+            continue
         out.append(flag + eq + value)
-    return out + [f"--{name}={json.dumps(values, ensure_ascii=False)}" for name, values in texts.items()]
+    return configs + out + [f"--{name}={json.dumps(values, ensure_ascii=False)}" for name, values in texts.items()]
 
 
 def _texts(value: str) -> list[str]:

@@ -89,7 +89,7 @@ def describe(settings: DescribeCommand) -> None:
     for key, value in rows.items():
         grid.add_row(key, value)
     console = Console(highlight=False)
-    console.print(f"[bold]{title}[/bold]")
+    console.print(title, style="bold", markup=False, soft_wrap=True)
     console.print(grid)
 
 

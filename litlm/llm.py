@@ -36,7 +36,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
             chosen = torch.device(device)
         except RuntimeError:
             raise ValueError(f"device={str(device)!r} is unknown; use auto, cuda, cuda:1, mps or cpu") from None
-        lacks_cuda = chosen.type == "cuda" and not torch.cuda.is_available()
+        lacks_cuda = chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
         if lacks_cuda or (chosen.type == "mps" and not torch.backends.mps.is_available()):
             raise ValueError(f"device={str(device)!r} is not available to this PyTorch ({torch.__version__}); use cpu")
         return chosen

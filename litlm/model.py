@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from litlm.config import Config, LayerConfig, NormConfig
 from litlm.context import Causal, Context
-from litlm.ops import Embedding, Linear, linear
+from litlm.ops import Embedding, Linear, linear, swiglu
 from litlm.rope import Rope, apply_rope
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
@@ -69,7 +69,8 @@ class GatedMLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.n_embd, bias=config.mlp.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(swiglu(gate, up) if self.act is F.silu else self.act(gate) * up)
 
 
 class PlainMLP(nn.Module):

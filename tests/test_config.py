@@ -28,6 +28,8 @@ from litlm.model import GPT
 from litlm.zoo import find_model, get_model, list_models
 
 TINY: dict[str, Any] = dict(vocab_size=11, n_layer=2, n_embd=8, n_head=2)
+WRONG_NORM: dict[str, Any] = dict(kind="batch", eps="small")
+WRONG_MLP: dict[str, Any] = dict(activation="mish")
 
 # --- validation ----------------------------------------------------------------------------------------------------
 
@@ -76,7 +78,7 @@ def test_layers_differ_where_the_pattern_says_so() -> None:
         ),
         (
             dict(vocab_size="11", n_layer=2.0, dtype="float8", name=None, bos_token_id="<s>", eos_token_id=(1, "x"),
-                 tie_embeddings=1, norm=NormConfig(kind="batch", eps="small"), mlp=MLPConfig(activation="mish")),
+                 tie_embeddings=1, norm=NormConfig(**WRONG_NORM), mlp=MLPConfig(**WRONG_MLP)),
             ["vocab_size='11' must be int", "n_layer=2.0", "dtype='float8'", "'bfloat16'", "name=None", "bos_token_id",
              "eos_token_id", "tie_embeddings=1", "norm.kind='batch' must be 'rms' or 'layer'", "norm.eps", "'mish'"],
         ),

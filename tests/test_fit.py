@@ -1,8 +1,9 @@
-"""The training loop: equal steps however batches are cut, losses as transformers computes them, files that run again."""
+"""The training loop: steps that don't depend on micro batches, transformers' losses, files that run again."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -31,9 +32,10 @@ from litlm.train.report import FIELDS, Log, duration
 from litlm.train.schedule import learning_rate
 from litlm.transforms.lora import adapters, apply_lora
 
+WORDS = ("fox", "dog", "Paris", "France", "quick", "brown", "lazy")
 RECORDS = [
     {"instruction": f"{word}?", "output": f"{word} is {'very ' * i}{other}."}
-    for i, (word, other) in enumerate(zip("fox dog Paris France quick brown lazy".split(), "abcdefg", strict=True))
+    for i, (word, other) in enumerate(zip(WORDS, "abcdefg", strict=True))
 ]
 
 
@@ -103,7 +105,9 @@ def test_the_loss_is_the_one_that_transformers_computes(family: str, tmp_path: P
     from transformers import AutoModelForCausalLM
 
     train, val = _dataset((9, 30, 4, 17)), _dataset((40, 6, 3), seed=5)
-    llm, result, _ = _fit(train, tmp_path, family=family, val=val, batch_size=4, micro_batch_size=2, max_steps=3, lr=1e-2)
+    llm, result, _ = _fit(
+        train, tmp_path, family=family, val=val, batch_size=4, micro_batch_size=2, max_steps=3, lr=1e-2
+    )
     model = AutoModelForCausalLM.from_pretrained(tiny.folder(family), dtype=torch.float32).eval()
 
     def reference(data: Dataset) -> float:
@@ -207,8 +211,8 @@ def test_validation_leaves_the_mode_and_no_gradient(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "examples", "steps"),
     [
-        ({}, 8, 1), ({}, 9, 2), ({}, 3, 1), ({"max_steps": 5}, 3, 5), ({"max_steps": 5}, 1000, 5), ({"epochs": 3}, 16, 6),
-        ({"epochs": 3}, 10, 4), ({"epochs": 6}, 3, 3), ({"epochs": 3, "max_steps": 4}, 16, 4),
+        ({}, 8, 1), ({}, 9, 2), ({}, 3, 1), ({"max_steps": 5}, 3, 5), ({"max_steps": 5}, 1000, 5),
+        ({"epochs": 3}, 16, 6), ({"epochs": 3}, 10, 4), ({"epochs": 6}, 3, 3), ({"epochs": 3, "max_steps": 4}, 16, 4),
         ({"epochs": 3, "max_steps": 400}, 16, 6),
     ],
 )  # fmt: skip
@@ -286,7 +290,9 @@ def test_what_a_run_leaves(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert written.keys() == {"model", "data", "method", "train", "out_dir", "seed", "device", "dtype"}
     fresh = tiny.load()
     load_adapter(fresh.model, run / "final")
-    assert json.loads((run / "final" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny.folder())
+    assert json.loads((run / "final" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        tiny.folder()
+    )
 
 
 def test_the_written_settings_run_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,8 +313,7 @@ def test_a_separate_validation_file_and_none(data: Path, tmp_path: Path) -> None
     val = tmp_path / "val.json"
     val.write_text(json.dumps(RECORDS[:2]))
     settings = _settings(data, tmp_path / "run", max_steps=1)
-    base = settings.__dict__
-    with_file = FinetuneSettings(**(base | {"data": DataSettings(path=str(data), val_path=str(val))}))
+    with_file = dataclasses.replace(settings, data=DataSettings(path=str(data), val_path=str(val)))
     result = finetune(with_file, quiet=True)
     llm = tiny.load(adapter=tmp_path / "run" / "final")
     from lightning.fabric import Fabric
@@ -317,13 +322,14 @@ def test_a_separate_validation_file_and_none(data: Path, tmp_path: Path) -> None
     assert len(expected) == 2
     loss = validate(Fabric(accelerator="cpu", devices=1), llm.model, expected, 2)
     assert result.val_losses == [(1, pytest.approx(loss, rel=1e-4))]
-    without = FinetuneSettings(**(base | {"data": DataSettings(path=str(data), val_fraction=0.0)}))
+    without = dataclasses.replace(settings, data=DataSettings(path=str(data), val_fraction=0.0))
     assert finetune(without, quiet=True).val_losses == []
 
 
 def test_a_run_changes_what_the_model_says(data: Path, tmp_path: Path) -> None:
     settings = _settings(data, tmp_path / "run", max_steps=150, lr=2e-2, batch_size=7, micro_batch_size=7)
-    settings = FinetuneSettings(**(settings.__dict__ | {"method": LoraMethod(r=16), "data": DataSettings(path=str(data), val_fraction=0.0)}))  # fmt: skip
+    data_settings = DataSettings(path=str(data), val_fraction=0.0)
+    settings = dataclasses.replace(settings, method=LoraMethod(r=16), data=data_settings)
     finetune(settings, quiet=True)
     llm = tiny.load(adapter=tmp_path / "run" / "final")
     for record in RECORDS:
@@ -332,7 +338,7 @@ def test_a_run_changes_what_the_model_says(data: Path, tmp_path: Path) -> None:
 
 def test_neox_says_what_it_leaves_out(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = _settings(data, tmp_path / "run", max_steps=1)
-    finetune(FinetuneSettings(**(settings.__dict__ | {"model": str(tiny.folder("gpt_neox"))})))
+    finetune(dataclasses.replace(settings, model=str(tiny.folder("gpt_neox"))))
     assert "No adapters on q_proj, k_proj, v_proj" in capsys.readouterr().err
     load_adapter(tiny.load("gpt_neox").model, tmp_path / "run" / "final")
 
@@ -389,7 +395,13 @@ def test_a_second_ctrl_c_ends_at_once(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_durations() -> None:
-    assert [duration(s) for s in (0, 59.6, 61, 3600, 7384)] == ["0:00 min", "1:00 min", "1:01 min", "1 h 00 min", "2 h 03 min"]
+    assert [duration(s) for s in (0, 59.6, 61, 3600, 7384)] == [
+        "0:00 min",
+        "1:00 min",
+        "1:01 min",
+        "1 h 00 min",
+        "2 h 03 min",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,8 @@ def test_bad_prompts_are_named_together() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("prompt", "text"), [([99999], "outside 0 to 60"), ([-1], "outside 0 to 60"), ([1] * 128, "128 tokens"), ([], "empty")]
+    ("prompt", "text"),
+    [([99999], "outside 0 to 60"), ([-1], "outside 0 to 60"), ([1] * 128, "128 tokens"), ([], "empty")],
 )
 def test_a_bad_prompt_raises_at_the_call(prompt: list[int], text: str, stream: bool) -> None:
     with pytest.raises(ValueError, match=text):

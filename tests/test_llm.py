@@ -285,9 +285,7 @@ def test_saved_models_load_in_transformers_and_back(family: str, tmp_path: Path)
     tokens = torch.randint(340, (2, 40), generator=torch.Generator().manual_seed(1))
     original = AutoModelForCausalLM.from_pretrained(tiny.folder(family), dtype=torch.float32).eval()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32).eval()
-    for (name, a), (other, b) in zip(
-        original.state_dict().items(), theirs.state_dict().items(), strict=True
-    ):
+    for (name, a), (other, b) in zip(original.state_dict().items(), theirs.state_dict().items(), strict=True):
         assert name == other
         assert torch.equal(a, b), name
     with torch.no_grad():
@@ -328,14 +326,14 @@ def test_end_tokens_survive_saving(tmp_path: Path) -> None:
 
 PROMPTS = [
     "The capital of France is", "def fibonacci(n):\n    ", "Once upon a time", "1 + 1 = 2, 2 + 2 =", "東京は日本の",
-    "La vie est", "import numpy as np\n", "Q: What is 17 * 23?\nA:", "a", " ", "\n\n", "🙂🙃", "The mitochondria is the",
-    "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "SELECT * FROM", "Roses are red,", "E = mc^", "xyzzy " * 30,
-    "To be, or not to be,",
+    "La vie est", "import numpy as np\n", "Q: What is 17 * 23?\nA:", "a", " ", "\n\n", "🙂🙃",
+    "The mitochondria is the", "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "SELECT * FROM",
+    "Roses are red,", "E = mc^", "xyzzy " * 30, "To be, or not to be,",
 ]  # fmt: skip
 
 
 def _by_gguf_alone(path: Path) -> dict[str, Tensor]:
-    """The file's weights under transformers' names: gguf's own dequantization, and our own undoing of its q/k layout."""
+    """The file's weights under transformers' names: gguf's dequantization, and the q/k layout undone here."""
     import gguf
 
     layer = {

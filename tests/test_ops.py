@@ -38,7 +38,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         grad = _tensor(*out.shape, seed=9)
         wanted = [i for i, t in enumerate(tensors) if t.requires_grad]
         actual = torch.autograd.grad(out, [tensors[i] for i in wanted], grad)
-        for a, e in zip(actual, torch.autograd.grad(expected, [doubles[i] for i in wanted], grad.double()), strict=True):
+        for a, e in zip(
+            actual, torch.autograd.grad(expected, [doubles[i] for i in wanted], grad.double()), strict=True
+        ):
             _close(a, e)
 
 

@@ -1,4 +1,4 @@
-"""Adapters both ways: what litlm writes PEFT reads, what PEFT writes litlm reads, and what neither can be is refused."""
+"""Adapters both ways: PEFT reads what litlm writes, litlm what PEFT writes, and what can't be read is refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def _written_by_peft(case: Case, path: Path, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("case", "targets"),
     [
-        (LLAMA, ("all-linear",)), (TIED, ("all-linear",)), (TIED, ("q_proj", "v_proj")), (LLAMA, ("layers.1.mlp.up_proj",)),
+        (LLAMA, ("all-linear",)), (TIED, ("all-linear",)), (TIED, ("q_proj", "v_proj")),
+        (LLAMA, ("layers.1.mlp.up_proj",)),
         (QWEN, ("all-linear",)), (QWEN, ("1.attn.o_proj", "down_proj")), (NEOX, ("all-linear",)), (NEOX, ("o_proj",)),
         (NEOX, ("layers.0.mlp.up_proj",)),
     ],
@@ -264,7 +265,9 @@ def _cut(path: Path) -> None:
 
 
 def _drop_half(path: Path) -> None:
-    tensors = {name: t for name, t in load_file(path / WEIGHTS).items() if "lora_B" not in name or "up_proj" not in name}
+    tensors = {
+        name: t for name, t in load_file(path / WEIGHTS).items() if "lora_B" not in name or "up_proj" not in name
+    }
     save_file(tensors, path / WEIGHTS)
 
 

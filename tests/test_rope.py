@@ -154,7 +154,8 @@ def test_partial_rope_turns_the_first_dimensions_only(head_dim: int, fraction: f
     from transformers import GPTNeoXConfig
     from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding, apply_rotary_pos_emb
 
-    config = GPTNeoXConfig(hidden_size=2 * head_dim, num_attention_heads=2, rotary_pct=fraction, rotary_emb_base=321)
+    rope = dict(rope_type="default", rope_theta=321.0, partial_rotary_factor=fraction)
+    config = GPTNeoXConfig(hidden_size=2 * head_dim, num_attention_heads=2, rope_parameters=rope)
     q, k = torch.randn(2, 3, 5, head_dim), torch.randn(2, 3, 5, head_dim)  # (B, H, T, D)
     positions = torch.tensor([[3, 4, 5, 6, 7], [900, 1, 70, 0, 2]])
     expected = apply_rotary_pos_emb(q, k, *GPTNeoXRotaryEmbedding(config)(q, positions))

@@ -117,7 +117,9 @@ def test_greedy_with_a_penalty_equals_transformers_over_several_steps(kind: str)
     sampler = Sampler(SamplingSettings(repetition_penalty=1.8), [list(r) for r in rows], 97, CPU)
     for step in range(8):
         logits = _logits(kind, step)
-        expected = [int(penalty(torch.tensor([r]), x[None].float()).argmax()) for r, x in zip(rows, logits, strict=True)]
+        expected = [
+            int(penalty(torch.tensor([r]), x[None].float()).argmax()) for r, x in zip(rows, logits, strict=True)
+        ]
         assert sampler(logits).tolist() == expected
         for row, token in zip(rows, expected, strict=True):
             row.append(token)

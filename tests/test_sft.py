@@ -133,7 +133,13 @@ def test_broken_lines_are_all_named(tmp_path: Path, llm: LLM) -> None:
     with pytest.raises(ValueError, match="The data can't be used") as e:
         _load(path, llm)
     lines = str(e.value).splitlines()[1:]
-    assert [line.split(",")[1].split(":")[0].strip() for line in lines] == ["line 2", "line 4", "line 6", "line 5", "line 7"]
+    assert [line.split(",")[1].split(":")[0].strip() for line in lines] == [
+        "line 2",
+        "line 4",
+        "line 6",
+        "line 5",
+        "line 7",
+    ]
     assert all(str(path) in line for line in lines)
     assert "not valid JSON" in lines[0]
     assert "not a JSON object" in lines[3]
@@ -158,8 +164,8 @@ def test_wrong_records_are_all_named_with_what_they_hold(lines: bool, tmp_path: 
     found = str(e.value).splitlines()[1:]
     texts = [
         "keys completion, prompt; needed are instruction and output (Alpaca), or messages (chat)", "keys (none)",
-        "keys instruction;", "must be text", "at least one message", "no assistant turn", "messages[0] must have a role",
-        "robot", "keys conversations",
+        "keys instruction;", "must be text", "at least one message", "no assistant turn",
+        "messages[0] must have a role", "robot", "keys conversations",
     ]  # fmt: skip
     assert len(found) == len(texts)
     for number, (line, text) in enumerate(zip(found, texts, strict=True), 2):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litlm.ops import linear
@@ -35,12 +35,37 @@ class LoRA(nn.Module):
         nn.init.zeros_(self.B)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.dropout(x, self.dropout, self.training)
+        if self.dropout and self.training:
+            return _DropLoRA.apply(x, self.A, self.B, self.scale, self.dropout)  # type: ignore[return-value]
         return linear(linear(x, self.A.to(x.dtype)), (self.B * self.scale).to(x.dtype))
 
     def delta(self) -> Tensor:
         """(out, in) in fp32: what merging adds to the weight."""
         return self.scale * (self.B.float() @ self.A.float())
+
+
+class _DropLoRA(torch.autograd.Function):
+    """scale B A dropout(x). Keeps the mask as booleans, and x itself, which other adapters share.
+
+    Autograd would keep the mask in x's dtype and the masked x, for each adapter anew.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, p: float) -> Tensor:
+        mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p)
+        low = linear(x * mask, a.to(x.dtype)) * (scale / (1 - p))  # (..., r)
+        ctx.save_for_backward(x, mask, low, a, b)
+        ctx.factor = scale / (1 - p)
+        return linear(low, b.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, mask, low, a, b = ctx.saved_tensors
+        grad_low = (grad @ b.to(grad.dtype)) * ctx.factor  # (..., r)
+        grad_a = grad_low.flatten(0, -2).T @ (x * mask).flatten(0, -2)
+        grad_b = grad.flatten(0, -2).T @ low.flatten(0, -2)
+        grad_x = (grad_low @ a.to(grad.dtype)).mul_(mask) if ctx.needs_input_grad[0] else None
+        return grad_x, grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
 
 
 def _add_lora(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

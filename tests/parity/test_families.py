@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,9 +89,11 @@ def test_gradients(case: Case) -> None:
         for mine, part in zip(match.ours, parts, strict=True):
             grad = grads[mine]
             assert grad is not None, f"{mine} got no gradient"
-            # Some are zero but for rounding: the queries of a layer in which each token sees itself alone.
-            error = (grad - part).norm() / (part.norm() + 1e-4 * total)
-            assert error <= 1e-4, f"{mine}: {error:.1e}"
+            if part.norm() <= 1e-6 * total:  # queries of a layer in which each token sees itself alone: rounding
+                assert grad.norm() <= 1e-6 * total, mine
+            else:
+                error = (grad - part).norm() / part.norm()
+                assert error <= 1e-4, f"{mine}: {error:.1e}"
             compared.add(mine)
     assert compared == set(grads)
     theirs.zero_grad(set_to_none=True)
@@ -193,9 +196,10 @@ def test_export(case: Case, tmp_path: Path) -> None:
     model, ids = ours(case), tokens(case, 2, 13)
     save_weights(model.state_dict(), model.config, tmp_path)
     assert raw_tensors(tmp_path) == raw_tensors(write(case))
-    back, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         tmp_path, dtype="auto", attn_implementation="eager", output_loading_info=True
     )
+    back, info = loaded
     assert not any(info.values()), info
     assert back.dtype == torch.float32
     with torch.no_grad():

@@ -1,0 +1,441 @@
+"""The commands as people type them: what they print, what they refuse, and what they leave unimported."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from litlm.cli import COMMANDS, SUMMARIES, main, parse
+from litlm.config import Config
+from litlm.settings import FinetuneSettings, GenerateCommand
+from litlm.zoo import get_model, list_models
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process: exit code, standard output and error."""
+
+    def call(*argv: str | Path, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(arg) for arg in argv])
+        except SystemExit as e:
+            code = int(e.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def _shell(*argv: str | Path, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, argv)]
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
+    )  # fmt: skip
+
+
+# --- help and imports ----------------------------------------------------------------------------------------------
+
+
+def test_overview(run: Run) -> None:
+    for argv in ((), ("--help",), ("-h",), ("help",)):
+        code, out, _ = run(*argv)
+        assert code == 0
+        for name in COMMANDS:
+            assert f"  {name} " in out
+            assert SUMMARIES[name] in out
+    assert COMMANDS.keys() == SUMMARIES.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_explains_every_option(name: str, run: Run) -> None:
+    import dataclasses
+
+    import litlm.settings
+
+    code, out, err = run(name, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: litlm {name}")
+    for field in dataclasses.fields(getattr(litlm.settings, COMMANDS[name].settings)):
+        assert f"--{field.name}" in out
+    undescribed = [
+        line for line, after in zip(out.splitlines(), [*out.splitlines()[1:], ""], strict=True)
+        if line.startswith("  --") and len(line.split(None, 2)) < 3 and not after.startswith(" " * 20)
+    ]  # fmt: skip
+    assert not undescribed
+    assert "<class" not in out
+    assert ("example: litlm " + name in out) == bool(COMMANDS[name].example)
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import litlm", ()),
+        ("import litlm; dir(litlm)", ()),
+        ("from litlm.cli import main; main(['--help'])", ()),
+        ("from litlm.cli import main; main(['--version'])", ()),
+        ("from litlm.cli import parse; parse('finetune', ['m', '--data', 'd'])", ("jsonargparse",)),
+        ("import litlm.describe as d, litlm.settings as s; d.models(s.ModelsCommand())", ()),
+        ("import litlm.config, litlm.settings, litlm.families, litlm.zoo; litlm.families.list_families()", ()),
+    ],
+)
+def test_what_is_not_imported(code: str, allowed: tuple[str, ...]) -> None:
+    heavy = {"torch", "jsonargparse", "lightning", "transformers", "tokenizers", "safetensors", "matplotlib"} - {
+        *allowed
+    }
+    done = _shell("-c", f"{code}\nimport sys\nprint('FOUND', sorted({heavy} & sys.modules.keys()))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "FOUND []"
+
+
+def test_the_installed_command() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "litlm", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("litlm 0.")
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("fintune", "finetune"), ("generat", "generate"), ("chats", "chat")])
+def test_an_unknown_command_is_answered_with_the_closest(typed: str, meant: str, run: Run) -> None:
+    code, out, err = run(typed, "--x")
+    assert (code, out) == (2, "")
+    assert f"no command {typed!r}. Did you mean {meant!r}?" in err
+    assert "litlm --help" in run("qqqqqq")[2]
+
+
+@pytest.mark.parametrize(
+    ("argv", "texts"),
+    [
+        (("finetune", "m", "--data", "d", "--train.lr", "x"), ("train.lr", "x")),
+        (("finetune", "m", "--data", "d", "--train.lr", "0"), ("lr=0.0 must be positive",)),
+        (("finetune", "m", "--data", "d", "--train.batch_size", "5"), ("multiple of micro_batch_size=4",)),
+        (("finetune", "m", "--data", "d", "--method", "qlora"), ("method.name", "lora", "qlora")),
+        (("finetune", "m", "--data", "d", "--wrong", "1"), ("--wrong",)),
+        (("finetune", "m", "--data", "d", "--config", "none.yaml"), ("none.yaml",)),
+        (("finetune", "m"), ("data.path",)),
+        (("finetune", "--data", "d"), ("model",)),
+        (("finetune", "m", "--data", "/no/such/file.jsonl"), ("/no/such/file.jsonl does not exist",)),
+        (("generate", "m"), ("prompt",)),
+        (("generate", "smolm2-135m-instruct", "--prompt", "a"), ("smollm2-135m-instruct",)),
+        (("generate", "m", "--prompt", "a", "--temperature", "-1", "--top_k", "0"), ("temperature=-1.0", "top_k=0")),
+        (("generate", "m", "--prompt", "a", "--stop", ""), ("empty text",)),
+        (("generate", tiny.folder, "--prompt", "a", "--device", "gpu"), ("device='gpu'",)),
+        (("generate", tiny.folder, "--prompt", "a", "--dtype", "int3"), ("dtype='int3'",)),
+        (("generate", tiny.folder, "--prompt", ""), ("the prompt is empty",)),
+        (("generate", tiny.folder, "--prompt", "a " * 300), ("the model's context is 256",)),
+        (("generate", tiny.folder, "--prompt", "a", "--adapter", "/no/adapter"), ("/no/adapter is not an adapter",)),
+        (("chat", "smollm3-instruct"), ("smollm3-instruct",)),
+        (("merge", "/no/adapter", "--out_dir", "x"), ("/no/adapter is not an adapter",)),
+        (("describe", "lama-3.1-8b"), ("llama-3.1-8b",)),
+        (("describe", "/"), ("config.json",)),
+        (("models", "nothing-like-it"), ("nothing-like-it",)),
+        (("models", "--family", "bert"), ("bert",)),
+        (("download", "smolm2-135m"), ("smollm2-135m",)),
+    ],
+    ids=lambda value: None if isinstance(value[0], str) and " " in value[0] else "-".join(map(str, value))[:50],
+)
+def test_mistakes_are_answered_in_a_few_lines(argv: tuple[Any, ...], texts: tuple[str, ...], run: Run) -> None:
+    code, out, err = run(*(arg() if callable(arg) else arg for arg in argv))
+    assert code in (1, 2)
+    assert out == ""
+    for text in texts:
+        assert text in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 6
+
+
+def test_a_traceback_on_request() -> None:
+    argv = ("-m", "litlm.cli", "describe", "no-such-model")
+    plain, debug = _shell(*argv), _shell(*argv, LITLM_DEBUG="1")
+    assert (plain.returncode, debug.returncode) == (1, 1)
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m litlm.cli models | head -1", shell=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+# --- options -------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_first_or_by_its_flag() -> None:
+    for argv in (["m", "--prompt", "p"], ["--model", "m", "--prompt", "p"], ["--prompt=p", "--model=m"]):
+        assert parse("generate", argv) == GenerateCommand(model="m", prompt="p")
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "1e3", "[1, 2]", "a: b", "null", "true", "{}", "# x", "-", "", "- a", "*", "é\n🙂", "a=b"]
+)
+def test_prompts_are_taken_as_typed(text: str) -> None:
+    assert parse("generate", ["m", "--prompt", text]).prompt == text
+    assert parse("generate", ["m", f"--prompt={text}"]).prompt == text
+
+
+@pytest.mark.parametrize(
+    "text", ["User:", "###", "1", "null", "a,b", "\n\n", " ", "é 🙂 \"q\" 'p' \\", "\u2028", "{a}", "[", "- x"]
+)
+def test_stop_texts_are_taken_as_typed(text: str) -> None:
+    assert parse("generate", ["m", "--prompt", "p", "--stop", text]).stop == (text,)
+    assert parse("generate", ["m", "--prompt", "p", f"--stop={text}", "--stop", "b"]).stop == (text, "b")
+
+
+def test_lists_switches_and_groups() -> None:
+    assert parse("generate", ["m", "--prompt", "p", "--stop", "[a, b]"]).stop == ("a", "b")
+    switched = parse("generate", ["m", "--chat", "--prompt", "p", "--ignore_eos"])
+    assert (switched.chat, switched.ignore_eos) == (True, True)
+    switched = parse("generate", ["m", "--chat", "false", "--prompt", "p", "--ignore_eos=true"])
+    assert (switched.chat, switched.ignore_eos) == (False, True)
+    short = parse(
+        "finetune", ["m", "--data", "d", "--method=lora", "--method.targets", "q_proj", "--method.targets=v_proj"]
+    )
+    assert short.data.path == "d"
+    assert short.method.targets == ("q_proj", "v_proj")
+    assert parse("finetune", ["m", "--data.path=d"]) == parse("finetune", ["m", "--data=d"])
+    assert parse("finetune", ["m", "--data", "d", "--train.grad_clip", "null"]).train.grad_clip is None
+
+
+def test_yaml_and_flags_that_override_it(tmp_path: Path) -> None:
+    import yaml
+
+    content = {
+        "model": "m", "data": {"path": "d", "max_len": 77}, "train": {"lr": 0.5, "epochs": 3}, "seed": 9,
+        "method": {"r": 3, "targets": ["q_proj", "up_proj"]},
+    }  # fmt: skip
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(content))
+    settings = parse("finetune", ["--config", str(path)])
+    assert isinstance(settings, FinetuneSettings)
+    assert (settings.model, settings.data.max_len, settings.train.lr, settings.train.epochs) == ("m", 77, 0.5, 3)
+    assert settings.method.targets == ("q_proj", "up_proj")
+    for argv in ([f"--config={path}"], ["--config", str(path)]):
+        flags = ["other", "--train.lr", "0.1", "--data", "e", "--method.r=5"]
+        assert parse("finetune", [*flags, *argv]) == parse("finetune", ["other", *argv, *flags[1:]])
+    changed = parse("finetune", [*flags, *argv])
+    assert (changed.model, changed.data.path, changed.data.max_len, changed.seed) == ("other", "e", 77, 9)
+    assert (changed.train.lr, changed.train.epochs, changed.method.r) == (0.1, 3, 5)
+
+
+def test_mistakes_in_yaml_are_named(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "c.yaml"
+    for text, named in (("model: m\nlearning: 3\n", "learning"), ("train: {lr: x}\n", "lr"), ("model: [\n", "line 2")):
+        path.write_text(text)
+        code, _, err = run("finetune", "--config", path, "--data", "d", "--model", "m")
+        assert code == 2
+        assert named in err
+        assert "Traceback" not in err
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+def test_generate(run: Run) -> None:
+    llm = tiny.shared()
+    code, out, err = run(
+        "generate", tiny.folder(), "--prompt", "The quick", "--max_new_tokens", "12", "--device", "cpu"
+    )
+    assert (code, err) == (0, "")
+    assert out == "The quick" + llm.generate("The quick", max_new_tokens=12) + "\n"
+    sampled = ["--temperature", "1.2", "--seed", "4", "--top_k", "20", "--stop", "a"]
+    _, out, _ = run("generate", tiny.folder(), "--prompt=The quick", "--max_new_tokens=12", "--device=cpu", *sampled)
+    assert out == "The quick" + llm.generate(
+        "The quick", max_new_tokens=12, temperature=1.2, seed=4, top_k=20, stop="a"
+    ) + "\n"  # fmt: skip
+
+
+def test_generate_from_standard_input_and_chat(run: Run) -> None:
+    llm = tiny.shared()
+    _, out, _ = run(
+        "generate", tiny.folder(), "--prompt", "-", "--max_new_tokens=9", "--device=cpu", stdin="lazy dog\n"
+    )
+    assert out == "lazy dog\n" + llm.generate("lazy dog\n", max_new_tokens=9) + "\n"
+    _, out, _ = run("generate", tiny.folder(), "--prompt=-", "--chat", "--max_new_tokens=9", "--device=cpu", stdin="hi")
+    assert out == llm.chat([{"role": "user", "content": "hi"}], max_new_tokens=9) + "\n"
+
+
+def _asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, str]]]:
+    """What `LLM.chat` is asked; its answers are numbered."""
+    from litlm.llm import LLM
+
+    asked: list[list[dict[str, str]]] = []
+
+    def chat(self: LLM, messages: list[dict[str, str]], **options: Any):
+        assert options["stream"]
+        asked.append(list(messages))
+        return iter(["answer ", str(len(asked))])
+
+    monkeypatch.setattr(LLM, "chat", chat)
+    return asked
+
+
+def _roles(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
+    return [(m["role"][0], m["content"]) for m in messages]
+
+
+def test_chat_remembers_until_reset(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _asked(monkeypatch)
+    stdin = (
+        "one\n\ntwo\n/reset\nthree\\\nmore\n/nonsense\n/help\n/system\n/system You rhyme.\nfour\n/system\n/exit\nfive\n"
+    )
+    code, out, err = run("chat", tiny.folder(), "--device", "cpu", stdin=stdin)
+    assert code == 0
+    assert [_roles(m) for m in asked] == [
+        [("u", "one")],
+        [("u", "one"), ("a", "answer 1"), ("u", "two")],
+        [("u", "three\nmore")],
+        [("s", "You rhyme."), ("u", "four")],
+    ]
+    for text in ("answer 1\n", "answer 4\n", "Forgotten.", "Unknown command /nonsense", "/reset", "You rhyme.",
+                 "the template decides"):  # fmt: skip
+        assert text in out
+    assert "Loading" in err
+    assert "context 256 tokens" in err
+
+
+def test_chat_with_a_system_prompt_from_the_start_and_the_end_of_input(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _asked(monkeypatch)
+    code, _, _ = run("chat", tiny.folder(), "--system", "Be.", "--device", "cpu", stdin="a\n/reset\nb")
+    assert code == 0
+    assert [_roles(m) for m in asked] == [[("s", "Be."), ("u", "a")], [("s", "Be."), ("u", "b")]]
+
+
+def test_chat_forgets_the_oldest_when_the_context_is_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _asked(monkeypatch)
+    lines = [f"{i} " + "quick brown fox " * 4 for i in range(12)]
+    code, _, err = run("chat", tiny.folder(), "--device", "cpu", "--max_new_tokens", "40", stdin="\n".join(lines))
+    assert code == 0
+    llm = tiny.shared()
+    for i, messages in enumerate(asked):
+        assert llm.style.count_tokens(messages, llm.tokenizer) <= 256 - 40
+        assert messages[-1]["content"] == lines[i].strip()
+        assert messages[0]["role"] == "user"
+    assert len(asked[-1]) < 2 * len(lines) - 1
+    assert "litlm:" not in err
+
+
+def test_chat_survives_a_message_that_is_too_long(run: Run) -> None:
+    code, out, err = run(
+        "chat", tiny.folder(), "--device", "cpu", "--max_new_tokens", "5", stdin="a " * 400 + "\nhello\n"
+    )
+    assert code == 0
+    assert "the model's context is 256" in err
+    expected = tiny.shared().chat([{"role": "user", "content": "hello"}], max_new_tokens=5)
+    assert expected in out
+
+
+def test_chat_through_a_real_pipe() -> None:
+    argv = ("-m", "litlm.cli", "chat", tiny.folder(), "--device", "cpu", "--max_new_tokens", "6")
+    done = _shell(*argv, stdin="hello\n/exit\n")
+    assert done.returncode == 0, done.stderr
+    assert tiny.shared().chat([{"role": "user", "content": "hello"}], max_new_tokens=6) in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_models(run: Run) -> None:
+    code, out, _ = run("models")
+    assert code == 0
+    for name in list_models():
+        line = next(line for line in out.splitlines() if line.strip().startswith(f"{name} "))
+        assert get_model(name).hub_id in line
+        assert f"{Config.from_name(name).max_seq_len:,}" in line
+    _, out, _ = run("models", "SmolLM2")
+    assert {line.split()[0] for line in out.splitlines() if "HuggingFaceTB" in line} == {
+        name for name in list_models() if "smollm2" in name
+    }  # fmt: skip
+    assert "134.5" not in out
+    assert "135M" in out
+    _, out, _ = run("models", "--family", "qwen3")
+    assert all("Qwen/" in line for line in out.splitlines() if "apache" in line)
+
+
+def test_describe(run: Run, smollm2_gguf: Path) -> None:
+    code, out, _ = run("describe", "smollm2-135m-instruct")
+    assert code == 0
+    for text in (
+        "134,515,008",
+        "30 of width 576",
+        "9 heads of 64, 3",
+        "49,152",
+        "tied",
+        "8,192",
+        "theta 100000",
+        "nothing",
+    ):
+        assert text in out
+    _, gguf, _ = run("describe", smollm2_gguf)
+    assert gguf.splitlines()[0].strip() == str(smollm2_gguf)
+    assert [line.split() for line in gguf.splitlines()[1:]] == [line.split() for line in out.splitlines()[1:]]
+    _, out, _ = run("describe", tiny.folder("gpt_neox"))
+    for text in ("gpt_neox", "parallel", "norm.kind=layer", "mlp.kind=plain", "on 0.25 of each head"):
+        assert text in out
+    _, out, _ = run("describe", "llama-3.1-8b")
+    assert "llama3 scaling by 8" in out
+    assert "8,030,261,248" in out
+
+
+def test_download_of_a_local_path(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("download", tiny.folder())
+    assert code == 0
+    assert out.strip() == str(tiny.folder())
+    assert "already complete" in err
+    code, out, _ = run("download", tiny.folder(), "--out_dir", tmp_path / "copy")
+    assert out.strip() == str(tmp_path / "copy")
+    assert {p.name for p in (tmp_path / "copy").iterdir()} == {p.name for p in tiny.folder().iterdir()}
+
+
+def test_finetune_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps({"instruction": f"{i}?", "output": "yes"}) + "\n" for i in range(4)))
+    code, out, err = run(
+        "finetune", tiny.folder(), "--data", data, "--out_dir", tmp_path / "o", "--train.max_steps", "2",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    assert f"litlm chat {tiny.folder()} --adapter {tmp_path}/o/final" in out
+    assert f"litlm merge {tmp_path}/o/final" in out
+    assert "step 2/2" in err
+    code, out, _ = run("merge", tmp_path / "o" / "final", "--out_dir", tmp_path / "m")
+    assert code == 0
+    code, again, _ = run(
+        "generate", tmp_path / "m", "--prompt", "0?", "--chat", "--max_new_tokens", "4", "--device", "cpu"
+    )
+    assert code == 0
+    code, adapted, _ = run(
+        "generate", tiny.folder(), "--adapter", tmp_path / "o" / "final", "--prompt", "0?", "--chat",
+        "--max_new_tokens", "4", "--device", "cpu",
+    )  # fmt: skip
+    assert again == adapted
+
+
+def test_quickstart_end_to_end_on_a_tiny_model(run: Run, tmp_path: Path) -> None:
+    code, out, err = run(
+        "quickstart", "--model", tiny.folder(), "--out_dir", tmp_path / "q", "--train.max_steps", "2",
+        "--train.epochs", "null",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "2 steps in" in out
+    assert (tmp_path / "q" / "merged" / "model.safetensors").is_file()
+    assert (tmp_path / "q" / "run" / "final" / "adapter_model.safetensors").is_file()
