@@ -28,7 +28,7 @@ quickstart: $(VENV)/.core  ## fetch a real model, finetune it, see it change, ch
 	@$(BIN)/litlm quickstart $(ARGS)
 
 test: $(VENV)/.test  ## the default test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev  ## format check, lint, types
 	@$(BIN)/ruff format --check .

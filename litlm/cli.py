@@ -158,6 +158,8 @@ def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[s
     rest = list(argv)
     while rest:
         flag, eq, value = rest.pop(0).partition("=")
+        if flag.startswith("--"):
+            flag = "--" + flag[2:].replace("-", "_")  # --max-new-tokens is as good
         name = flag.removeprefix("--") if flag.startswith("--") else ""
         if name in groups:
             name = f"{name}.{groups[name]}"

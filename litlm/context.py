@@ -108,8 +108,8 @@ class KVCache(Context):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=length > 1, enable_gqa=grouped)
             if length == 1:
                 # The heads that share a kv head are rows of one product: all of them see every key.
-                rows = q.view(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
-                return F.scaled_dot_product_attention(rows, keys[:, :, :end], values[:, :, :end]).view(q.shape)
+                rows = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
+                return F.scaled_dot_product_attention(rows, keys[:, :, :end], values[:, :, :end]).reshape(q.shape)
         if window not in self._masks:
             self._masks[window] = visible(self.positions, torch.arange(end, device=q.device), window)
         mask = self._masks[window]

@@ -46,12 +46,17 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype, stored: str, device: torch.device, *, quantized: bool) -> torch.dtype:
-    """`auto` is the checkpoint's own; for a quantized file bfloat16 on an accelerator and float32 on a CPU."""
+    """`auto` is the checkpoint's own; for a quantized file bfloat16 on an accelerator and float32 on a CPU.
+
+    A float16 checkpoint runs in float32 on a CPU, which is slow and coarse at float16.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
+        if device.type == "cpu" and (quantized or stored == "float16"):
+            return torch.float32
         if quantized:
-            return torch.float32 if device.type == "cpu" else torch.bfloat16
+            return torch.bfloat16
         return DTYPES[stored]
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown; use auto, {', '.join(DTYPES)}")

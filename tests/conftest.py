@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from litlm.llm import LLM
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests run side by side; threads that wait for each other across processes would slow everything down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -126,3 +126,15 @@ def test_cache_has_the_sizes_of_its_layers_and_knows_its_limits() -> None:
     cache.begin(4, 2, torch.device("cpu"))
     with pytest.raises(AssertionError):
         cache.truncate([3, 2, 2, 2])
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_row_bias_is_the_mask_of_one_step(window: int | None) -> None:
+    """It may cover slots that are not filled yet; those stay out of sight."""
+    cache = KVCache(_config(6, 2, 8), 1, 16, dtype=torch.float32)
+    cache.begin(1, 5, torch.device("cpu"))
+    cache.begin(1, 1, torch.device("cpu"))
+    slot, bias = cache.row_bias(12, window, torch.float32)
+    assert slot.tolist() == [5]
+    first = 0 if window is None else 6 - window
+    assert bias.tolist() == [[0.0 if first <= s <= 5 else -math.inf for s in range(12)]]

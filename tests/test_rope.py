@@ -61,6 +61,11 @@ CASES: list[tuple[str, int, RopeConfig, dict[str, Any]]] = [
         dict(rope_type="yarn", rope_theta=15000.0, factor=40.0, original_max_position_embeddings=4096, truncate=False),
     ),
     (
+        "yarn-clamped", 16,  # the ramp would end beyond the head
+        RopeConfig(theta=20.0, scaling=YarnScaling(factor=3.0, original_max_seq_len=8192, beta_fast=200.0)),
+        dict(rope_type="yarn", rope_theta=20.0, factor=3.0, original_max_position_embeddings=8192, beta_fast=200.0),
+    ),
+    (
         "yarn-tiny", 8,  # both ends of the ramp fall on the same pair
         RopeConfig(theta=1e4, scaling=YarnScaling(factor=2.0, original_max_seq_len=4, beta_fast=3.0, beta_slow=2.0)),
         dict(rope_type="yarn", rope_theta=1e4, factor=2.0, original_max_position_embeddings=4, beta_fast=3.0,

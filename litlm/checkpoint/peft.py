@@ -41,7 +41,8 @@ def without_place(model: GPT) -> list[str]:
 
 
 def save_adapter(model: GPT, out_dir: str | Path, *, base: str) -> None:
-    """Write the model's adapters. base: what `LLM.load` takes to get the model they belong to."""
+    """Write the model's adapters. base: what `LLM.load` takes to get their model (a path is stored whole)."""
+    base = str(Path(base).resolve()) if Path(base).exists() else base
     out_dir = Path(out_dir)
     tensors, modules, scales = {}, [], {}
     for name, lora in adapters(model):

@@ -83,9 +83,11 @@ def fit(
                 loss += part.item()
             norm = torch.nn.utils.clip_grad_norm_(params, settings.grad_clip or math.inf)
             if not math.isfinite(loss) or not bool(norm.isfinite()):
+                if step:
+                    save(step)
                 raise ValueError(
                     f"the loss of step {step + 1} is {loss} (gradient norm {float(norm)}); the step was "
-                    "not taken. Lower --train.lr, or look for broken records in the data"
+                    "not taken, and the adapters as they were are saved. Lower --train.lr, or look for broken records in the data"
                 )
             lr = learning_rate(step, steps, settings)
             for group in optimizer.param_groups:
@@ -146,6 +148,8 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
             raise ValueError(f"data file {file} does not exist")
     llm = LLM.load(settings.model, device=settings.device, dtype=settings.dtype) if llm is None else llm
     model, out_dir = llm.model, Path(settings.out_dir)
+    if model.embed.weight.dtype == torch.float16:
+        raise ValueError("dtype=float16 loses small gradients; train with --dtype bfloat16 (or float32)")
     max_len = min(settings.data.max_len or model.config.max_seq_len, model.config.max_seq_len)
     data = load_sft(settings.data.path, llm.tokenizer, llm.style, max_len)
     if settings.data.val_path is not None:

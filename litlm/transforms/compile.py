@@ -33,8 +33,8 @@ class _Row(Context):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, window: int | None = None) -> Tensor:
         self.k.index_copy_(2, self.at, k)
         self.v.index_copy_(2, self.at, v)
-        rows = q.view(q.size(0), k.size(1), -1, q.size(-1))  # (1, K, H / K, D)
-        return F.scaled_dot_product_attention(rows, self.k, self.v, self.bias).view(q.shape)
+        rows = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (1, K, H / K, D)
+        return F.scaled_dot_product_attention(rows, self.k, self.v, self.bias).reshape(q.shape)
 
 
 def _layer(block: Block, x: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tensor, at: Tensor, bias: Tensor) -> Tensor:
