@@ -87,7 +87,7 @@ def fit(
                     save(step)
                 raise ValueError(
                     f"the loss of step {step + 1} is {loss} (gradient norm {float(norm)}); the step was "
-                    "not taken, and the adapters as they were are saved. Lower --train.lr, or look for broken records in the data"
+                    "not taken, and the adapters as they were are saved. Lower --train.lr, or look for broken data"
                 )
             lr = learning_rate(step, steps, settings)
             for group in optimizer.param_groups:
