@@ -74,6 +74,7 @@ class KVCache(Context):
         self.lengths = [0] * batch
         self.k = [torch.zeros(batch, c.n_kv_head, max_len, c.head_dim, device=device, dtype=dtype) for c in layers]
         self.v = [torch.zeros_like(k) for k in self.k]
+        self.views: dict[int, tuple[int, Tensor, Tensor]] = {}  # what compiled decoding last looked at, by layer
 
     def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
         assert batch == len(self.lengths), f"cache for {len(self.lengths)} rows got {batch}"

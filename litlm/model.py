@@ -154,9 +154,11 @@ class GPT(nn.Module):
             x = layer(x, *tables[self._rope_of[i]], context, i)
         if keep is not None:
             x = x.gather(1, keep[..., None].expand(-1, -1, x.size(-1)))  # (B, N, C)
+        return self.norm(x) if output == "hidden" else self.head(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of the last layer's output (..., C)."""
         x = self.norm(x)
-        if output == "hidden":
-            return x
         return linear(x, self.embed.weight) if self.lm_head is None else self.lm_head(x)
 
     @torch.no_grad()

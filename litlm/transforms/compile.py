@@ -16,7 +16,6 @@ from torch import Tensor
 
 from litlm.context import Context, KVCache
 from litlm.model import GPT, Block
-from litlm.ops import linear
 
 _STEP = 64  # cached tokens are attended to in multiples of this
 
@@ -41,25 +40,30 @@ def _layer(block: Block, x: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tens
     return Block.forward(block, x, cos, sin, _Row(k, v, at, bias), 0)
 
 
-def _head(model: GPT, x: Tensor) -> Tensor:
-    return linear(model.norm(x), model.head_weight)
+def _one_row(x: Tensor) -> bool:
+    return x.size(0) == x.size(1) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def compile_decoding(model: GPT) -> None:
     """Run decoding with a `KVCache` of one row compiled. The first tokens then wait some seconds for the compiler."""
     step = torch.compile(_layer, fullgraph=True)
+    last = torch.compile(GPT.head, fullgraph=True)
 
     def forward(block: Block, x: Tensor, cos: Tensor, sin: Tensor, context: Context, layer: int) -> Tensor:
-        one_row = x.size(0) == x.size(1) == 1 and x.device.type == "cpu" and isinstance(context, KVCache)
-        if not one_row or torch.is_grad_enabled():
+        if not _one_row(x) or not isinstance(context, KVCache):
             return Block.forward(block, x, cos, sin, context, layer)
-        assert isinstance(context, KVCache)
         end = min(-(-context.lengths[0] // _STEP) * _STEP, context.max_len)
         at, bias = context.row_bias(end, block.config.sliding_window, x.dtype)
-        k, v = context.k[layer][:, :, :end], context.v[layer][:, :, :end]
-        for tensor, dim in ((k, 2), (v, 2), (bias, 1)):
-            torch._dynamo.mark_dynamic(tensor, dim)
-        return step(block, x, cos, sin, k, v, at, bias)
+        if context.views.get(layer, (0,))[0] != end:
+            k, v = context.k[layer][:, :, :end], context.v[layer][:, :, :end]
+            for tensor, dim in ((k, 2), (v, 2), (bias, 1)):
+                torch._dynamo.mark_dynamic(tensor, dim)
+            context.views[layer] = (end, k, v)
+        return step(block, x, cos, sin, *context.views[layer][1:], at, bias)
 
+    def head(x: Tensor) -> Tensor:
+        return last(model, x) if _one_row(x) else GPT.head(model, x)
+
+    model.head = head  # type: ignore[method-assign]
     for block in model.layers:
         block.forward = partial(forward, block)  # type: ignore[method-assign]
