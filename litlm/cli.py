@@ -236,12 +236,10 @@ def finetune(settings: Any) -> None:
 
 
 def merge(settings: Any) -> None:
-    from litlm.checkpoint.peft import read_adapter_config
+    from litlm.checkpoint.peft import base_of
     from litlm.llm import LLM
 
-    base = settings.base or read_adapter_config(Path(settings.adapter)).get("base_model_name_or_path")
-    if not base:
-        raise ValueError(f"{settings.adapter} does not say which model it belongs to; give --base MODEL")
+    base = settings.base or base_of(Path(settings.adapter))
     llm = LLM.load(base, adapter=settings.adapter, device="cpu", dtype=settings.dtype)
     llm.save(settings.out_dir)
     print(f"Merged {settings.adapter} into {base}: {settings.out_dir}. Go on with: litlm chat {settings.out_dir}")

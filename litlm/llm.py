@@ -88,8 +88,8 @@ class LLM:
     ) -> LLM:
         """Load a directory, a .gguf file, a zoo name or a hub id.
 
-        adapter: a directory in PEFT's format. compile: decode one prompt at a time with compiled layers on a CPU, for
-        some seconds of compiling at first.
+        adapter: a directory in PEFT's format; one given as the source itself is put on the model that it names.
+        compile: decode one prompt at a time with compiled layers on a CPU, for some seconds of compiling at first.
         """
         from litlm.checkpoint.base import load_model
         from litlm.download import resolve
@@ -98,6 +98,10 @@ class LLM:
 
         place, info = pick_device(device), find_model(str(source))
         path = resolve(source)
+        if adapter is None and (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            from litlm.checkpoint.peft import base_of
+
+            return cls.load(base_of(path), adapter=path, device=device, dtype=dtype, compile=compile)
         tokenizer, missing = None, ""
         quantized = path.suffix.lower() == ".gguf"
         generation: dict[str, Any] = {}

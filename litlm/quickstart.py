@@ -6,6 +6,8 @@ asked here are worded differently from those in the data, and one has nothing to
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from importlib import resources
@@ -67,9 +69,11 @@ def quickstart(settings: QuickstartCommand) -> None:
     print(f"\n{changed} of {len(ABOUT_LITLM)} answers about litlm changed; the control answer", end=" ")
     print("is the same." if before[CONTROL] == after[CONTROL] else "changed too, which it should not have.")
     print("\nGo on with:")
-    print(f"  litlm chat {out}/merged")
-    print(f"  litlm chat {settings.model} --adapter {out}/run/final")
-    print(f"  litlm finetune {settings.model} --data your_data.jsonl --out_dir out/mine")
+    # `make quickstart` runs in a virtual environment that is not active in the user's shell.
+    litlm = "litlm" if shutil.which("litlm") else os.path.relpath(Path(sys.executable).parent / "litlm")
+    print(f"  {litlm} chat {out}/merged")
+    print(f"  {litlm} chat {settings.model} --adapter {out}/run/final")
+    print(f"  {litlm} finetune {settings.model} --data your_data.jsonl --out_dir out/mine")
 
 
 def _heading(text: str) -> None:

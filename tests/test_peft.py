@@ -14,10 +14,12 @@ import tiny
 import torch
 from parity import cases
 from parity.cases import Case
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, save_adapter, without_place
 from litlm.cli import main
+from litlm.config import Config
 from litlm.llm import LLM
 from litlm.model import GPT
 from litlm.settings import LoraMethod
@@ -327,6 +329,16 @@ def test_merge_writes_a_plain_checkpoint(family: str, tmp_path: Path, capsys: py
     assert list(adapters(adapted.model))
     for name, tensor in load_file(tmp_path / "saved" / "model.safetensors").items():
         assert torch.equal(tensor, load_file(tmp_path / "merged" / "model.safetensors")[name])
+
+
+def test_an_adapter_given_as_the_model_is_put_on_its_base(adapter: Path) -> None:
+    config = json.loads((adapter / CONFIG).read_text())
+    config["base_model_name_or_path"] = str(cases.write(LLAMA))
+    (adapter / CONFIG).write_text(json.dumps(config))
+    loaded = LLM.load(adapter)
+    with safe_open(adapter / WEIGHTS, framework="pt") as f:
+        assert 2 * len(list(adapters(loaded.model))) == len(f.keys()) > 0
+    assert loaded.config.n_layer == Config.from_hf(cases.write(LLAMA)).n_layer
 
 
 def test_merge_asks_for_a_base(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

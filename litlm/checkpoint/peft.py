@@ -109,6 +109,16 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def base_of(path: Path) -> str:
+    """The model that an adapter says it belongs to."""
+    base = read_adapter_config(path).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(
+            f"{path} does not say which model it belongs to; name it: MODEL --adapter {path}, or for merge --base MODEL"
+        )
+    return base
+
+
 def _pattern(config: dict[str, Any], key: str, module: str, default: float) -> float:
     """PEFT's rank_pattern and alpha_pattern: the value of the entry that the module's name ends in."""
     import re
