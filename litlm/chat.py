@@ -62,7 +62,8 @@ def _read() -> str | None:
     lines: list[str] = []
     try:
         while True:
-            line = input("... " if lines else ">>> ")
+            prompt = "... " if lines else ">>> "
+            line = input(prompt if sys.stdin.isatty() else "")
             lines.append(line.removesuffix("\\"))
             if not line.endswith("\\"):
                 return "\n".join(lines).strip()

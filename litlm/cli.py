@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def fail(message: str, code: int = 1) -> None:
+def fail(message: str, code: int = 1) -> NoReturn:
     print(f"litlm: {message}", file=sys.stderr)
     sys.exit(code)
 
@@ -120,11 +120,17 @@ def parse(name: str, argv: list[str]) -> Any:
     """The command's settings from its arguments."""
     from jsonargparse import ArgumentParser
 
+    class Parser(ArgumentParser):
+        """Says in one line what is wrong, with the closest option."""
+
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            fail(f"{explain(message, flags, place.strip())} `litlm {name} --help` lists the options.", code=2)
+
     command = COMMANDS[name]
     cls = getattr(import_module("litlm.settings"), command.settings)
     place = f" {command.positional.upper()}" if command.positional else ""
     epilog = f"example: {command.example}" if command.example else None
-    parser = ArgumentParser(prog=f"litlm {name}", usage=f"litlm {name}{place} [options]", epilog=epilog)
+    parser = Parser(prog=f"litlm {name}", usage=f"litlm {name}{place} [options]", epilog=epilog)
     parser.add_argument(
         "--config", action="config", help="YAML file with these options, or the name of a recipe; flags override it"
     )
@@ -133,6 +139,7 @@ def parse(name: str, argv: list[str]) -> Any:
     kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
     lists = {name for name, kind in kinds.items() if kind == tuple[str, ...]}
     switches = {name for name, kind in kinds.items() if kind is bool}
+    flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
     for action in parser._actions:
         if action.dest in groups:
             action.metavar = groups[action.dest].upper()
@@ -143,6 +150,29 @@ def parse(name: str, argv: list[str]) -> Any:
     config = parser.parse_args(_rewrite(argv, command, lists, switches))
     config.pop("config", None)
     return cls(**vars(parser.instantiate(config)))
+
+
+def explain(message: str, flags: list[str], positional: str) -> str:
+    """A parser's complaint in words for people: what to type instead, where that can be told."""
+    import difflib
+
+    message = message.strip().rstrip(".")
+    if message.startswith("unrecognized arguments:"):
+        wrong = message.split(":", 1)[1].split()[0].partition("=")[0]
+        if not wrong.startswith("-"):
+            first = f"{positional} comes first, and everything else" if positional else "Everything"
+            return f"{wrong!r} is not expected here. {first} is given with its flag, as in --flag value."
+        leaves = [flag for flag in flags if flag.rpartition(".")[2] == wrong.lstrip("-")]
+        close = leaves or difflib.get_close_matches(wrong, flags, n=1)
+        return f"{wrong} is unknown." + (f" Did you mean {close[0]}?" if close else "")
+    if "arguments are required:" in message or "Key" in message and "required" in message:
+        return message[0].upper() + message[1:] + "."
+    return (
+        message.replace("<class 'int'>", "whole number")
+        .replace("<class 'float'>", "number")
+        .replace("typing.Literal", "one of ")
+        + "."
+    )
 
 
 def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[str]) -> list[str]:

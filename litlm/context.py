@@ -101,8 +101,8 @@ class KVCache(Context):
             values[:, :, self.start[0] : end] = v
         else:
             rows = torch.arange(q.size(0), device=q.device)[:, None]
-            keys[rows, :, self.positions] = k.transpose(1, 2)  # (B, T, K, D)
-            values[rows, :, self.positions] = v.transpose(1, 2)
+            keys[rows, :, self.positions] = k.transpose(1, 2).to(keys.dtype)  # (B, T, K, D)
+            values[rows, :, self.positions] = v.transpose(1, 2).to(values.dtype)
         grouped = q.size(1) != k.size(1)
         if self.even and (window is None or window >= end):
             if self.start[0] == 0:  # nothing before these tokens

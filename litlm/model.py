@@ -9,6 +9,7 @@ Shapes: B batch, T query length, S key length, C embedding, H heads, K kv heads,
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ from litlm.context import Causal, Context
 from litlm.ops import Embedding, Linear, linear, swiglu
 from litlm.rope import Rope, apply_rope
 
-ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
+ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
 
 def make_norm(config: NormConfig, size: int) -> nn.Module:

@@ -128,7 +128,7 @@ class TrainSettings:
 
     Args:
         max_steps: Stop after this many optimizer steps.
-        epochs: Stop after this many passes over the data (whichever limit comes first).
+        epochs: Stop after this many passes over the data (whichever limit comes first); one pass where none is set.
         batch_size: Examples for each optimizer step.
         micro_batch_size: Examples that go through the model at once; gradients accumulate to batch_size.
         lr: Highest learning rate.

@@ -82,7 +82,10 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     """`adapter_config.json`, checked for what litlm can apply."""
     file = path / CONFIG
     if not file.is_file():
-        raise ValueError(f"{path} is not an adapter: it has no {CONFIG}")
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; an adapter is a directory with {CONFIG}")
+        inside = f"; did you mean {path / 'final'}?" if (path / "final" / CONFIG).is_file() else ""
+        raise ValueError(f"{path} is not an adapter: it has no {CONFIG}{inside}")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as e:

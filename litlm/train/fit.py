@@ -68,53 +68,55 @@ def fit(
     order = stream(len(train), seed)
     result, seconds, seen = Result(), 0.0, 0
     model.train()
-    with _stop_on_ctrl_c() as stop, Progress(steps) as progress:
-        for step in range(steps):
-            started = time.perf_counter()
-            examples = [train.examples[next(order)] for _ in range(settings.batch_size)]
-            micro_batches = [collate(part) for part in _chunks(examples, settings.micro_batch_size)]
-            n_targets = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
-            loss = 0.0
-            for tokens, targets in micro_batches:
-                tokens, targets = fabric.to_device((tokens, targets))
-                hidden = runner(tokens, output="hidden")
-                part = cross_entropy_sum(hidden, model.head_weight, targets) / n_targets
-                fabric.backward(part)
-                loss += part.item()
-            norm = torch.nn.utils.clip_grad_norm_(params, settings.grad_clip or math.inf)
-            if not math.isfinite(loss) or not bool(norm.isfinite()):
-                if step:
+    try:
+        with _stop_on_ctrl_c() as stop, Progress(steps) as progress:
+            for step in range(steps):
+                started = time.perf_counter()
+                examples = [train.examples[next(order)] for _ in range(settings.batch_size)]
+                micro_batches = [collate(part) for part in _chunks(examples, settings.micro_batch_size)]
+                n_targets = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
+                loss = 0.0
+                for tokens, targets in micro_batches:
+                    tokens, targets = fabric.to_device((tokens, targets))
+                    hidden = runner(tokens, output="hidden")
+                    part = cross_entropy_sum(hidden, model.head_weight, targets) / n_targets
+                    fabric.backward(part)
+                    loss += part.item()
+                norm = torch.nn.utils.clip_grad_norm_(params, settings.grad_clip or math.inf)
+                if not math.isfinite(loss) or not bool(norm.isfinite()):
                     save(step)
-                raise ValueError(
-                    f"the loss of step {step + 1} is {loss} (gradient norm {float(norm)}); the step was "
-                    "not taken, and the adapters as they were are saved. Lower --train.lr, or look for broken data"
-                )
-            lr = learning_rate(step, steps, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+                    raise ValueError(
+                        f"the loss of step {step + 1} is {loss} (gradient norm {float(norm)}); the step was "
+                        "not taken, and the adapters as they were are saved. Lower --train.lr, or look for broken data"
+                    )
+                lr = learning_rate(step, steps, settings)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
 
-            n_tokens = sum(len(e.ids) for e in examples)
-            took = time.perf_counter() - started
-            seconds, seen = seconds + took, seen + n_tokens
-            result.steps, result.tokens_per_s = step + 1, seen / seconds
-            result.losses.append(loss)
-            val_loss, last = None, step + 1 == steps or bool(stop)
-            if val is not None and ((step + 1) % settings.val_interval == 0 or last):
-                val_loss = validate(fabric, model, val, settings.micro_batch_size)
-                result.val_losses.append((step + 1, val_loss))
-            log.write(
-                step=step + 1, loss=loss, val_loss=val_loss, lr=lr, grad_norm=float(norm), tokens=seen,
-                tokens_per_s=n_tokens / took, seconds=seconds,
-            )  # fmt: skip
-            progress.show(step + 1, loss, val_loss, result.tokens_per_s)
-            if step + 1 == steps or (settings.save_interval and (step + 1) % settings.save_interval == 0):
-                save(step + 1)
-            if stop:
-                result.stopped = True
-                break
-    model.eval()
+                n_tokens = sum(len(e.ids) for e in examples)
+                took = time.perf_counter() - started
+                seconds, seen = seconds + took, seen + n_tokens
+                result.steps, result.tokens_per_s = step + 1, seen / seconds
+                result.losses.append(loss)
+                val_loss, last = None, step + 1 == steps or bool(stop)
+                # Ctrl-C saves at once: validating first could take minutes.
+                if val is not None and not stop and ((step + 1) % settings.val_interval == 0 or last):
+                    val_loss = validate(fabric, model, val, settings.micro_batch_size)
+                    result.val_losses.append((step + 1, val_loss))
+                log.write(
+                    step=step + 1, loss=loss, val_loss=val_loss, lr=lr, grad_norm=float(norm), tokens=seen,
+                    tokens_per_s=n_tokens / took, seconds=seconds,
+                )  # fmt: skip
+                progress.show(step + 1, loss, val_loss, result.tokens_per_s)
+                if step + 1 == steps or (settings.save_interval and (step + 1) % settings.save_interval == 0):
+                    save(step + 1)
+                if stop:
+                    result.stopped = True
+                    break
+    finally:
+        model.eval()
     return result
 
 
@@ -141,6 +143,7 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     from litlm.checkpoint.peft import save_adapter, without_place
     from litlm.llm import LLM
     from litlm.transforms.lora import apply_lora
+    from litlm.zoo import find_model
 
     seed_everything(settings.seed, verbose=False)
     for file in filter(None, (settings.data.path, settings.data.val_path)):
@@ -165,7 +168,8 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
     say(
-        f"{len(train)} examples to learn from, {len(val) if val else 0} to validate on"
+        f"{_steps(total_steps(settings.train, len(train)))} of {settings.train.batch_size} examples"
+        f": {len(train)} to learn from, {len(val) if val else 0} to validate on"
         + (f", {data.cut} cut to {max_len} tokens" if data.cut else "")
         + (f", {data.empty} left out because nothing to learn was left" if data.empty else "")
         + f"; training {trainable:,} of {every:,} parameters in {len(adapted)} adapters"
@@ -174,18 +178,25 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     fabric = Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1)
     write_settings(settings, out_dir)
 
+    # A zoo name means nothing to PEFT; its hub id does, to both.
+    base = info.hub_id if (info := find_model(settings.model)) else settings.model
+
     def save(step: int) -> None:
         last = step == total_steps(settings.train, len(train))
         folder = out_dir / "final" if last else out_dir / f"step-{step:06d}"
-        save_adapter(model, folder, base=settings.model)
+        save_adapter(model, folder, base=base)
 
     with closing(Log(out_dir / "metrics.csv")) as log:
         result = fit(fabric, model, train, val, settings.train, seed=settings.seed, log=log, save=save)
     if result.stopped:
-        save_adapter(model, out_dir / "final", base=settings.model)
+        save_adapter(model, out_dir / "final", base=base)
         say(f"Stopped by Ctrl-C after step {result.steps}; the adapter as it was then is in {out_dir / 'final'}")
     plot_loss(result.losses, result.val_losses, out_dir / "loss.png")
     return result
+
+
+def _steps(n: int) -> str:
+    return "1 step" if n == 1 else f"{n} steps"
 
 
 def _chunks(examples: list[Example], size: int) -> list[list[Example]]:

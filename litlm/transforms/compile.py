@@ -8,15 +8,20 @@ every step runs the same code. Anything but one row goes the usual way.
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
 
 from litlm.context import Context, KVCache
 from litlm.model import GPT, Block
 
+Step = Callable[..., Tensor]
 _STEP = 64  # cached tokens are attended to in multiples of this
 
 
@@ -44,26 +49,31 @@ def _one_row(x: Tensor) -> bool:
     return x.size(0) == x.size(1) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
+def _forward(step: Step, block: Block, x: Tensor, cos: Tensor, sin: Tensor, context: Context, layer: int) -> Tensor:
+    if not _one_row(x) or not isinstance(context, KVCache):
+        return Block.forward(block, x, cos, sin, context, layer)
+    end = min(-(-context.lengths[0] // _STEP) * _STEP, context.max_len)
+    at, bias = context.row_bias(end, block.config.sliding_window, x.dtype)
+    if context.views.get(layer, (0,))[0] != end:
+        k, v = context.k[layer][:, :, :end], context.v[layer][:, :, :end]
+        for tensor, dim in ((k, 2), (v, 2), (bias, 1)):
+            torch._dynamo.mark_dynamic(tensor, dim)
+        context.views[layer] = (end, k, v)
+    return step(block, x, cos, sin, *context.views[layer][1:], at, bias)
+
+
+def _head(last: Step, model: GPT, x: Tensor) -> Tensor:
+    return last(model, x) if _one_row(x) else GPT.head(model, x)
+
+
 def compile_decoding(model: GPT) -> None:
     """Run decoding with a `KVCache` of one row compiled. The first tokens then wait some seconds for the compiler."""
-    step = torch.compile(_layer, fullgraph=True)
-    last = torch.compile(GPT.head, fullgraph=True)
-
-    def forward(block: Block, x: Tensor, cos: Tensor, sin: Tensor, context: Context, layer: int) -> Tensor:
-        if not _one_row(x) or not isinstance(context, KVCache):
-            return Block.forward(block, x, cos, sin, context, layer)
-        end = min(-(-context.lengths[0] // _STEP) * _STEP, context.max_len)
-        at, bias = context.row_bias(end, block.config.sliding_window, x.dtype)
-        if context.views.get(layer, (0,))[0] != end:
-            k, v = context.k[layer][:, :, :end], context.v[layer][:, :, :end]
-            for tensor, dim in ((k, 2), (v, 2), (bias, 1)):
-                torch._dynamo.mark_dynamic(tensor, dim)
-            context.views[layer] = (end, k, v)
-        return step(block, x, cos, sin, *context.views[layer][1:], at, bias)
-
-    def head(x: Tensor) -> Tensor:
-        return last(model, x) if _one_row(x) else GPT.head(model, x)
-
-    model.head = head  # type: ignore[method-assign]
+    if not any(map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++", "cl"))):
+        raise ValueError("compile=True needs a C++ compiler, and none was found; install g++ or leave compile out")
+    # An adapter is a hook, and layers share a graph: without guards on hooks, a layer would run another's graph.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    step, last = torch.compile(_layer, fullgraph=True), torch.compile(GPT.head, fullgraph=True)
+    model.head = partial(_head, last, model)  # type: ignore[method-assign]
     for block in model.layers:
-        block.forward = partial(forward, block)  # type: ignore[method-assign]
+        block.forward = partial(_forward, step, block)  # type: ignore[method-assign]

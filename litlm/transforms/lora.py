@@ -62,10 +62,10 @@ class _DropLoRA(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, mask, low, a, b = ctx.saved_tensors
         grad_low = (grad @ b.to(grad.dtype)) * ctx.factor  # (..., r)
-        grad_a = grad_low.flatten(0, -2).T @ (x * mask).flatten(0, -2)
-        grad_b = grad.flatten(0, -2).T @ low.flatten(0, -2)
+        grad_a = grad_low.reshape(-1, a.size(0)).T @ (x * mask).reshape(-1, a.size(1)).to(grad.dtype)
+        grad_b = grad.reshape(-1, b.size(0)).T @ low.reshape(-1, b.size(1)).to(grad.dtype)
         grad_x = (grad_low @ a.to(grad.dtype)).mul_(mask) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
+        return None if grad_x is None else grad_x.to(x.dtype), grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
 
 
 def _add_lora(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

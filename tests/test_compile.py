@@ -1,0 +1,64 @@
+"""Compiled decoding gives what eager decoding gives. Dynamo's eager backend: the same graphs, no C++ compiler."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from parity import cases
+
+from litlm.llm import LLM
+from litlm.transforms import compile as transform
+from litlm.transforms.lora import attach
+
+LLAMA = next(case for case in cases.CASES if case.name.startswith("llama"))
+SLIDING = next(case for case in cases.CASES if "sliding" in case.name)
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+
+
+@pytest.fixture(autouse=True)
+def eager_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(transform.shutil, "which", lambda name: name)
+
+
+def answer(llm: LLM, n: int = 20) -> list[int]:
+    return llm.generate(PROMPT, max_new_tokens=n, ignore_eos=True, return_ids=True)
+
+
+@pytest.mark.parametrize("case", [LLAMA, SLIDING], ids=lambda case: case.name)
+def test_compiled_tokens_are_the_eager_ones(case: cases.Case) -> None:
+    path = cases.write(case)
+    assert answer(LLM.load(path, compile=True)) == answer(LLM.load(path))
+
+
+def test_an_adapter_on_one_layer_only_is_not_lost() -> None:
+    models = [LLM.load(cases.write(LLAMA), compile=flag) for flag in (False, True)]
+    assert answer(models[0]) == answer(models[1])
+    for llm in models:
+        lora = attach(llm.model.get_submodule("layers.1.mlp.down_proj"), r=2, scale=2.0)
+        with torch.no_grad():
+            lora.A.fill_(0.5)
+            lora.B.copy_(torch.linspace(-3, 3, lora.B.numel()).view_as(lora.B))
+        llm.model.eval()
+    plain = answer(LLM.load(cases.write(LLAMA)))
+    assert answer(models[1]) == answer(models[0]) != plain
+
+
+def test_a_copy_stands_on_its_own() -> None:
+    llm = LLM.load(cases.write(LLAMA), compile=True)
+    expected = answer(llm)
+    other = LLM(copy.deepcopy(llm.model), llm.config)
+    with torch.no_grad():
+        for p in llm.model.parameters():
+            p.zero_()
+    assert answer(other) == expected
+
+
+def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transform.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="C\\+\\+ compiler"):
+        LLM.load(cases.write(LLAMA), compile=True)
