@@ -270,7 +270,7 @@ def test_what_a_run_leaves(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
         "settings.yaml", "metrics.csv", "loss.png", "final", "step-000002", "step-000004",
     }  # fmt: skip
     shown = capsys.readouterr().err
-    assert "5 examples to learn from, 2 to validate on" in shown
+    assert "5 to learn from, 2 to validate on" in shown
     assert "step 6/6" in shown
 
     rows = _rows(run / "metrics.csv")
