@@ -244,7 +244,7 @@ def test_an_unknown_name_offers_the_closest() -> None:
         ({"device": "gpu"}, "device='gpu' is unknown"),
         ({"device": "cuda:0"}, "not available"),
         ({"dtype": "float8"}, "dtype='float8' is unknown; use auto, float32"),
-        ({"adapter": "/nowhere"}, "is not an adapter"),
+        ({"adapter": "/nowhere"}, "an adapter is a directory"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], text: str) -> None:
