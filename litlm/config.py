@@ -8,106 +8,54 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from litlm.counts import attention_size, mlp_size, moe_size, norm_size
+from litlm.plain import build, type_problems
+from litlm.slots import (
+    AttentionConfig,
+    DynamicScaling,
+    LatentConfig,
+    LayerConfig,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    MLPConfig,
+    MoEConfig,
+    NormConfig,
+    QKNormConfig,
+    RopeConfig,
+    RopeScaling,
+    TemperatureConfig,
+    YarnScaling,
+    moe_problems,
+    rope_problems,
+)
+
+__all__ = [
+    "Config",
+    "AttentionConfig",
+    "DynamicScaling",
+    "LatentConfig",
+    "LayerConfig",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRopeScaling",
+    "MLPConfig",
+    "MoEConfig",
+    "NormConfig",
+    "QKNormConfig",
+    "RopeConfig",
+    "RopeScaling",
+    "TemperatureConfig",
+    "YarnScaling",
+]
+
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NormConfig:
-    """Normalization. kind: `rms` (Zhang & Sennrich 2019; weight only) or `layer` (Ba et al. 2016; weight and bias)."""
-
-    kind: Literal["rms", "layer"] = "rms"
-    eps: float = 1e-5
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """Grouped-query attention (Ainslie et al. 2023; one group per head is plain multi-head attention).
-
-    bias: q, k and v have one. out_bias: the output projection has one. qk_norm: queries and keys go through an RMSNorm
-    over the head size, before rope (Qwen3).
-    """
-
-    bias: bool = False
-    out_bias: bool = False
-    qk_norm: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class MLPConfig:
-    """Feed-forward part. kind: `gated` is `down(act(gate(x)) * up(x))` (Shazeer 2020), `plain` `down(act(up(x)))`."""
-
-    kind: Literal["gated", "plain"] = "gated"
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
-    bias: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearScaling:
-    """Positions divided by `factor` (Chen et al. 2023)."""
-
-    kind: Literal["linear"] = "linear"
-    factor: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Llama3Scaling:
-    """Llama 3.1's rule: long wavelengths are divided by `factor`, short ones kept, with a linear blend in between."""
-
-    kind: Literal["llama3"] = "llama3"
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_seq_len: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class YarnScaling:
-    """YaRN (Peng et al. 2023). attention_factor None: 0.1 ln(factor) + 1; truncate rounds the ramp's ends outward."""
-
-    kind: Literal["yarn"] = "yarn"
-    factor: float
-    original_max_seq_len: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-    truncate: bool = True
-
-
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
-
-
-@dataclass(frozen=True, kw_only=True)
-class RopeConfig:
-    """Rotary position embedding (Su et al. 2021), on the first `fraction` of each head, in the half-split layout."""
-
-    theta: float = 10000.0
-    fraction: float = 1.0
-    scaling: RopeScaling | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerConfig:
-    """What one layer is made of: the answer of `Config.layer(i)`."""
-
-    block: Literal["pre", "parallel"]
-    n_embd: int
-    n_head: int
-    n_kv_head: int
-    head_dim: int
-    intermediate_size: int
-    sliding_window: int | None
-    norm: NormConfig
-    attention: AttentionConfig
-    mlp: MLPConfig
-    rope: RopeConfig
+LAYER_TYPES = ("full", "sliding", "chunked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +63,26 @@ class Config:
     """A decoder-only transformer.
 
     family: Hugging Face `model_type` whose reader and weight rules apply. n_kv_head 0 means n_head; head_dim 0 means
-    n_embd / n_head; intermediate_size 0 means 4 n_embd. layer_types: one of `full` or `sliding` for each layer (empty:
-    all full); a sliding layer sees the last `sliding_window` tokens, itself included. block: `pre` adds attention, then
-    the MLP, each behind its norm; `parallel` adds both to the same input (GPT-J, NeoX). dtype: of the checkpoint.
+    n_embd / n_head; intermediate_size 0 means 4 n_embd.
+
+    layer_types: for each layer `full`, `sliding` (a token sees the last `sliding_window` tokens, itself included) or
+    `chunked` (it sees its own chunk of `sliding_window` tokens, up to itself); empty: all full. rope: None for none;
+    sliding_rope: of sliding and chunked layers, if theirs differs; rope_layers: which layers have rope at all (empty:
+    all). moe: experts instead of the MLP in the layers that moe_layers names (empty: all). full_head_dim,
+    full_n_kv_head: of full layers, if theirs differ.
+
+    n_kv_shared_layer: the last layers, this many, have no keys and values; they read those of the last layer of their
+    type before them. kv_shared_intermediate_size: width of their MLP (of the shared one beside experts), if theirs
+    differs. layer_input_dim: each layer is also given an embedding of its own for each token, this wide, of
+    layer_input_vocab_size tokens (0: vocab_size); see `layer_inputs.py`. layer_scalar: a layer's output is multiplied
+    by a number that comes with the file.
+
+    block: where the norms are. `pre` adds attention, then the MLP, each behind its norm; `post` norms what is added;
+    `sandwich` does both; `parallel` adds attention and MLP of the same input (shared_norm: behind one norm).
+    residual_scale multiplies what is added. embed_scale multiplies the embeddings. embed_norm: they have a norm of
+    their own (BLOOM). learned_positions: a vector is added for each of max_seq_len positions (GPT-2), behind
+    position_offset unused ones (OPT). Logits are multiplied by logit_scale, then capped like attention scores at
+    logit_softcap; head_bias: the output head has a bias. dtype: of the checkpoint.
     """
 
     name: str = ""
@@ -132,12 +97,32 @@ class Config:
     max_seq_len: int = 2048
     sliding_window: int | None = None
     layer_types: tuple[str, ...] = ()
-    block: Literal["pre", "parallel"] = "pre"
+    block: Literal["pre", "post", "sandwich", "parallel"] = "pre"
+    shared_norm: bool = False
     tie_embeddings: bool = False
     norm: NormConfig = field(default_factory=NormConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     mlp: MLPConfig = field(default_factory=MLPConfig)
-    rope: RopeConfig = field(default_factory=RopeConfig)
+    moe: MoEConfig | None = None
+    moe_layers: tuple[bool, ...] = ()
+    rope: RopeConfig | None = field(default_factory=RopeConfig)
+    sliding_rope: RopeConfig | None = None
+    rope_layers: tuple[bool, ...] = ()
+    full_head_dim: int = 0
+    full_n_kv_head: int = 0
+    n_kv_shared_layer: int = 0
+    kv_shared_intermediate_size: int = 0
+    layer_input_dim: int = 0
+    layer_input_vocab_size: int = 0
+    layer_scalar: bool = False
+    learned_positions: bool = False
+    position_offset: int = 0
+    embed_scale: float = 1.0
+    embed_norm: bool = False
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    head_bias: bool = False
     init_std: float = 0.02
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     bos_token_id: int | None = None
@@ -145,20 +130,25 @@ class Config:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.layer_types, list):
-            object.__setattr__(self, "layer_types", tuple(self.layer_types))
-        self._raise(_type_problems(self))
+        for key in ("layer_types", "moe_layers", "rope_layers"):
+            if isinstance(getattr(self, key), list):
+                object.__setattr__(self, key, tuple(getattr(self, key)))
+        self._raise(type_problems(self))
         for key, value in self._derived().items():
             object.__setattr__(self, key, getattr(self, key) or value)
         self._raise(self._problems())
 
     def _derived(self) -> dict[str, Any]:
         """What the fields that may be left out are then."""
+        latent = self.attention.latent
+        own_size = self.n_embd // self.n_head if self.n_head else 0
         return {
             "n_kv_head": self.n_head,
-            "head_dim": self.n_embd // self.n_head if self.n_head else 0,
+            "head_dim": own_size if latent is None else latent.nope_head_dim + latent.rope_head_dim,
             "intermediate_size": 4 * self.n_embd,
             "layer_types": ("full",) * self.n_layer,
+            "moe_layers": (self.moe is not None,) * self.n_layer,
+            "rope_layers": (self.rope is not None,) * self.n_layer,
         }
 
     def _raise(self, problems: list[str]) -> None:
@@ -179,73 +169,155 @@ class Config:
         problems = [f"{key}={getattr(self, key)} must be at least 1" for key in sizes if getattr(self, key) < 1]
         if self.n_kv_head > 0 and self.n_head % self.n_kv_head:
             problems.append(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
-        if self.n_layer > 0 and len(self.layer_types) != self.n_layer:
-            problems.append(f"layer_types has {len(self.layer_types)} entries for n_layer={self.n_layer}")
-        for kind in sorted(set(self.layer_types) - {"full", "sliding"}):
-            problems.append(f"layer_types holds {kind!r}; known are 'full' and 'sliding'")
-        if "sliding" in self.layer_types and not self.sliding_window:
-            problems.append("layer_types has sliding layers, so sliding_window must be set (in tokens)")
+        for key in ("layer_types", "moe_layers", "rope_layers"):
+            if self.n_layer > 0 and len(getattr(self, key)) != self.n_layer:
+                problems.append(f"{key} has {len(getattr(self, key))} entries for n_layer={self.n_layer}")
+        for kind in sorted(set(self.layer_types) - set(LAYER_TYPES)):
+            problems.append(f"layer_types holds {kind!r}; known are {', '.join(map(repr, LAYER_TYPES))}")
+        if set(self.layer_types) & {"sliding", "chunked"} and not self.sliding_window:
+            problems.append("layer_types has sliding or chunked layers, so sliding_window must be set (in tokens)")
         if self.sliding_window is not None and self.sliding_window < 1:
             problems.append(f"sliding_window={self.sliding_window} must be at least 1, or None for no window")
-        if not 0 < self.rope.fraction <= 1:
-            problems.append(f"rope.fraction={self.rope.fraction} must lie in (0, 1]")
-        elif self.head_dim > 0 and ((turned := int(self.head_dim * self.rope.fraction)) % 2 or turned == 0):
-            problems.append(f"rope turns pairs: head_dim * rope.fraction = {turned} must be even and at least 2")
-        if self.rope.theta <= 1:
-            problems.append(f"rope.theta={self.rope.theta} must be greater than 1")
-        scaling = self.rope.scaling
-        if scaling is not None and scaling.factor < 1:
-            problems.append(f"rope.scaling.factor={scaling.factor} must be at least 1")
-        if isinstance(scaling, (Llama3Scaling, YarnScaling)) and scaling.original_max_seq_len < 1:
-            problems.append(f"rope.scaling.original_max_seq_len={scaling.original_max_seq_len} must be at least 1")
-        if isinstance(scaling, Llama3Scaling) and not 0 < scaling.low_freq_factor < scaling.high_freq_factor:
-            problems.append(
-                f"rope.scaling.low_freq_factor={scaling.low_freq_factor} must be positive and less than "
-                f"high_freq_factor={scaling.high_freq_factor}"
-            )
-        if isinstance(scaling, YarnScaling) and not 0 < scaling.beta_slow < scaling.beta_fast:
-            problems.append(
-                f"rope.scaling.beta_slow={scaling.beta_slow} must be positive and less than "
-                f"beta_fast={scaling.beta_fast}"
-            )
+        if any(self.moe_layers) and self.moe is None:
+            problems.append("moe_layers names layers with experts, so moe must say what they are")
+        if any(self.rope_layers) and self.rope is None:
+            problems.append("rope_layers names layers with rope, so rope must say what it is")
+        if self.shared_norm and self.block != "parallel":
+            problems.append(f"shared_norm is for block='parallel', not {self.block!r}")
         if self.norm.eps <= 0:
             problems.append(f"norm.eps={self.norm.eps} must be positive")
+        latent, qk = self.attention.latent, self.attention.qk_norm
+        if qk is not None and qk.over == "all" and qk.after_rope:
+            problems.append("attention.qk_norm.over='all' comes before rope; after_rope must be false")
+        if latent is not None:
+            for key in ("kv_rank", "q_rank", "nope_head_dim", "rope_head_dim", "v_head_dim"):
+                if (value := getattr(latent, key)) is not None and value < 1:
+                    problems.append(f"attention.latent.{key}={value} must be at least 1")
+            if self.head_dim != latent.nope_head_dim + latent.rope_head_dim:
+                problems.append(
+                    f"head_dim={self.head_dim} must be attention.latent.nope_head_dim + rope_head_dim = "
+                    f"{latent.nope_head_dim + latent.rope_head_dim}, or left out"
+                )
+            if self.n_kv_head not in (0, self.n_head):
+                problems.append(f"n_kv_head={self.n_kv_head} must be n_head={self.n_head} with attention.latent")
+            if self.attention.qk_norm is not None or self.attention.clip is not None or self.attention.sinks:
+                problems.append("attention.latent can't be combined with qk_norm, clip or sinks")
+            if self.attention.alibi:
+                problems.append("attention.latent can't be combined with alibi")
+            if self.attention.v_norm or self.attention.k_as_v or self.full_head_dim or self.n_kv_shared_layer:
+                problems.append(
+                    "attention.latent can't be combined with v_norm, k_as_v, full_head_dim or n_kv_shared_layer"
+                )
+        problems += self._layer_problems()
+        for name, rope in (("rope", self.rope), ("sliding_rope", self.sliding_rope)):
+            if rope is not None:
+                size = self.head_dim if latent is None else latent.rope_head_dim
+                size = self.full_head_dim or size if name == "rope" else size
+                problems += [f"{name}.{problem}" for problem in rope_problems(rope, size)]
+        return problems + ([] if self.moe is None else moe_problems(self.moe))
+
+    def _layer_problems(self) -> list[str]:
+        """Of the fields that say how layers differ in size and what they share."""
+        sizes = (
+            "full_head_dim",
+            "full_n_kv_head",
+            "n_kv_shared_layer",
+            "kv_shared_intermediate_size",
+            "layer_input_dim",
+            "layer_input_vocab_size",
+        )
+        problems = [f"{key}={getattr(self, key)} must not be negative" for key in sizes if getattr(self, key) < 0]
+        if self.full_n_kv_head > 0 and self.n_head % self.full_n_kv_head:
+            problems.append(f"n_head={self.n_head} must be a multiple of full_n_kv_head={self.full_n_kv_head}")
+        first = self.n_layer - self.n_kv_shared_layer
+        if self.n_kv_shared_layer >= max(self.n_layer, 1):
+            problems.append(f"n_kv_shared_layer={self.n_kv_shared_layer} must be less than n_layer={self.n_layer}")
+        elif self.n_kv_shared_layer > 0 and (
+            missing := sorted(set(self.layer_types[first:]) - set(self.layer_types[:first]))
+        ):
+            problems.append(
+                f"n_kv_shared_layer={self.n_kv_shared_layer}: none of the {first} layers before is "
+                f"{' or '.join(missing)}, whose keys and values the last ones would read"
+            )
+        if 0 < self.layer_input_vocab_size < self.vocab_size:
+            problems.append(
+                f"layer_input_vocab_size={self.layer_input_vocab_size} must be at least vocab_size={self.vocab_size}"
+            )
+        if self.moe is not None and self.moe.own_norms and self.block not in ("pre", "sandwich"):
+            problems.append(f"moe.own_norms is for block='pre' or 'sandwich', not {self.block!r}")
         return problems
+
+    def _kv_layer(self, i: int) -> int | None:
+        """The layer whose keys and values layer `i` reads instead of its own."""
+        first = self.n_layer - self.n_kv_shared_layer
+        return None if i < first else max(j for j in range(first) if self.layer_types[j] == self.layer_types[i])
 
     def layer(self, i: int) -> LayerConfig:
         """The parts of layer `i` (0-based)."""
+        kind, has_rope = self.layer_types[i], self.rope_layers[i]
+        attention = self.attention
+        if has_rope and attention.temperature is not None and attention.temperature.no_rope_only:
+            attention = dataclasses.replace(attention, temperature=None)
+        if not has_rope and attention.qk_norm is not None and attention.qk_norm.after_rope:
+            attention = dataclasses.replace(attention, qk_norm=None)
+        if kind != "full" and attention.k_as_v:
+            attention = dataclasses.replace(attention, k_as_v=False)
+        rope = self.rope if kind == "full" or self.sliding_rope is None else self.sliding_rope
+        moe, kv_layer = self.moe if self.moe_layers[i] else None, self._kv_layer(i)
+        width = self.kv_shared_intermediate_size if kv_layer is not None else 0
+        if width and moe is not None and moe.shared_intermediate_size:
+            moe = dataclasses.replace(moe, shared_intermediate_size=width)
         return LayerConfig(
             block=self.block,
+            shared_norm=self.shared_norm,
+            residual_scale=self.residual_scale,
             n_embd=self.n_embd,
             n_head=self.n_head,
-            n_kv_head=self.n_kv_head,
-            head_dim=self.head_dim,
-            intermediate_size=self.intermediate_size,
-            sliding_window=self.sliding_window if self.layer_types[i] == "sliding" else None,
+            n_kv_head=self.full_n_kv_head or self.n_kv_head if kind == "full" else self.n_kv_head,
+            head_dim=self.full_head_dim or self.head_dim if kind == "full" else self.head_dim,
+            intermediate_size=width or self.intermediate_size,
+            window=self.sliding_window if kind == "sliding" else None,
+            chunk=self.sliding_window if kind == "chunked" else None,
             norm=self.norm,
-            attention=self.attention,
+            attention=attention,
             mlp=self.mlp,
-            rope=self.rope,
+            moe=moe,
+            rope=rope if has_rope else None,
+            kv_layer=kv_layer,
+            kv_shared=kv_layer is None and i in map(self._kv_layer, range(self.n_layer)),
+            layer_input_dim=self.layer_input_dim,
+            layer_scalar=self.layer_scalar,
         )
 
     def n_parameters(self) -> int:
         """Number of weights, a tied head counted once."""
+        return self._count(active=False)
+
+    def n_active_parameters(self) -> int:
+        """The weights that take part in computing one token: of the experts only those it is sent to."""
+        return self._count(active=True)
+
+    def _count(self, active: bool) -> int:
         total = self.vocab_size * self.n_embd * (1 if self.tie_embeddings else 2)
+        total += self.learned_positions * (self.max_seq_len + self.position_offset) * self.n_embd
+        total += self.head_bias * self.vocab_size
+        total += (1 + self.embed_norm) * norm_size(self.norm, self.n_embd)
+        if wide := self.layer_input_dim * self.n_layer:
+            total += (self.layer_input_vocab_size or self.vocab_size) * wide + self.n_embd * wide
+            total += norm_size(self.norm, self.layer_input_dim)
         for layer in map(self.layer, range(self.n_layer)):
-            c, width, kv_width = layer.n_embd, layer.n_head * layer.head_dim, layer.n_kv_head * layer.head_dim
-            norm = 1 if layer.norm.kind == "rms" else 2
-            total += 2 * norm * c + 2 * c * width + 2 * c * kv_width  # the two norms, q and o, k and v
-            total += layer.attention.bias * (width + 2 * kv_width) + layer.attention.out_bias * c
-            total += layer.attention.qk_norm * 2 * norm * layer.head_dim
-            wide = 2 if layer.mlp.kind == "gated" else 1
-            total += (wide + 1) * c * layer.intermediate_size
-            total += layer.mlp.bias * (wide * layer.intermediate_size + c)
-        return total + self.n_embd * (1 if self.norm.kind == "rms" else 2)
+            norms = {"pre": 2, "post": 2, "sandwich": 4, "parallel": 1 if layer.shared_norm else 2}[layer.block]
+            total += norms * norm_size(layer.norm, layer.n_embd)
+            total += attention_size(layer)
+            total += mlp_size(layer) if layer.moe is None else moe_size(layer, layer.moe, active)
+            if layer.layer_input_dim:
+                total += 2 * layer.n_embd * layer.layer_input_dim + norm_size(layer.norm, layer.n_embd)
+        return total
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
-        """Size of one token's keys and values in all layers."""
-        layers = map(self.layer, range(self.n_layer))
-        return sum(2 * layer.n_kv_head * layer.head_dim * bytes_per_value for layer in layers)
+        """Size of one token's keys and values (or latents) in all layers."""
+        sizes = [self.layer(i).kv_sizes for i in range(self.n_layer)]
+        return sum(heads * (k + v) * bytes_per_value for heads, k, v in sizes)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -308,7 +380,7 @@ class Config:
     def from_dict(cls, data: dict[str, Any]) -> Config:
         """The reverse of `to_dict`. Unknown fields and wrong types are reported together."""
         problems: list[str] = []
-        config = _build(cls, data, "", problems)
+        config = build(cls, data, "", problems)
         if problems:
             raise ValueError("The config is not valid:\n" + "\n".join(f"- {p}" for p in problems))
         return config
@@ -339,95 +411,3 @@ class Config:
             return cls.from_dict(data)
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from None
-
-
-# --- dataclasses from plain data, with every problem reported ------------------------------------------------------
-
-
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Is `value` one of the simple types that config fields use?"""
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        return value in typing.get_args(hint)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _plain(value: Any, hint: Any) -> Any:
-    """`value` as a file spells it -> as a field holds it: lists are tuples, and YAML takes 1e-5 for text."""
-    if isinstance(value, str) and float in _options(hint):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _misfit(name: str, value: Any, hint: Any) -> list[str]:
-    fits = any(_fits(value, option) for option in _options(hint))
-    return [] if fits else [f"{name}={value!r} must be {_describe(hint)}"]
-
-
-def _describe(hint: Any) -> str:
-    names = []
-    for option in _options(hint):
-        if typing.get_origin(option) is Literal:
-            names += [repr(v) for v in typing.get_args(option)]
-        else:
-            names.append("None" if option is type(None) else getattr(option, "__name__", str(option)))
-    return " or ".join(names)
-
-
-def _type_problems(config: Any, prefix: str = "") -> list[str]:
-    problems = []
-    hints = _hints(type(config))
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        problems += _misfit(prefix + f.name, value, hints[f.name])
-        if dataclasses.is_dataclass(value):
-            problems += _type_problems(value, f"{prefix}{f.name}.")
-    return problems
-
-
-def _build(cls: Any, data: dict[str, Any], prefix: str, problems: list[str]) -> Any:
-    """Fill dataclass `cls` from `data`; append what is wrong to `problems` (the result is then meaningless)."""
-    hints, known = _hints(cls), {f.name: f for f in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    found = len(problems)
-    for key, value in data.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            problems.append(f"unknown field {prefix}{key}" + (f"; did you mean {prefix}{close[0]}?" if close else ""))
-            continue
-        nested = [option for option in _options(hints[key]) if dataclasses.is_dataclass(option)]
-        if isinstance(value, dict) and nested:
-            # Several dataclasses in one field (rope.scaling) are told apart by their `kind`.
-            kinds = {typing.get_args(_hints(option)["kind"])[0]: option for option in nested} if len(nested) > 1 else {}
-            target = kinds.get(value.get("kind")) if kinds else nested[0]
-            if target is None:
-                problems.append(
-                    f"{prefix}{key}.kind={value.get('kind')!r} must be one of {', '.join(map(repr, kinds))}"
-                )
-                continue
-            values[key] = _build(target, value, f"{prefix}{key}.", problems)
-        else:
-            values[key] = _plain(value, hints[key])
-            problems += _misfit(prefix + key, values[key], hints[key])
-    for name, f in known.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in data:
-            problems.append(f"{prefix}{name} is missing")
-    return None if len(problems) > found else cls(**values)

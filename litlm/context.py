@@ -1,41 +1,70 @@
 """Where queries find their keys: the one object that carries state through a forward pass.
 
 `GPT.forward` calls `begin` once, each attention layer calls `attend` once. `Causal` keeps nothing (training, scoring);
-`KVCache` keeps every layer's keys and values, contiguous, one slot per position (the readable decode loop).
+`KVCache` keeps every layer's keys and values, contiguous, one slot per position (the readable decode loop). The softmax
+itself is in `attention.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from litlm.attention import attention, fused_attention, fused_fits
 from litlm.config import Config
 
 
 class Context(ABC):
-    """What one forward pass attends to."""
+    """What one forward pass attends to.
+
+    fresh: there is nothing before the pass's own tokens.
+    """
+
+    fresh: bool = True
 
     @abstractmethod
     def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
         """Start a pass over `length` new tokens a row; returns their positions, (B, T) or (1, T)."""
 
     @abstractmethod
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, window: int | None = None) -> Tensor:
-        """Softmax attention of layer `layer`. q: (B, H, T, D); k, v: (B, K, T, D), new tokens only -> (B, H, T, D).
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        *,
+        window: int | None = None,
+        chunk: int | None = None,
+        stored: Tensor | None = None,
+        share: bool = False,
+        **softmax: Any,
+    ) -> Tensor:
+        """Attention of layer `layer`. q: (B, H, T, D); k, v: (B, K, T, D or E), new tokens only -> (B, H, T, E).
 
-        window: a query sees this many last tokens, itself included; None sees all before it.
+        k, v None: those that this layer brought earlier in this pass, with share=True, are attended to again.
+        window: a query sees this many last tokens, itself included; chunk: it sees its own chunk of this many; neither:
+        all before it. stored: in a fresh pass, what a cache keeps instead of k and v (`LayerConfig.kv_sizes`).
+        softmax: scale, softcap, sinks and slopes of `attention`.
         """
 
+    def once(self, layer: int, compute: Callable[[], Tensor]) -> Tensor:
+        """A tensor that layer `layer` needs in every pass; a context that lives through many may keep it."""
+        return compute()
 
-def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+
+def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None = None) -> Tensor:
     """Mask (B, 1, T, S), True where the key position is seen. queries: (B, T), keys: (S,) positions."""
     distance = queries[:, :, None] - keys  # (B, T, S)
     mask = distance >= 0
     if window is not None:
         mask &= distance < window
+    if chunk is not None:
+        mask &= queries[:, :, None] // chunk == keys // chunk
     return mask[:, None]
 
 
@@ -43,20 +72,39 @@ class Causal(Context):
     """Each token sees itself and what came before it in the same row. Right padding needs no mask of its own."""
 
     def __init__(self) -> None:
-        self._masks: dict[int, Tensor] = {}
+        self._masks: dict[tuple[int | None, int | None], Tensor] = {}
+        self._shared: dict[int, tuple[Tensor, Tensor]] = {}
 
     def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
         self.positions = torch.arange(length, device=device)[None]
         self._masks.clear()
+        self._shared.clear()
         return self.positions
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, window: int | None = None) -> Tensor:
-        grouped = q.size(1) != k.size(1)
-        if window is None or window >= q.size(2):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-        if window not in self._masks:
-            self._masks[window] = visible(self.positions, self.positions[0], window)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._masks[window], enable_gqa=grouped)
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        *,
+        window: int | None = None,
+        chunk: int | None = None,
+        stored: Tensor | None = None,
+        share: bool = False,
+        **softmax: Any,
+    ) -> Tensor:
+        if k is None or v is None:
+            k, v = self._shared[layer]
+        elif share:
+            self._shared[layer] = (k, v)
+        if fused_fits(q, v, softmax):
+            return fused_attention(q, k, v, window=window, chunk=chunk, **softmax)
+        if min(window or q.size(2), chunk or q.size(2)) >= q.size(2):
+            return attention(q, k, v, causal=True, **softmax)
+        if (window, chunk) not in self._masks:
+            self._masks[window, chunk] = visible(self.positions, self.positions[0], window, chunk)
+        return attention(q, k, v, mask=self._masks[window, chunk], **softmax)
 
 
 class KVCache(Context):
@@ -69,12 +117,18 @@ class KVCache(Context):
     def __init__(
         self, config: Config, batch: int, max_len: int, *, device: torch.device | str = "cpu", dtype: torch.dtype
     ) -> None:
-        layers = [config.layer(i) for i in range(config.n_layer)]
+        sizes = [config.layer(i).kv_sizes for i in range(config.n_layer)]
+
+        def room(heads: int, size: int) -> Tensor:
+            return torch.zeros(batch, heads, max_len, size, device=device, dtype=dtype)
+
         self.max_len = max_len
         self.lengths = [0] * batch
-        self.k = [torch.zeros(batch, c.n_kv_head, max_len, c.head_dim, device=device, dtype=dtype) for c in layers]
-        self.v = [torch.zeros_like(k) for k in self.k]
-        self.views: dict[int, tuple[int, Tensor, Tensor]] = {}  # what compiled decoding last looked at, by layer
+        self.k = [room(heads, k) for heads, k, _ in sizes]
+        self.v = [room(heads, v) if v else None for heads, _, v in sizes]
+        self._kept: dict[int, Tensor] = {}
+        # What compiled decoding last looked at, by layer.
+        self.views: dict[int, tuple[int, Tensor, Tensor | None]] = {}
 
     def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
         assert batch == len(self.lengths), f"cache for {len(self.lengths)} rows got {batch}"
@@ -82,10 +136,11 @@ class KVCache(Context):
         self.lengths = [n + length for n in self.start]
         assert max(self.lengths) <= self.max_len, f"cache of {self.max_len} tokens is full"
         self.even = len(set(self.start)) == 1
+        self.fresh = not any(self.start)
         steps = torch.arange(length, device=device)
         first = self.start[:1] if self.even else self.start
         self.positions = torch.tensor(first, device=device)[:, None] + steps
-        self._masks: dict[int | None, Tensor] = {}
+        self._masks: dict[tuple[int | None, int | None], Tensor] = {}
         return self.positions
 
     def truncate(self, lengths: list[int]) -> None:
@@ -93,37 +148,73 @@ class KVCache(Context):
         assert all(new <= old for new, old in zip(lengths, self.lengths, strict=True))
         self.lengths = list(lengths)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, window: int | None = None) -> Tensor:
-        length, end = q.size(2), max(self.lengths)
-        keys, values = self.k[layer], self.v[layer]
-        if self.even:
-            keys[:, :, self.start[0] : end] = k
-            values[:, :, self.start[0] : end] = v
-        else:
-            rows = torch.arange(q.size(0), device=q.device)[:, None]
-            keys[rows, :, self.positions] = k.transpose(1, 2).to(keys.dtype)  # (B, T, K, D)
-            values[rows, :, self.positions] = v.transpose(1, 2).to(values.dtype)
-        grouped = q.size(1) != k.size(1)
-        if self.even and (window is None or window >= end):
-            if self.start[0] == 0:  # nothing before these tokens
-                return F.scaled_dot_product_attention(q, k, v, is_causal=length > 1, enable_gqa=grouped)
-            if length == 1:
-                # The heads that share a kv head are rows of one product: all of them see every key.
-                rows = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
-                return F.scaled_dot_product_attention(rows, keys[:, :, :end], values[:, :, :end]).reshape(q.shape)
-        if window not in self._masks:
-            self._masks[window] = visible(self.positions, torch.arange(end, device=q.device), window)
-        mask = self._masks[window]
-        return F.scaled_dot_product_attention(
-            q, keys[:, :, :end], values[:, :, :end], attn_mask=mask, enable_gqa=grouped
-        )
+    def replace(self, row: int, other: KVCache) -> None:
+        """Put what `other` holds of its only row in the place of the first tokens of row `row`."""
+        (n,) = other.lengths
+        for mine, theirs in zip([*self.k, *self.v], [*other.k, *other.v], strict=True):
+            if mine is not None and theirs is not None:
+                mine[row, :, :n] = theirs[0, :, :n]
 
-    def row_bias(self, end: int, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """For one row and one new token: its slot (1,), and what to add to the scores of `end` slots (1, end).
+    def once(self, layer: int, compute: Callable[[], Tensor]) -> Tensor:
+        if layer not in self._kept:
+            self._kept[layer] = compute()
+        return self._kept[layer]
+
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        *,
+        window: int | None = None,
+        chunk: int | None = None,
+        stored: Tensor | None = None,
+        share: bool = False,
+        **softmax: Any,
+    ) -> Tensor:
+        length, end, own = q.size(2), max(self.lengths), self.v[layer]
+        if k is None or v is None:
+            assert own is not None
+            k, v = self.k[layer][:, :, :end], own[:, :, :end]
+        else:
+            self._write(self.k[layer], k if stored is None else stored)
+            if own is not None:
+                self._write(own, v)
+        if self.fresh and fused_fits(q, v, softmax):
+            return fused_attention(q, k, v, window=window, chunk=chunk, **softmax)
+        if self.fresh and min(window or end, chunk or end) >= end:
+            return attention(q, k, v, causal=length > 1, **softmax)
+        if self.fresh and stored is not None:
+            keys, values = k, v
+        else:
+            keys = self.k[layer][:, :, :end]
+            values = keys[..., : v.size(-1)] if own is None else own[:, :, :end]
+        per_head = softmax.get("sinks") is not None or softmax.get("slopes") is not None
+        if self.even and length == 1 and min(window or end, chunk or end) >= end and not per_head:
+            # The heads that share a kv head are rows of one product: all of them see every key.
+            rows = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
+            return attention(rows, keys, values, **softmax).reshape(*q.shape[:3], values.size(-1))
+        if (window, chunk) not in self._masks:
+            seen = torch.arange(end, device=q.device)
+            self._masks[window, chunk] = visible(self.positions, seen, window, chunk)
+        return attention(q, keys, values, mask=self._masks[window, chunk], **softmax)
+
+    def _write(self, slots: Tensor, new: Tensor) -> None:
+        """new: (B, K, T, D), for the pass's positions."""
+        if self.even:
+            slots[:, :, self.start[0] : self.start[0] + new.size(2)] = new
+        else:
+            rows = torch.arange(new.size(0), device=new.device)[:, None]
+            slots[rows, :, self.positions] = new.transpose(1, 2).to(slots.dtype)  # (B, T, K, D)
+
+    def row_bias(self, end: int, window: int | None, chunk: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """For one row and one new token: its slot (1,), and what to add to the scores of `end` slots (1, 1, 1, end).
 
         Slots behind it are out of sight, so a caller may look at more of them than are filled.
         """
-        if window not in self._masks:
-            seen = visible(self.positions, torch.arange(end, device=self.positions.device), window)[0, 0]
-            self._masks[window] = torch.zeros(1, end, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-        return self.positions[0], self._masks[window]
+        if (window, chunk) not in self._masks:
+            seen = visible(self.positions, torch.arange(end, device=self.positions.device), window, chunk)
+            bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+            self._masks[window, chunk] = bias
+        return self.positions[0], self._masks[window, chunk]

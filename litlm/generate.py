@@ -2,6 +2,9 @@
 
 Prompts of different lengths are right-padded; each row keeps its own positions, so a row's tokens are those it would
 get alone.
+
+LongRoPE has one set of frequencies for short rows and one for long ones. A row that grows from short to long is read
+again then: what the cache holds of it was computed with the other set.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from collections.abc import Collection, Generator
 
 import torch
 
+from litlm.config import Config, LongRopeScaling
 from litlm.context import KVCache
 from litlm.model import GPT
 from litlm.ops import one_row
@@ -58,10 +62,11 @@ def _decode(
     cache = KVCache(model.config, len(prompts), longest + max(room), device=device, dtype=weight.dtype)
     sampler = Sampler(settings, prompts, model.config.vocab_size, device)
     ended = [False] * len(prompts)
+    texts, switches = [list(prompt) for prompt in prompts], _switches(model.config)
 
     tokens = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)  # (B, T)
     last = torch.tensor(lengths, device=device)[:, None] - 1
-    logits = model(tokens, context=cache, keep=last)[:, -1]  # (B, V)
+    logits = model(tokens, context=cache, keep=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
     cache.truncate(lengths)
     for step in range(1, max(room) + 1):
         chosen = sampler(logits)
@@ -71,5 +76,27 @@ def _decode(
             ended[b] |= token in stop_ids or step >= room[b] or b in (from_outside or ())
         if all(ended):
             return
+        # A row that fills the context has ended; what goes on being computed for it stays within.
+        cache.truncate([min(n, model.config.max_seq_len - 1) for n in cache.lengths])
+        for b, text in enumerate(texts):
+            if not ended[b] and len(text) in switches:
+                cache.replace(b, _as_part_of_longer(model, text))
+            text.append(step_tokens[b])
         with one_row(weight.dtype, len(prompts), device):
             logits = model(chosen[:, None], context=cache)[:, -1]
+
+
+def _switches(config: Config) -> set[int]:
+    """The lengths after which LongRoPE changes its frequencies."""
+    ropes = [layer.rope for layer in map(config.layer, range(config.n_layer))]
+    scalings = [rope.scaling for rope in ropes if rope is not None]
+    return {scaling.original_max_seq_len for scaling in scalings if isinstance(scaling, LongRopeScaling)}
+
+
+def _as_part_of_longer(model: GPT, text: list[int]) -> KVCache:
+    """A cache with the tokens of `text` as a row holds them that is longer by one."""
+    weight = model.embed.weight
+    tokens = torch.tensor([text], device=weight.device)
+    cache = KVCache(model.config, 1, len(text), device=weight.device, dtype=weight.dtype)
+    model(tokens, context=cache, lengths=tokens.new_tensor([len(text) + 1]), keep=tokens.new_zeros(1, 1))
+    return cache

@@ -1,29 +1,51 @@
-"""Rotary position embedding (Su et al. 2021) in the half-split layout: dimension j turns together with j + R/2.
+"""Rotary position embedding (Su et al. 2021): which pairs of dimensions turn together is the config's choice.
 
 The frequencies follow transformers' fp32 arithmetic step by step, so that long positions agree to the last bit. They
 are a buffer that is never saved, and they recompute themselves after any move or cast: bf16 frequencies would be wrong
-by whole turns after a few hundred tokens.
+by whole turns after a few hundred tokens. Where they depend on the length (dynamic, LongRoPE), each row has its own.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from litlm.config import LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
+from litlm.config import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeConfig,
+    YarnScaling,
+)
 from litlm.families.base import yarn_attention_factor
 
 
 def rope_frequencies(config: RopeConfig, head_dim: int, device: torch.device | None = None) -> tuple[Tensor, float]:
-    """Radians per position, (R / 2,) in fp32 with R = head_dim * fraction, and the factor of cos and sin."""
+    """Radians per position, (R / 2,) in fp32 with R = head_dim * fraction, and the factor of cos and sin.
+
+    LongRoPE gives (2, R / 2): for short rows, and for long ones.
+    """
+    if config.proportional:
+        whole, factor = rope_frequencies(replace(config, proportional=False, fraction=1.0), head_dim, device)
+        whole[int(head_dim * config.fraction / 2) :] = 0
+        return whole, factor
     turned = int(head_dim * config.fraction)
     exponents = torch.arange(0, turned, 2, dtype=torch.int64, device=device).float() / turned
     periods = config.theta**exponents
     scaling = config.scaling
-    if scaling is None:
+    if scaling is None or isinstance(scaling, DynamicScaling):
         return 1.0 / periods, 1.0
+    if isinstance(scaling, LongRopeScaling):
+        divisors = torch.tensor([scaling.short_factor, scaling.long_factor], dtype=torch.float32, device=device)
+        factor = scaling.attention_factor
+        if factor is None:
+            grows = scaling.factor > 1
+            factor = math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_max_seq_len)) if grows else 1.0
+        return 1.0 / (divisors * periods), factor
     if isinstance(scaling, LinearScaling):
         return 1.0 / periods / scaling.factor, 1.0
     if isinstance(scaling, Llama3Scaling):
@@ -80,14 +102,34 @@ class Rope(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        angles = positions[..., None].float() * self.frequencies  # (B, T, R / 2)
+    def forward(self, positions: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        angles = positions[..., None].float() * self._frequencies_at(positions, lengths)  # (B, T, R / 2)
+        angles = -angles if self.config.reverse else angles
         return angles.cos() * self.factor, angles.sin() * self.factor
 
+    def _frequencies_at(self, positions: Tensor, lengths: Tensor | None) -> Tensor:
+        """(R / 2,), or (B, 1, R / 2) where they depend on each row's length: `lengths`, or up to its last position."""
+        scaling = self.config.scaling
+        if not isinstance(scaling, (DynamicScaling, LongRopeScaling)):
+            return self.frequencies
+        length = (positions.amax(-1) + 1 if lengths is None else lengths)[:, None, None]  # (B, 1, 1)
+        if isinstance(scaling, LongRopeScaling):
+            return torch.where(length > scaling.original_max_seq_len, self.frequencies[1], self.frequencies[0])
+        turned = 2 * self.frequencies.numel()
+        length = length.clamp(min=scaling.original_max_seq_len).float()
+        stretch = scaling.factor * length / scaling.original_max_seq_len - (scaling.factor - 1)
+        theta = self.config.theta * stretch ** (turned / (turned - 2))
+        exponents = torch.arange(0, turned, 2, dtype=torch.int64, device=length.device).float() / turned
+        return 1.0 / theta**exponents
 
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """Turn the first R dimensions of each head. x: (B, T, H, D); cos, sin: (B, T, R / 2) in x's dtype."""
     half = cos.size(-1)
     cos, sin = cos[:, :, None], sin[:, :, None]  # (B, T, 1, R / 2)
+    if interleaved:
+        first, second, rest = x[..., : 2 * half : 2], x[..., 1 : 2 * half : 2], x[..., 2 * half :]
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+        return torch.cat((turned, rest), dim=-1) if rest.size(-1) else turned
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)

@@ -136,6 +136,8 @@ class TrainSettings:
         warmup_steps: Steps in which the learning rate rises from zero.
         weight_decay: Of AdamW.
         grad_clip: Largest norm of the whole gradient; None for no limit.
+        router_balance: Weight of the loss that spreads tokens evenly over experts (mixture-of-experts models).
+        router_z: Weight of the loss that keeps router logits small (mixture-of-experts models).
         val_interval: Validate every so many steps (and at the end).
         save_interval: Save the trainable weights every so many steps; None only at the end.
     """
@@ -149,6 +151,8 @@ class TrainSettings:
     warmup_steps: int = 10
     weight_decay: float = 0.0
     grad_clip: float | None = 1.0
+    router_balance: float = 0.0
+    router_z: float = 0.0
     val_interval: int = 50
     save_interval: int | None = None
 
@@ -166,8 +170,11 @@ class TrainSettings:
             problems.append(f"lr={self.lr} must be positive")
         if self.warmup_steps < 0:
             problems.append(f"warmup_steps={self.warmup_steps} must be 0 or more")
-        if not self.weight_decay >= 0:
-            problems.append(f"weight_decay={self.weight_decay} must be 0 or more")
+        problems += [
+            f"{key}={getattr(self, key)} must be 0 or more"
+            for key in ("weight_decay", "router_balance", "router_z")
+            if not getattr(self, key) >= 0
+        ]
         if self.grad_clip is not None and not self.grad_clip > 0:
             problems.append(f"grad_clip={self.grad_clip} must be positive, or None")
         _raise("Training settings", problems)
@@ -223,23 +230,60 @@ class ModelsCommand:
     """List the models litlm knows by name. Others of the same families load by hub id or directory all the same.
 
     Args:
-        match: Only names that contain this text.
+        match: Only models whose name or hub id contains this text.
         family: Only this family (llama, qwen3, ...).
+        license: Only licences whose name contains this text (apache, mit, llama3, ...).
+        access: Only models that the hub gives to anyone (open), or only those it asks agreement for (gated).
+        kind: Only models tuned to converse (chat), or only the others (base).
+        moe: Only mixtures of experts.
+        max_size: Only models of at most this many parameters, such as 8B or 700M.
+        json: Print JSON, for scripts.
     """
 
     match: str = ""
     family: str | None = None
+    license: str | None = None
+    access: Literal["open", "gated"] | None = None
+    kind: Literal["chat", "base"] | None = None
+    moe: bool = False
+    max_size: str | None = None
+    json: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeCommand:
-    """Show a model's architecture, parameters and memory.
+    """Show a model's architecture, its parameters, and what it needs; or what an adapter is.
 
     Args:
-        model: A zoo name, a checkpoint directory or a .gguf file.
+        model: A zoo name, a checkpoint directory, a .gguf file, or the directory of an adapter.
+        dtype: Of weights and cache, for the memory they take.
+        batch_size: Rows that are generated at once, for the cache.
+        context: Tokens in a row, for cache and operations; without it 4096, or all where a model has fewer.
+        json: Print JSON, for scripts.
     """
 
     model: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    batch_size: int = 1
+    context: int | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        counts = {"batch_size": self.batch_size, "context": self.context}
+        _raise("Settings", [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewFamilyCommand:
+    """Draft a family file, and its test cases, for an architecture that litlm does not know yet.
+
+    Args:
+        source: A Hugging Face config.json, or its directory; with weights beside it, their names are looked at too.
+        out_dir: Where the two files are written.
+    """
+
+    source: str
+    out_dir: str = "."
 
 
 @dataclass(frozen=True, kw_only=True)

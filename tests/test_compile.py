@@ -13,8 +13,12 @@ from litlm.llm import LLM
 from litlm.transforms import compile as transform
 from litlm.transforms.lora import attach
 
-LLAMA = next(case for case in cases.CASES if case.name.startswith("llama"))
-SLIDING = next(case for case in cases.CASES if "sliding" in case.name)
+LLAMA, SLIDING = cases.by_name("llama-plain"), cases.by_name("qwen3-sliding-pattern")
+# One family for each part that decoding goes through in a way of its own.
+OTHERS = [
+    next(case for case in cases.CASES if case.family == family)
+    for family in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt2", "gpt_oss", "llama4_text", "mixtral", "olmo2")
+]
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
@@ -29,7 +33,7 @@ def answer(llm: LLM, n: int = 20) -> list[int]:
     return llm.generate(PROMPT, max_new_tokens=n, ignore_eos=True, return_ids=True)
 
 
-@pytest.mark.parametrize("case", [LLAMA, SLIDING], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [LLAMA, SLIDING, *OTHERS], ids=lambda case: case.name)
 def test_compiled_tokens_are_the_eager_ones(case: cases.Case) -> None:
     path = cases.write(case)
     assert answer(LLM.load(path, compile=True)) == answer(LLM.load(path))

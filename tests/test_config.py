@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from litlm.config import (
     AttentionConfig,
     Config,
+    LatentConfig,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     MLPConfig,
+    MoEConfig,
     NormConfig,
+    QKNormConfig,
     RopeConfig,
     YarnScaling,
 )
 from litlm.families import get_family, list_families, register_family
-from litlm.model import GPT
-from litlm.zoo import find_model, get_model, list_models
 
 TINY: dict[str, Any] = dict(vocab_size=11, n_layer=2, n_embd=8, n_head=2)
 WRONG_NORM: dict[str, Any] = dict(kind="batch", eps="small")
@@ -46,7 +47,16 @@ def test_defaults_follow_from_the_sizes() -> None:
 
 def test_layers_differ_where_the_pattern_says_so() -> None:
     config = Config(**TINY, sliding_window=3, layer_types=("sliding", "full"))
-    assert [config.layer(i).sliding_window for i in range(2)] == [3, None]
+    assert [config.layer(i).window for i in range(2)] == [3, None]
+    local, moe = RopeConfig(theta=50.0), MoEConfig(n_expert=4, n_expert_per_token=2, intermediate_size=7)
+    config = Config(
+        **TINY | dict(n_layer=4), sliding_window=3, layer_types=("sliding", "full", "chunked", "full"), moe=moe,
+        moe_layers=(False, True, True, False), rope_layers=(True, True, True, False), sliding_rope=local,
+    )  # fmt: skip
+    layers = [config.layer(i) for i in range(4)]
+    assert [(c.window, c.chunk) for c in layers] == [(3, None), (None, None), (None, 3), (None, None)]
+    assert [c.rope for c in layers] == [local, config.rope, local, None]
+    assert [c.moe for c in layers] == [None, moe, moe, None]
 
 
 @pytest.mark.parametrize(
@@ -68,9 +78,32 @@ def test_layers_differ_where_the_pattern_says_so() -> None:
         (
             dict(
                 sliding_window=0,
-                rope=RopeConfig(scaling=Llama3Scaling(factor=0.5, low_freq_factor=4.0, original_max_seq_len=0)),
+                rope=RopeConfig(scaling=Llama3Scaling(factor=0.5, low_freq_factor=5.0, original_max_seq_len=0)),
             ),
-            ["sliding_window=0", "scaling.factor=0.5", "original_max_seq_len=0", "low_freq_factor=4.0"],
+            ["sliding_window=0", "scaling.factor=0.5", "original_max_seq_len=0", "low_freq_factor=5.0"],
+        ),
+        (
+            dict(moe=MoEConfig(n_expert=4, n_expert_per_token=5, intermediate_size=0), moe_layers=(True,)),
+            ["moe.intermediate_size=0", "moe_layers has 1 entries"],
+        ),
+        (
+            dict(moe=MoEConfig(n_expert=6, n_expert_per_token=3, intermediate_size=8, n_group=3, n_group_per_token=1)),
+            ["moe.n_expert_per_token=3 is more than n_group_per_token=1 groups of 2 experts hold"],
+        ),
+        (
+            dict(moe_layers=(True, False), rope=None, rope_layers=(True, False), shared_norm=True),
+            ["moe must say", "rope must say", "shared_norm is for block='parallel'"],
+        ),
+        (
+            dict(rope=RopeConfig(scaling=LongRopeScaling(
+                factor=2.0, original_max_seq_len=9, short_factor=(1.0,), long_factor=(1.0, 2.0)))),
+            ["rope.scaling.short_factor has 1 entries", "rope turns 2 pairs"],
+        ),
+        (
+            dict(attention=AttentionConfig(
+                qk_norm=QKNormConfig(over="all", after_rope=True),
+                latent=LatentConfig(kv_rank=0, nope_head_dim=4, rope_head_dim=2, v_head_dim=3)), head_dim=8),
+            ["after_rope must be false", "attention.latent.kv_rank=0", "head_dim=8 must be", "can't be combined"],
         ),
         (
             dict(rope=RopeConfig(scaling=YarnScaling(factor=2.0, original_max_seq_len=9, beta_slow=40.0))),
@@ -110,7 +143,7 @@ def test_from_dict_reports_unknown_missing_and_wrong_together() -> None:
 RICH = Config(
     name="rich", family="qwen3", vocab_size=101, n_layer=3, n_embd=24, n_head=4, n_kv_head=2, head_dim=10,
     intermediate_size=50, max_seq_len=77, sliding_window=9, layer_types=("full", "sliding", "full"),
-    tie_embeddings=True, norm=NormConfig(eps=1e-7), attention=AttentionConfig(qk_norm=True),
+    tie_embeddings=True, norm=NormConfig(eps=1e-7), attention=AttentionConfig(qk_norm=QKNormConfig()),
     mlp=MLPConfig(activation="gelu_tanh"), init_std=0.013, dtype="bfloat16", bos_token_id=3, eos_token_id=(4, 5),
     pad_token_id=0,
     rope=RopeConfig(theta=1e6, scaling=YarnScaling(factor=3.5, original_max_seq_len=32, attention_factor=0.9)),
@@ -167,24 +200,6 @@ def test_bad_yaml_files(content: bytes | None, message: str, tmp_path: Path) -> 
 
 
 # --- the zoo -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", list_models())
-def test_zoo_models_have_transformers_number_of_parameters(name: str, tmp_path: Path) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = Config.from_name(name)
-    assert config.name == name
-    assert Config.from_name(name.upper()) == config
-    assert find_model(get_model(name).hub_id) is get_model(name)
-    (tmp_path / "config.json").write_text(json.dumps(dict(get_model(name).hf)))
-    with torch.device("meta"):
-        theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
-        ours = GPT(config)
-    count = sum(p.numel() for p in ours.parameters())
-    assert count == theirs.num_parameters() == config.n_parameters()
-    assert Config.from_dict(config.to_dict()) == config
-    assert dataclasses.replace(Config.from_hf(config.to_hf()), name=name) == config
 
 
 @pytest.mark.parametrize(
@@ -279,8 +294,8 @@ def test_qwen3_config() -> None:
     assert config == Config(
         family="qwen3", vocab_size=151936, n_layer=28, n_embd=1024, n_head=16, n_kv_head=8, head_dim=128,
         intermediate_size=3072, max_seq_len=40960, tie_embeddings=True, norm=NormConfig(eps=1e-6),
-        attention=AttentionConfig(qk_norm=True), rope=RopeConfig(theta=1e6), dtype="bfloat16", bos_token_id=151643,
-        eos_token_id=151645,
+        attention=AttentionConfig(qk_norm=QKNormConfig(norm=NormConfig(eps=1e-6))), rope=RopeConfig(theta=1e6),
+        dtype="bfloat16", bos_token_id=151643, eos_token_id=151645,
     )  # fmt: skip
     assert dataclasses.replace(Config.from_name("qwen3-0.6b"), name="") == config
 
@@ -470,16 +485,16 @@ def test_qwen3_windows(fields: dict[str, Any], pattern: tuple[str, ...], tmp_pat
     ("fields", "wrong"),
     [
         (
-            LLAMA | dict(quantization_config=dict(quant_method="fp8", bits=8), logit_scale=0.5, hidden_act="mish"),
-            ["quantized (fp8)", "logit_scale=0.5", "hidden_act='mish'"],
+            LLAMA | dict(logit_scale=0.5, hidden_act="mish"),
+            ["logit_scale=0.5", "hidden_act='mish'"],
         ),
         (
-            LLAMA | dict(rope_scaling=dict(type="dynamic", factor=2.0), final_logit_softcapping=30.0),
-            ["'dynamic'", "final_logit_softcapping=30.0"],
+            LLAMA | dict(rope_scaling=dict(type="axial", factor=2.0), final_logit_softcapping=30.0),
+            ["'axial'", "final_logit_softcapping=30.0"],
         ),
         (
-            QWEN | dict(rope_scaling=dict(rope_type="longrope", short_factor=[1.0], long_factor=[2.0]), num_experts=8),
-            ["'longrope'", "num_experts=8"],
+            QWEN | dict(rope_scaling=dict(rope_type="proportional"), num_experts=8),
+            ["'proportional'", "num_experts=8"],
         ),
         (LLAMA | dict(rope_scaling=dict(rope_type="linear", factor=2.0, mrope_section=[1, 2])), ["mrope_section"]),
         (LLAMA | dict(rope_scaling=dict(rope_type="llama3")), ["factor", "low_freq_factor", "high_freq_factor"]),
@@ -513,7 +528,7 @@ def test_fields_that_change_the_math_are_named(fields: dict[str, Any], wrong: li
         ("[1]", "JSON object"),
         ("{}", "model_type"),
         ('{"model_type": "lama"}', "'llama'"),
-        ('{"model_type": "mamba2"}', "Supported: gpt_neox, llama, qwen3"),
+        ('{"model_type": "mamba2"}', "Supported: "),
         ('{"model_type": "llama", "vocab_size": 3}', "hidden_size is missing"),
         (None, "does not exist"),
     ],
@@ -530,7 +545,7 @@ def test_bad_config_files(content: str | None, message: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("fields", "wrong"),
     [
-        (dict(attention=AttentionConfig(qk_norm=True), block="parallel"), ["attention", "block"]),
+        (dict(attention=AttentionConfig(qk_norm=QKNormConfig()), block="parallel"), ["attention", "block"]),
         (dict(attention=AttentionConfig(bias=True)), ["out_bias"]),
         (dict(sliding_window=3, layer_types=("full", "sliding")), ["sliding_window", "layer_types"]),
         (dict(norm=NormConfig(kind="layer"), mlp=MLPConfig(kind="plain")), ["norm", "mlp"]),

@@ -128,13 +128,12 @@ def test_cache_has_the_sizes_of_its_layers_and_knows_its_limits() -> None:
         cache.truncate([3, 2, 2, 2])
 
 
-@pytest.mark.parametrize("window", [None, 1, 3])
-def test_row_bias_is_the_mask_of_one_step(window: int | None) -> None:
+@pytest.mark.parametrize(("window", "chunk", "first"), [(None, None, 0), (1, None, 5), (3, None, 3), (None, 4, 4)])
+def test_row_bias_is_the_mask_of_one_step(window: int | None, chunk: int | None, first: int) -> None:
     """It may cover slots that are not filled yet; those stay out of sight."""
     cache = KVCache(_config(6, 2, 8), 1, 16, dtype=torch.float32)
     cache.begin(1, 5, torch.device("cpu"))
     cache.begin(1, 1, torch.device("cpu"))
-    slot, bias = cache.row_bias(12, window, torch.float32)
+    slot, bias = cache.row_bias(12, window, chunk, torch.float32)
     assert slot.tolist() == [5]
-    first = 0 if window is None else 6 - window
-    assert bias.tolist() == [[0.0 if first <= s <= 5 else -math.inf for s in range(12)]]
+    assert bias.tolist() == [[[[0.0 if first <= s <= 5 else -math.inf for s in range(12)]]]]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, RopeConfig
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig, RopeConfig
 from litlm.llm import LLM, pick_device, pick_dtype
 from litlm.model import GPT
 from litlm.sample import Sampler
@@ -23,7 +23,7 @@ _SMALL: dict[str, Any] = dict(vocab_size=307, n_layer=3, n_embd=96, n_head=6, ma
 CONFIGS = {
     "llama": Config(family="llama", n_kv_head=2, head_dim=16, tie_embeddings=True, **_SMALL),
     "qwen3": Config(
-        family="qwen3", n_kv_head=3, head_dim=24, attention=AttentionConfig(qk_norm=True), sliding_window=5,
+        family="qwen3", n_kv_head=3, head_dim=24, attention=AttentionConfig(qk_norm=QKNormConfig()), sliding_window=5,
         layer_types=("sliding", "full", "sliding"), **_SMALL,
     ),
     "gpt_neox": Config(

@@ -52,6 +52,31 @@ def test_value_and_gradients(sizes, chunk_rows: int, masked: float, monkeypatch:
                 torch.testing.assert_close(tensor.grad.double(), grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_rows", [2, 1000])
+@pytest.mark.parametrize(("scale", "softcap", "biased"), [(0.3, None, False), (1.0, 2.5, False), (1.7, 4.0, True)])
+def test_heads_with_a_bias_scale_and_cap(
+    scale: float, softcap: float | None, biased: bool, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, targets = _case(3, 7, 6, 19, seed=5, masked=0.3)
+    bias = torch.randn(19, generator=torch.Generator().manual_seed(6)) if biased else None
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 19 * chunk_rows + 1)
+    tensors = [t for t in (hidden, weight, bias) if t is not None]
+    wide = [t.double().requires_grad_() for t in tensors]
+    logits = wide[0] @ wide[1].t() + (wide[2] if biased else 0)
+    logits = logits * scale
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    expected.backward()
+    mine = [t.clone().requires_grad_() for t in tensors]
+    value = cross_entropy_sum(mine[0], mine[1], targets, bias=mine[2] if biased else None, scale=scale, softcap=softcap)
+    value.backward()
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-5)
+    for t, reference in zip(mine, wide, strict=True):
+        assert t.grad is not None
+        assert reference.grad is not None
+        torch.testing.assert_close(t.grad.double(), reference.grad, rtol=1e-5, atol=1e-5)
+
+
 def test_everything_ignored() -> None:
     hidden, weight, targets = _case(2, 3, 4, 9, seed=0)
     hidden.requires_grad_()

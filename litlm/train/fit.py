@@ -20,8 +20,9 @@ import torch
 
 from litlm.data.sft import IGNORE, Dataset, Example, collate, load_sft, split, stream
 from litlm.model import GPT
+from litlm.moe import RouterWatch, watch_routers
 from litlm.settings import FinetuneSettings, TrainSettings
-from litlm.train.loss import cross_entropy_sum
+from litlm.train.loss import loss_sum
 from litlm.train.report import Log, Progress, plot_loss, write_settings
 from litlm.train.schedule import learning_rate
 
@@ -76,12 +77,14 @@ def fit(
                 micro_batches = [collate(part) for part in _chunks(examples, settings.micro_batch_size)]
                 n_targets = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
                 loss = 0.0
-                for tokens, targets in micro_batches:
-                    tokens, targets = fabric.to_device((tokens, targets))
-                    hidden = runner(tokens, output="hidden")
-                    part = cross_entropy_sum(hidden, model.head_weight, targets) / n_targets
-                    fabric.backward(part)
-                    loss += part.item()
+                with watch_routers(model) as routers:
+                    for tokens, targets in micro_batches:
+                        routers.clear()
+                        tokens, targets = fabric.to_device((tokens, targets))
+                        hidden = runner(tokens, output="hidden")
+                        part = loss_sum(model, hidden, targets) / n_targets
+                        loss += part.item()
+                        fabric.backward(part + router_loss(routers, settings) / len(micro_batches))
                 norm = torch.nn.utils.clip_grad_norm_(params, settings.grad_clip or math.inf)
                 if not math.isfinite(loss) or not bool(norm.isfinite()):
                     save(step)
@@ -107,7 +110,7 @@ def fit(
                     result.val_losses.append((step + 1, val_loss))
                 log.write(
                     step=step + 1, loss=loss, val_loss=val_loss, lr=lr, grad_norm=float(norm), tokens=seen,
-                    tokens_per_s=n_tokens / took, seconds=seconds,
+                    tokens_per_s=n_tokens / took, seconds=seconds, **routers.statistics(),
                 )  # fmt: skip
                 progress.show(step + 1, loss, val_loss, result.tokens_per_s)
                 if step + 1 == steps or (settings.save_interval and (step + 1) % settings.save_interval == 0):
@@ -120,6 +123,13 @@ def fit(
     return result
 
 
+def router_loss(routers: RouterWatch, settings: TrainSettings) -> torch.Tensor | float:
+    """What keeps the experts of a mixture evenly used, as far as the settings ask for it."""
+    if not routers.seen or not (settings.router_balance or settings.router_z):
+        return 0.0
+    return settings.router_balance * routers.balance_loss() + settings.router_z * routers.z_loss()
+
+
 @torch.no_grad()
 def validate(fabric: Fabric, model: GPT, data: Dataset, micro_batch_size: int) -> float:
     """Mean loss per target token."""
@@ -127,7 +137,7 @@ def validate(fabric: Fabric, model: GPT, data: Dataset, micro_batch_size: int) -
     total, count = 0.0, 0
     for part in _chunks(data.examples, micro_batch_size):
         tokens, targets = fabric.to_device(collate(part))
-        total += cross_entropy_sum(model(tokens, output="hidden"), model.head_weight, targets).item()
+        total += loss_sum(model, model(tokens, output="hidden"), targets).item()
         count += int((targets != IGNORE).sum())
     model.train()
     return total / count

@@ -12,20 +12,19 @@ from typing import Any
 from litlm.checkpoint.base import atomic_file, write_text
 from litlm.settings import FinetuneSettings
 
-FIELDS = ("step", "loss", "val_loss", "lr", "grad_norm", "tokens", "tokens_per_s", "seconds")
-
 
 class Log:
-    """One CSV row a step, flushed at once: a killed run keeps its log."""
+    """One CSV row a step, flushed at once: a killed run keeps its log. The first row's fields are the columns."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", newline="", encoding="utf-8")
-        self._rows: csv.DictWriter[str] = csv.DictWriter(self._file, FIELDS)
-        self._rows.writeheader()
-        self._file.flush()
+        self._rows: csv.DictWriter[str] | None = None
 
     def write(self, **row: float | None) -> None:
+        if self._rows is None:
+            self._rows = csv.DictWriter(self._file, list(row))
+            self._rows.writeheader()
         self._rows.writerow({k: "" if v is None else f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
         self._file.flush()
 

@@ -1,0 +1,165 @@
+"""Softmax attention: PyTorch's fused kernel where it does what is asked, plain products elsewhere, and for long rows on
+CUDA a kernel made by the compiler (FlexAttention), because capped scores, sinks and ALiBi have no fused one.
+
+Shapes: B batch, T query length, S key length, H heads, K kv heads, D size of a query or key, E size of a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_AT_ONCE = 2**27  # scores held at once where no gradient is wanted
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """softmax(scale q k' + mask) v. q: (B, H, T, D); k: (B, K, S, D); v: (B, K, S, E) -> (B, H, T, E).
+
+    mask: (B or 1, 1, T, S), True where a key is seen, or floats to add. causal: query t sees keys up to t (T = S, no
+    mask). softcap: scores become cap * tanh(score / cap). sinks: (H,), a score more in each softmax, without a value.
+    slopes: (H,), ALiBi; a key's score grows with its place by its head's slope. (Falling with the distance is the same
+    to a softmax without sinks.)
+    """
+    if softcap is None and sinks is None and slopes is None:
+        grouped = q.size(1) != k.size(1)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+        )
+    if causal:
+        mask = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril()[None, None]
+    softmax: dict[str, Any] = dict(scale=scale, softcap=softcap, sinks=sinks, slopes=slopes)
+    rows = max(1, _AT_ONCE // (q.size(0) * q.size(1) * k.size(2)))
+    if rows >= q.size(2) or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _plain(q, k, v, mask, **softmax)
+    masks = [None] * -(-q.size(2) // rows) if mask is None else mask.split(rows, dim=2)
+    return torch.cat([_plain(part, k, v, m, **softmax) for part, m in zip(q.split(rows, dim=2), masks, strict=True)], 2)
+
+
+def _plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+    slopes: Tensor | None,
+) -> Tensor:
+    B, H, T, D = q.shape
+    K = k.size(1)
+    q = q.reshape(B, K, H // K, T, D)
+    scores = (q @ k[:, :, None].transpose(-1, -2)) * (D**-0.5 if scale is None else scale)  # (B, K, H / K, T, S)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if slopes is not None:
+        places = torch.arange(k.size(2), dtype=torch.float32, device=k.device)
+        scores = scores.float() + slopes.view(1, K, H // K, 1, 1) * places
+    if mask is not None:
+        mask = mask[:, :, None]  # (B, 1, 1, T, S)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    if sinks is not None:
+        column = sinks.view(1, K, H // K, 1, 1).expand(B, -1, -1, T, 1).to(scores.dtype)
+        scores = torch.cat((scores, column), dim=-1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
+    if sinks is not None:
+        weights = weights[..., :-1]
+    return (weights @ v[:, :, None]).reshape(B, H, T, v.size(-1))
+
+
+def alibi_slopes(n_head: int, device: torch.device) -> Tensor:
+    """(H,): 2 ** (-8 i / n), i from 1, for the n = 2 ** m first heads; the others have the values between these."""
+    n = 2 ** (n_head.bit_length() - 1)
+    exponents = [8 * (i + 1) / n for i in range(n)] + [4 * (2 * i + 1) / n for i in range(n_head - n)]
+    return torch.tensor([2.0**-x for x in exponents], device=device)
+
+
+def fused_fits(q: Tensor, v: Tensor, softmax: Mapping[str, Any]) -> bool:
+    """Whether `fused_attention` is the better way: on CUDA, in half precision, for rows of some length."""
+    special = any(softmax.get(key) is not None for key in ("softcap", "sinks", "slopes"))
+    sizes = {q.size(3), v.size(3)}
+    return special and q.is_cuda and q.dtype != torch.float32 and q.size(2) >= 128 and sizes <= {64, 128, 256}
+
+
+def fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None = None,
+    chunk: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """`attention` of rows with nothing before them (T = S), each query seeing itself and what is before it, within its
+    `window` or `chunk`."""
+    change = _score_change(softcap, slopes) if softcap is not None or slopes is not None else None
+    options: dict[str, Any] = dict(
+        score_mod=change,
+        block_mask=(_make_mask if torch.compiler.is_compiling() else _kept_mask)(q.size(2), window, chunk, q.device),
+        scale=scale,
+        enable_gqa=q.size(1) != k.size(1),
+    )
+    flex = _flex()
+    if sinks is None:
+        return flex(q, k, v, **options)
+    y, log_sum = flex(q, k, v, return_lse=True, **options)
+    # One more term in the sum: what it takes from all others.
+    return y * torch.sigmoid(log_sum - sinks.float().view(1, -1, 1)).to(y.dtype)[..., None]
+
+
+def _score_change(softcap: float | None, slopes: Tensor | None) -> Callable[..., Tensor]:
+    def change(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        if softcap is not None:
+            score = softcap * torch.tanh(score / softcap)
+        return score if slopes is None else score + slopes[head] * (key - query)
+
+    return change
+
+
+def _make_mask(length: int, window: int | None, chunk: int | None, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        mask = query >= key
+        if window is not None:
+            mask = mask & (query - key < window)
+        if chunk is not None:
+            mask = mask & (query // chunk == key // chunk)
+        return mask
+
+    return create_block_mask(seen, None, None, length, length, device=device)
+
+
+_kept_mask = lru_cache(maxsize=32)(_make_mask)
+
+
+def _flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)

@@ -1,0 +1,341 @@
+"""Mixture of experts: a router picks a few MLPs for each token.
+
+What is unusual: the experts of a layer are three stacked tensors, and tokens are sorted by expert, so that each expert
+sees its tokens as one contiguous block. A grouped matrix product runs all blocks at once where the device has one;
+elsewhere the same sorted blocks go through plain products. The router's choice is its module's output, so whoever wants
+statistics or a balancing loss (`watch_routers`) listens to it from outside.
+
+Shapes: N tokens, E experts, k experts per token, C embedding, I width of an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from litlm.config import LayerConfig, MoEConfig
+from litlm.mlp import MLP, Activation
+from litlm.norm import make_norm
+from litlm.ops import Linear, linear
+
+
+class Routing(NamedTuple):
+    """weights and experts: (N, k); logits: (N, E), in fp32."""
+
+    weights: Tensor
+    experts: Tensor
+    logits: Tensor
+
+
+class Router(nn.Module):
+    """Chooses k of E experts for each token, and how much each counts."""
+
+    def __init__(self, n_embd: int, config: MoEConfig, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.config, self.eps = config, eps
+        self.input_scale = _weight(n_embd) if config.router_scales else None
+        self.expert_scale = _weight(config.n_expert) if config.router_scales else None
+        self.weight = _weight(config.n_expert, n_embd)
+        self.bias = _weight(config.n_expert) if config.router_bias else None
+        self.selection_bias: Tensor | None
+        self.register_buffer("selection_bias", torch.zeros(config.n_expert) if config.selection_bias else None)
+
+    def forward(self, x: Tensor) -> Routing:
+        """x: (N, C)"""
+        # In fp32 whatever the model's dtype: which expert comes next is often a matter of the last digits.
+        x = x.float()
+        if self.input_scale is not None:
+            x = F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.input_scale.float() * x.size(-1) ** -0.5
+        logits = linear(x, self.weight.float(), None if self.bias is None else self.bias.float())
+        if self.config.scoring == "sparsemixer":
+            return Routing(*_sparsemixer(logits, self.config.jitter), logits)
+        scores = logits.softmax(-1) if self.config.scoring == "softmax" else logits.sigmoid()
+        experts = self._choose(scores if self.selection_bias is None else scores + self.selection_bias.float())
+        weights = scores.gather(-1, experts)
+        if self.config.normalize:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        if self.config.scale != 1:
+            weights = weights * self.config.scale
+        if self.expert_scale is not None:
+            weights = weights * self.expert_scale.float()[experts]
+        return Routing(weights, experts, logits)
+
+    @torch.no_grad()
+    def _choose(self, scores: Tensor) -> Tensor:
+        c = self.config
+        if c.n_group > 1:
+            groups = scores.view(-1, c.n_group, c.n_expert // c.n_group)  # (N, groups, E / groups)
+            worth = groups.amax(-1) if c.group_score == "max" else groups.topk(2, -1).values.sum(-1)
+            best = worth.topk(c.n_group_per_token, -1).indices
+            outside = torch.ones_like(worth, dtype=torch.bool).scatter_(1, best, False)
+            scores = groups.masked_fill(outside[:, :, None], -torch.inf).flatten(1)
+        return scores.topk(c.n_expert_per_token, -1).indices
+
+
+def _sparsemixer(logits: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+    """Phi-3.5-MoE's rule (Liu et al. 2024) without its training noise: the best two experts, each weighted by a softmax
+    over the experts that come close to it."""
+    weights, experts = [], []
+    left = logits
+    for _ in range(2):
+        best, chosen = left.max(-1, keepdim=True)
+        far = (best - logits) / logits.abs().clamp(min=best) > 2 * jitter
+        weights.append(left.masked_fill(far, -torch.inf).softmax(-1).gather(-1, chosen))
+        experts.append(chosen)
+        left = left.scatter(-1, chosen, -torch.inf)
+    return torch.cat(weights, -1), torch.cat(experts, -1)
+
+
+class Experts(nn.Module):
+    """E gated or plain MLPs as stacked weights, each (E, out, in) like a linear layer's."""
+
+    def __init__(self, layer: LayerConfig, config: MoEConfig) -> None:
+        super().__init__()
+        self.act = Activation(layer.mlp)
+        wide, narrow = (config.n_expert, config.intermediate_size), (config.n_expert, layer.n_embd)
+        self.gate_proj = _weight(*wide, layer.n_embd) if layer.mlp.kind == "gated" else None
+        self.up_proj = _weight(*wide, layer.n_embd)
+        self.down_proj = _weight(*narrow, config.intermediate_size)
+        self.gate_bias = _weight(*wide) if config.expert_bias and layer.mlp.kind == "gated" else None
+        self.up_bias = _weight(*wide) if config.expert_bias else None
+        self.down_bias = _weight(*narrow) if config.expert_bias else None
+
+    def forward(self, x: Tensor, experts: Tensor) -> Tensor:
+        """x: (M, C) rows sorted by expert, experts: (M,) which one each belongs to -> (M, C)"""
+        ends = rows_end(experts, self.up_proj.size(0))
+        up = grouped_linear(x, self.up_proj, ends, experts, self.up_bias)
+        gate = None
+        if self.gate_proj is not None:
+            gate = grouped_linear(x, self.gate_proj, ends, experts, self.gate_bias)
+        return grouped_linear(self.act(gate, up), self.down_proj, ends, experts, self.down_bias)
+
+
+def _weight(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape))
+
+
+def rows_end(experts: Tensor, n_expert: int) -> Tensor:
+    """(E,) int32: where the rows of each expert end, given the sorted experts (M,) of all rows."""
+    # Unlike a count per expert, this needs no word from the device to the host.
+    return torch.searchsorted(experts, torch.arange(n_expert, device=experts.device), right=True, out_int32=True)
+
+
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Rows of x (M, in), sorted by expert, each times the weight (E, out, in) of its own expert -> (M, out).
+
+    ends: (E,) where each expert's rows end; experts: (M,) the expert of each row; bias: (E, out).
+    """
+    aligned = x.size(1) % 8 == 0 and weight.size(1) % 8 == 0  # the fused kernel wants rows of whole 16 bytes
+    if x.device.type == "cuda" and x.dtype == weight.dtype == torch.bfloat16 and aligned:
+        y = (_grouped_mm if torch.compiler.is_compiling() else _grouped_mm_eager)(x, weight, ends)
+        # An embedding's gradient is summed in fp32, that of bias[experts] in bf16: wrong after a few hundred rows.
+        return y if bias is None else y + F.embedding(experts, bias)
+    if torch.compiler.is_compiling():  # `ends` would be data that the graph depends on; a gather fuses with the product
+        y = (weight[experts] * x[:, None]).sum(-1)
+        return y if bias is None else y + bias[experts]
+    return grouped_linear_loop(x, weight, ends, bias)
+
+
+def grouped_linear_loop(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`grouped_linear` as it reads: one product per expert that has rows."""
+    parts, start = [], 0
+    for expert, end in enumerate(ends.tolist()):
+        if end > start:
+            parts.append(linear(x[start:end], weight[expert], None if bias is None else bias[expert]))
+            start = end
+    return torch.cat(parts)
+
+
+def _grouped_mm_eager(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
+
+
+# For the compiler an operator of our own: left to itself it may lay the tensors of the backward pass out so that groups
+# would have to start at multiples of 16 bytes, which is a crash (torch 2.11).
+@torch.library.custom_op("litlm::grouped_mm", mutates_args=())
+def _grouped_mm(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return _grouped_mm_eager(x.contiguous(), weight, ends)
+
+
+@_grouped_mm.register_fake
+def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(x.size(0), weight.size(1))
+
+
+@torch.library.custom_op("litlm::grouped_mm_backward", mutates_args=())
+def _grouped_mm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor, want_x: bool, want_weight: bool
+) -> tuple[Tensor, Tensor]:
+    grad, x, nothing = grad.contiguous(), x.contiguous(), grad.new_empty(0)
+    grad_x = F.grouped_mm(grad, weight, offs=ends) if want_x else nothing
+    return grad_x, F.grouped_mm(grad.t(), x, offs=ends) if want_weight else nothing.clone()
+
+
+@_grouped_mm_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor, want_x: bool, want_weight: bool) -> tuple[Tensor, Tensor]:
+    nothing = grad.new_empty(0)
+    return torch.empty_like(x) if want_x else nothing, torch.empty_like(weight) if want_weight else nothing.clone()
+
+
+def _save_grouped_mm(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_grouped_mm(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    x, weight, ends = ctx.saved_tensors
+    want_x, want_weight, _ = ctx.needs_input_grad
+    grad_x, grad_weight = _grouped_mm_backward(grad, x, weight, ends, want_x, want_weight)
+    return grad_x if want_x else None, grad_weight if want_weight else None, None
+
+
+_grouped_mm.register_autograd(_differentiate_grouped_mm, setup_context=_save_grouped_mm)
+
+
+class _Dispatch(torch.autograd.Function):
+    """tokens (N, C) -> one row for each of their choices, in the given order (N k, C).
+
+    Its backward, and `_Combine`'s, know that `order` is a permutation: plain gathers and sums in fixed order, where
+    autograd would add up rows that might repeat.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, order: Tensor, k: int) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.k = k
+        return tokens[order // k]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (order,) = ctx.saved_tensors
+        rows = torch.empty_like(grad).index_copy_(0, order, grad)
+        return rows.unflatten(0, (-1, ctx.k)).sum(1), None, None
+
+
+class _Combine(torch.autograd.Function):
+    """Rows in the given order -> back in the tokens' order."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return torch.empty_like(rows).index_copy_(0, order, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (order,) = ctx.saved_tensors
+        return grad[order], None
+
+
+class MoE(nn.Module):
+    """The weighted sum of a token's experts, plus an MLP that all tokens share."""
+
+    def __init__(self, layer: LayerConfig, config: MoEConfig) -> None:
+        super().__init__()
+        self.config = config
+
+        def norm(has_one: bool = True) -> nn.Module:
+            return make_norm(layer.norm, layer.n_embd) if config.own_norms and has_one else nn.Identity()
+
+        self.router = Router(layer.n_embd, config, layer.norm.eps)
+        self.norm = norm()
+        self.experts = Experts(layer, config)
+        self.post_norm = norm()
+        has_shared = config.shared_intermediate_size > 0
+        self.shared_norm = norm(has_shared)
+        self.shared = MLP(layer, config.shared_intermediate_size) if has_shared else None
+        self.post_shared_norm = norm(has_shared)
+        self.shared_gate = Linear(layer.n_embd, 1, bias=False) if config.shared_gate else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)"""
+        tokens = x.flatten(0, -2)  # (N, C)
+        weights, experts, _ = self.router(tokens)
+        weights = weights.to(x.dtype)
+        given, k = self.norm(tokens), experts.size(1)
+        chosen, order = experts.flatten().sort(stable=True)  # (N * k,)
+        compiled = torch.compiler.is_compiling()  # which derives gradients itself
+        rows: Tensor = given[order // k] if compiled else _Dispatch.apply(given, order, k)  # type: ignore[assignment]
+        if self.config.scale_input:
+            rows = rows * weights.flatten()[order, None]
+        # Back in the tokens' order: a sum over k in fixed order, the same in every run.
+        y: Tensor = self.experts(rows, chosen)
+        y = y[order.argsort()] if compiled else _Combine.apply(y, order)  # type: ignore[assignment]
+        y = y.unflatten(0, (-1, k))  # (N, k, C)
+        y = self.post_norm(y.sum(1) if self.config.scale_input else (y * weights[..., None]).sum(1))
+        if self.shared is not None:
+            shared = self.post_shared_norm(self.shared(self.shared_norm(tokens)))
+            y = y + (shared if self.shared_gate is None else self.shared_gate(tokens).sigmoid() * shared)
+        return y.view_as(x)
+
+
+# --- losses and statistics -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class RouterWatch:
+    """What the routers of a model did in the passes since `clear`, one `Routing` per layer and pass."""
+
+    seen: list[Routing] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.seen.clear()
+
+    def balance_loss(self, mask: Tensor | None = None) -> Tensor:
+        """E * sum over experts of (share of choices) * (mean probability), over all layers' tokens together.
+
+        The load-balancing loss of Switch Transformers (Fedus et al. 2021, eq. 4) for k choices a token, as transformers
+        has it: k when perfectly balanced. mask: (B, T), True for the tokens that count.
+        """
+        logits, experts = self._all(mask)
+        n_expert = logits.size(-1)
+        share = F.one_hot(experts, n_expert).sum(1).float().mean(0)  # (E,)
+        return n_expert * (share * logits.softmax(-1).mean(0)).sum()
+
+    def z_loss(self, mask: Tensor | None = None) -> Tensor:
+        """Mean of logsumexp(logits) squared (Zoph et al. 2022, eq. 5): keeps router logits small."""
+        return self._all(mask)[0].logsumexp(-1).square().mean()
+
+    def _all(self, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        kept = slice(None) if mask is None else mask.flatten()
+        return torch.cat([r.logits[kept] for r in self.seen]), torch.cat([r.experts[kept] for r in self.seen])
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, float]:
+        """For a log; empty if there was no router. router_max_load: the busiest expert's tokens against an even share,
+        worst layer. router_unused: share of experts that got none. router_entropy: of the probabilities, 1 for even
+        ones, mean over layers."""
+        if not self.seen:
+            return {}
+        loads, entropies = [], []
+        for routing in self.seen:
+            n_expert = routing.logits.size(-1)
+            loads.append(torch.bincount(routing.experts.flatten(), minlength=n_expert) / routing.experts.numel())
+            p = routing.logits.softmax(-1)
+            entropies.append(-(p * p.clamp(min=1e-30).log()).sum(-1).mean() / torch.tensor(float(n_expert)).log())
+        load = torch.stack(loads)
+        return {
+            "router_max_load": (load.max() * load.size(1)).item(),
+            "router_unused": (load == 0).float().mean().item(),
+            "router_entropy": torch.stack(entropies).mean().item(),
+        }
+
+
+@contextmanager
+def watch_routers(model: nn.Module) -> Iterator[RouterWatch]:
+    """While the block runs, collect what every router of the model does."""
+    watch = RouterWatch()
+
+    def note(_module: nn.Module, _args: Any, routing: Any) -> None:
+        watch.seen.append(routing)
+
+    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, Router)]
+    try:
+        yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()

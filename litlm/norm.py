@@ -1,0 +1,39 @@
+"""The norms that a `NormConfig` can ask for: PyTorch's own, and those that store their weight in another way."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from litlm.config import NormConfig
+
+
+class OffsetRMSNorm(nn.RMSNorm):
+    """RMSNorm whose weight is stored as its difference from 1 (Gemma)."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In fp32: 1 + weight would lose most of a bf16 weight.
+        return F.rms_norm(x.float(), self.normalized_shape, 1 + self.weight.float(), self.eps).to(x.dtype)
+
+
+class OffsetLayerNorm(nn.LayerNorm):
+    """LayerNorm whose weight is stored as its difference from 1 (Nemotron)."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = 1 + self.weight.float(), self.bias.float()
+        return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+def make_norm(config: NormConfig, size: int) -> nn.Module:
+    if config.kind == "rms":
+        norm = OffsetRMSNorm if config.offset else nn.RMSNorm
+        return norm(size, eps=config.eps, elementwise_affine=config.weight)
+    norm = OffsetLayerNorm if config.offset else nn.LayerNorm
+    return norm(size, eps=config.eps, elementwise_affine=config.weight, bias=config.bias)

@@ -1,0 +1,144 @@
+"""Attention beyond the fused kernels (caps, sinks, ALiBi, windows, chunks) against a float64 formula."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from litlm import attention as module
+from litlm.attention import alibi_slopes, attention, fused_attention, fused_fits
+from litlm.context import visible
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, window: Any, chunk: Any, **softmax: Any) -> Tensor:
+    """One query of one head at a time."""
+    q, k, v = q.double(), k.double(), v.double()
+    B, H, T, D = q.shape
+    rows = []
+    for b in range(B):
+        for h in range(H):
+            kv = h // (H // k.size(1))
+            for t in range(T):
+                first = 0 if window is None else max(0, t - window + 1)
+                first = first if chunk is None else max(first, t // chunk * chunk)
+                keys, values = k[b, kv, first : t + 1], v[b, kv, first : t + 1]
+                scores = keys @ q[b, h, t] * (softmax.get("scale") or D**-0.5)
+                if (cap := softmax.get("softcap")) is not None:
+                    scores = cap * torch.tanh(scores / cap)
+                if (slopes := softmax.get("slopes")) is not None:
+                    scores = scores - slopes[h].double() * (t - torch.arange(first, t + 1, device=q.device))
+                terms = scores.exp()
+                total = terms.sum()
+                if (sinks := softmax.get("sinks")) is not None:
+                    total = total + sinks[h].double().exp()
+                rows.append(terms / total @ values)
+    return torch.stack(rows).view(B, H, T, v.size(-1))
+
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    dict(softcap=1.5),
+    dict(sinks=True),
+    dict(slopes=True, scale=0.7),
+    dict(softcap=0.8, sinks=True),
+    dict(softcap=0.8, slopes=True),
+]
+PLACES = [(None, None), (3, None), (None, 4)]
+
+
+def _case(kind: dict[str, Any], shape: tuple[int, ...], seed: int, device: str = "cpu") -> tuple[list[Tensor], Any]:
+    B, H, K, T, D, E = shape
+    gen = torch.Generator().manual_seed(seed)
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(size, generator=gen).to(device)
+
+    tensors = [random(B, H, T, D), random(B, K, T, D), random(B, K, T, E)]
+    softmax = dict(kind)
+    if "sinks" in softmax:
+        softmax["sinks"] = random(H)
+    if "slopes" in softmax:
+        softmax["slopes"] = alibi_slopes(H, torch.device(device))
+    return tensors, softmax
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: "-".join(k) or "plain")
+@pytest.mark.parametrize(("window", "chunk"), PLACES)
+@pytest.mark.parametrize("shape", [(2, 4, 2, 11, 6, 6), (1, 6, 1, 7, 8, 5), (1, 3, 3, 1, 4, 4)], ids=str)
+def test_plain_products(kind: Any, window: Any, chunk: Any, shape: tuple[int, ...], monkeypatch: Any) -> None:
+    (q, k, v), softmax = _case(kind, shape, seed=sum(shape))
+    at = torch.arange(shape[3])
+    mask = visible(at[None], at, window, chunk)
+    expected = _reference(q, k, v, window, chunk, **softmax)
+    torch.testing.assert_close(attention(q, k, v, mask=mask, **softmax).double(), expected, rtol=1e-5, atol=1e-6)
+    bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    torch.testing.assert_close(attention(q, k, v, mask=bias, **softmax).double(), expected, rtol=1e-5, atol=1e-6)
+    if window is chunk is None:
+        torch.testing.assert_close(attention(q, k, v, causal=True, **softmax).double(), expected, rtol=1e-5, atol=1e-6)
+    # A few rows at a time give the same numbers.
+    monkeypatch.setattr(module, "_AT_ONCE", 2 * shape[0] * shape[1] * shape[3])
+    with torch.no_grad():
+        split = attention(q, k, v, mask=mask, **softmax)
+    torch.testing.assert_close(split.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 5, 8, 12])
+def test_alibi_slopes(n_head: int) -> None:
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
+    theirs = build_alibi_tensor(torch.ones(1, 3), n_head, torch.float32)[:, 0, 1]
+    torch.testing.assert_close(alibi_slopes(n_head, torch.device("cpu")), theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], ids="-".join)
+@pytest.mark.parametrize(("window", "chunk"), [(None, None), (37, None), (None, 50)])
+def test_fused_formulas(kind: Any, window: Any, chunk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the fused kernel is asked for, evaluated without its compiler."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    monkeypatch.setattr(module, "_flex", lambda: flex_attention)
+    (q, k, v), softmax = _case(kind, (1, 4, 2, 131, 16, 16), seed=3)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is slow like this
+        actual = fused_attention(q, k, v, window=window, chunk=chunk, **softmax)
+    expected = _reference(q, k, v, window, chunk, **softmax)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fused_is_for_cuda_only() -> None:
+    q = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16)
+    assert not fused_fits(q, q, dict(softcap=1.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch's compiler
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", KINDS[1:], ids="-".join)
+@pytest.mark.parametrize(("window", "chunk"), [(None, None), (100, None), (None, 64)])
+def test_fused_on_cuda(kind: Any, window: Any, chunk: Any) -> None:
+    """Values and gradients in bf16, beside the plain products in float32."""
+    (q, k, v), softmax = _case(kind, (2, 4, 2, 333, 64, 64), seed=7, device="cuda")
+    q, k, v = (t.bfloat16() for t in (q, k, v))
+    assert fused_fits(q, v, softmax)
+    assert not fused_fits(q, v, {})
+    wide = [t.float().requires_grad_() for t in (q, k, v)]
+    thin = [t.requires_grad_() for t in (q, k, v)]
+    sinks = softmax.get("sinks")
+    both = []
+    for tensors, run in ((wide, "plain"), (thin, "fused")):
+        own = dict(softmax) if sinks is None else softmax | dict(sinks=sinks.clone().requires_grad_())
+        if run == "plain":
+            at = torch.arange(333, device="cuda")
+            y = attention(*tensors, mask=visible(at[None], at, window, chunk), **own)
+        else:
+            y = fused_attention(*tensors, window=window, chunk=chunk, **own)
+        weight = torch.linspace(-1, 1, y.numel(), device="cuda").view_as(y)
+        wanted = [*tensors, *([own["sinks"]] if sinks is not None else [])]
+        both.append([y, *torch.autograd.grad((y.float() * weight).sum(), wanted)])
+    for expected, actual in zip(*both, strict=True):
+        error = (actual.float() - expected).norm() / expected.norm()
+        assert error < 2e-2, error
