@@ -28,7 +28,7 @@ quickstart: $(VENV)/.core  ## fetch a real model, finetune it, see it change, ch
 	@$(BIN)/litlm quickstart $(ARGS)
 
 test: $(VENV)/.test  ## the default test suite
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.dev  ## format check, lint, types
 	@$(BIN)/ruff format --check .

@@ -32,3 +32,11 @@ def smollm2(smollm2_gguf: Path) -> LLM:
     from litlm.llm import LLM
 
     return LLM.load(smollm2_gguf, device="cpu", dtype="float32")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What xdist keeps on one worker: all tests of a family, whose models are built once, and otherwise of a file."""
+    for item in items:
+        case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
+        family = getattr(case, "family", None) if item.path.parent.name == "parity" else None
+        item.add_marker(pytest.mark.xdist_group(family or item.path.name))

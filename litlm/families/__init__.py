@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import iter_modules
 from typing import Any
 
 from litlm.config import Config
-from litlm.families.base import Family, GGUFSpec, HFFields, Rule, WeightMap, rename
+from litlm.families.base import Family, HFFields, Rule, WeightMap, rename
+from litlm.families.gguf import GGUFFields, GGUFSpec
 
 __all__ = [
     "Family",
+    "GGUFFields",
     "GGUFSpec",
     "HFFields",
     "Rule",
@@ -27,7 +30,8 @@ __all__ = [
     "rename",
 ]
 
-_BUILT_IN = ("gpt_neox", "llama", "qwen3")
+# Each module here but these two is a family, named after its model_type.
+_BUILT_IN = {module.name for module in iter_modules(__path__)} - {"base", "gguf"}
 _registered: dict[str, Family] = {}
 
 
@@ -75,14 +79,17 @@ def get_family(model_type: str) -> Family:
     return family
 
 
-def family_of_gguf(arch: str) -> Family:
-    """The family that reads GGUF files of `general.architecture` = arch."""
-    families = [get_family(name) for name in list_families()]
-    found = [f for f in families if f.gguf is not None and f.gguf.arch == arch]
-    if not found:
-        known = ", ".join(sorted(f.gguf.arch for f in families if f.gguf is not None))
-        raise ValueError(f"GGUF architecture {arch!r} is not supported; supported are {known}")
-    return found[0]
+def family_of_gguf(fields: GGUFFields) -> Family:
+    """The family that reads a GGUF file with this metadata."""
+    specs = {f.model_type: f.gguf for f in map(get_family, list_families()) if f.gguf is not None}
+    same = {name: spec for name, spec in specs.items() if spec.arch == fields.arch}
+    if not same:
+        known = ", ".join(sorted({spec.arch for spec in specs.values()}))
+        raise ValueError(f"GGUF architecture {fields.arch!r} is not supported; supported are {known}")
+    found = [name for name, spec in same.items() if spec.when(fields)]
+    if len(found) != 1:
+        raise ValueError(f"its metadata and tensors are those of no {' or '.join(same)} model (or of several)")
+    return get_family(found[0])
 
 
 def config_from_hf(data: Mapping[str, Any]) -> Config:
@@ -94,7 +101,7 @@ def config_from_hf(data: Mapping[str, Any]) -> Config:
     fields = HFFields(data)
     values = family.from_hf(fields)
     fields.finish()
-    return Config(family=model_type, **values)
+    return Config(**{"family": model_type, **values})  # a part of a larger model is of a family of its own
 
 
 def config_to_hf(config: Config) -> dict[str, Any]:

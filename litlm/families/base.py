@@ -9,13 +9,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, LinearScaling, Llama3Scaling, RopeConfig, RopeScaling, YarnScaling
+from litlm.config import (
+    Config,
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeConfig,
+    RopeScaling,
+    YarnScaling,
+)
+
+if TYPE_CHECKING:
+    from litlm.families.gguf import GGUFSpec
 
 _REQUIRED = object()
 _AS_ABSENT = object()
+_ORIGINAL = "original_max_position_embeddings"
+_ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn", "longrope")
 
 # Fields of any config.json that don't change what the model computes. Dropout only acts in transformers' own training.
 _HARMLESS = """
@@ -26,7 +41,8 @@ _HARMLESS = """
     return_dict_in_generate id2label label2id problem_type torchscript chunk_size_feed_forward
     task_specific_params finetuning_task tokenizer_class prefix transformers.js_config is_llama_config
     sep_token_id decoder_start_token_id unsloth_version unsloth_fixed keys_to_ignore max_length min_length
-    do_sample temperature top_k top_p num_return_sequences
+    do_sample temperature top_k top_p num_return_sequences attn_implementation
+    quantization_config
 """
 
 # transformers' names of activation functions -> ours.
@@ -38,8 +54,31 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu2",
+    "xielu": "xielu",
 }
-HF_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+HF_ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+    "xielu": "xielu",
+}
+
+# transformers' names of layer types -> ours.
+LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding", "chunked_attention": "chunked"}
+HF_LAYER_TYPES = {ours: theirs for theirs, ours in LAYER_TYPES.items()}
+
+# The fields that nearly every family has: ours -> theirs. A family that calls some of them differently says so.
+COMMON = {
+    "vocab_size": "vocab_size",
+    "n_layer": "num_hidden_layers",
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_seq_len": "max_position_embeddings",
+}
 
 
 class HFFields:
@@ -76,51 +115,76 @@ class HFFields:
             return "silu"
         return ACTIVATIONS[name]
 
-    def common(self, **defaults: Any) -> dict[str, Any]:
-        """The fields that nearly every family has; `defaults` are transformers' own where it has any."""
+    def common(self, names: Mapping[str, str] | None = None, **defaults: Any) -> dict[str, Any]:
+        """The fields that nearly every family has.
+
+        names: our field -> the family's name for it, where that differs from `COMMON`. defaults: transformers' own, by
+        our names (also tie_embeddings, init_std, bos_token_id, eos_token_id, pad_token_id).
+        """
         self._taken |= {"torch_dtype", "dtype"}
         dtype = str(self.data.get("dtype") or self.data.get("torch_dtype") or "float32").removeprefix("torch.")
         if dtype not in ("float32", "bfloat16", "float16"):
             self.problems.append(f"dtype={dtype!r} is not supported; known are float32, bfloat16 and float16")
             dtype = "float32"
+        defaults = {"max_seq_len": 2048} | defaults
+        sizes = {
+            ours: self.take(theirs, defaults.get(ours, _REQUIRED))
+            for ours, theirs in (COMMON | dict(names or {})).items()
+        }
         eos = self.take("eos_token_id", defaults.get("eos_token_id"), null=None)
-        return dict(
-            vocab_size=self.take("vocab_size"),
-            n_layer=self.take("num_hidden_layers"),
-            n_embd=self.take("hidden_size"),
-            n_head=self.take("num_attention_heads"),
-            intermediate_size=self.take("intermediate_size"),
-            max_seq_len=self.take("max_position_embeddings", defaults.get("max_position_embeddings", 2048)),
-            tie_embeddings=self.take("tie_word_embeddings", False),
-            init_std=float(self.take("initializer_range", 0.02)),
+        return sizes | dict(
+            tie_embeddings=self.take("tie_word_embeddings", defaults.get("tie_embeddings", False)),
+            init_std=float(self.take("initializer_range", defaults.get("init_std", 0.02))),
             dtype=dtype,
             bos_token_id=self.take("bos_token_id", defaults.get("bos_token_id"), null=None),
             eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
-            pad_token_id=self.take("pad_token_id", None),
+            pad_token_id=self.take("pad_token_id", defaults.get("pad_token_id"), null=None),
         )
 
+    def layer_types(self, default: Sequence[str]) -> tuple[str, ...]:
+        """`layer_types` in our names; `default` (in our names) if the file does not list them."""
+        types = self.take("layer_types", None)
+        if types is None:
+            return tuple(default)
+        if unknown := sorted(set(types) - set(LAYER_TYPES)):
+            self.problems.append(f"layer_types holds {', '.join(unknown)}; known are {', '.join(LAYER_TYPES)}")
+        return tuple(LAYER_TYPES.get(t, "full") for t in types)
+
     def rope(
-        self, *, theta_key: str = "rope_theta", fraction_key: str | None = None, fraction: float = 1.0
+        self,
+        *,
+        theta: float = 10000.0,
+        theta_key: str = "rope_theta",
+        fraction_key: str | None = None,
+        fraction: float = 1.0,
+        interleaved: bool = False,
+        layer_type: str | None = None,
     ) -> RopeConfig:
         """Read `rope_parameters` (transformers 5), or the older `rope_theta` with `rope_scaling`.
 
-        fraction_key: the older name of the share of a head that turns; None for a family that turns whole heads.
+        theta, fraction: transformers' defaults. fraction_key: the older name of the share of a head that turns; None
+        for a family that turns whole heads. layer_type: which entry to read where `rope_parameters` has one per type of
+        layer (transformers' name).
         """
         old_theta = self.take(theta_key, None)
         old_fraction = self.take(fraction_key or "partial_rotary_factor", None)
         scaling = dict(self.take("rope_parameters", None) or {})
+        if layer_type is not None and set(scaling) & set(LAYER_TYPES):
+            scaling = dict(scaling.get(layer_type) or {})
         scaling = dict(self.take("rope_scaling", None) or {}) or scaling
-        theta = scaling.pop("rope_theta", old_theta)
+        found = scaling.pop("rope_theta", old_theta)
         share = scaling.pop("partial_rotary_factor", old_fraction)
         if fraction_key is None and share not in (None, 1.0):
             self.problems.append(f"partial_rotary_factor={share!r} is not supported: this family turns whole heads")
         return RopeConfig(
-            theta=float(theta if theta is not None else 10000.0),
+            theta=float(found if found is not None else theta),
             fraction=float(share if share is not None else fraction),
-            scaling=self._rope_scaling(scaling),
+            interleaved=interleaved,
+            scaling=self.rope_scaling(scaling),
         )
 
-    def _rope_scaling(self, data: dict[str, Any]) -> RopeScaling | None:
+    def rope_scaling(self, data: dict[str, Any]) -> RopeScaling | None:
+        """The scaling that `rope_parameters` (without theta and fraction) describes."""
         kind = data.pop("rope_type", None) or data.pop("type", None) or "default"
         data.pop("type", None)
         data = {k: v for k, v in data.items() if v is not None}
@@ -133,12 +197,14 @@ class HFFields:
             value = data.pop(key, default)
             return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-        original = (
-            data.pop("original_max_position_embeddings", None) or self.data.get("max_position_embeddings") or 2048
-        )
+        limit = self.data.get("max_position_embeddings") or 2048
+        inner, outer = data.pop("original_max_position_embeddings", None), self.data.get(_ORIGINAL)
+        original = outer or inner or limit
         scaling: RopeScaling | None = None
         if kind == "linear":
             scaling = LinearScaling(factor=number("factor"))
+        elif kind == "dynamic":
+            scaling = DynamicScaling(factor=number("factor"), original_max_seq_len=limit)
         elif kind == "llama3":
             scaling = Llama3Scaling(
                 factor=number("factor"),
@@ -160,29 +226,42 @@ class HFFields:
                 attention_factor=attention_factor,
                 truncate=data.pop("truncate", True),
             )
+        elif kind in ("longrope", "su"):
+            self._taken.add(_ORIGINAL)
+            factors = [tuple(float(x) for x in data.pop(key, ())) for key in ("short_factor", "long_factor")]
+            scaling = LongRopeScaling(
+                factor=number("factor", limit / original),
+                original_max_seq_len=original,
+                short_factor=factors[0],
+                long_factor=factors[1],
+                attention_factor=number("attention_factor", None),
+            )
         elif kind != "default":
             self.problems.append(
-                f"rope_parameters.rope_type={kind!r} is not supported; known are linear, llama3 and yarn"
+                f"rope_parameters.rope_type={kind!r} is not supported; known are {', '.join(_ROPE_TYPES)}"
             )
             return None
         self.problems += [f"rope_parameters.{key}={value!r} is not understood" for key, value in data.items()]
         return scaling if len(self.problems) == before else None
 
+    def unknown(self) -> dict[str, Any]:
+        """The fields that have a value and that nobody took, but for those that never matter."""
+        return {
+            key: value
+            for key, value in self.data.items()
+            if not (value is None or value is False or value == "" or value == [] or value == {})
+            and key not in self._taken
+            and key not in _HARMLESS.split()
+        }
+
     def finish(self) -> None:
         """Raise one ValueError that names every field that is missing, unsupported or not understood."""
-        for key, value in self.data.items():
-            unset = value is None or value is False or value == "" or value == [] or value == {}
-            if key == "quantization_config" and not unset:
-                method = value.get("quant_method", "unknown") if isinstance(value, dict) else value
-                self.problems.append(
-                    f"quantization_config: the weights are quantized ({method}); use unquantized ones or a GGUF file"
-                )
-            elif key not in self._taken and key not in _HARMLESS.split() and not unset:
-                self.problems.append(f"{key}={value!r} is not understood, and it might change what the model computes")
+        for key, value in self.unknown().items():
+            self.problems.append(f"{key}={value!r} is not understood, and it might change what the model computes")
         if self.problems:
             raise ValueError(
                 f"model_type {self.data.get('model_type')!r} with fields that litlm can't follow:\n"
-                + "\n".join(f"- {p}" for p in self.problems)
+                + "\n".join(f"- {p}" for p in dict.fromkeys(self.problems))
                 + "\nRemove a field only if you know that it does not matter."
             )
 
@@ -192,16 +271,11 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def hf_common(config: Config) -> dict[str, Any]:
+def hf_common(config: Config, names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The reverse of `HFFields.common`."""
     eos = config.eos_token_id
-    return dict(
-        vocab_size=config.vocab_size,
-        num_hidden_layers=config.n_layer,
-        hidden_size=config.n_embd,
-        num_attention_heads=config.n_head,
-        intermediate_size=config.intermediate_size,
-        max_position_embeddings=config.max_seq_len,
+    sizes = {theirs: getattr(config, ours) for ours, theirs in (COMMON | dict(names or {})).items()}
+    return sizes | dict(
         tie_word_embeddings=config.tie_embeddings,
         initializer_range=config.init_std,
         dtype=config.dtype,
@@ -213,22 +287,35 @@ def hf_common(config: Config) -> dict[str, Any]:
     )
 
 
-def hf_rope(rope: RopeConfig) -> dict[str, Any]:
+def hf_head_dim(config: Config) -> dict[str, Any]:
+    """`head_dim` where it isn't n_embd / n_head, for config classes of transformers that have no such field."""
+    return {} if config.head_dim == config.n_embd // config.n_head else {"head_dim": config.head_dim}
+
+
+def hf_rope(rope: RopeConfig | None) -> dict[str, Any]:
     """`rope_parameters` as transformers 5 reads it, with the older fields beside it for older readers."""
-    scaling: dict[str, Any] = {"rope_type": "default"}
-    if rope.scaling is not None:
-        scaling = {k: v for k, v in vars(rope.scaling).items() if v is not None}
-        scaling["rope_type"] = scaling.pop("kind")
-        if "original_max_seq_len" in scaling:
-            scaling["original_max_position_embeddings"] = scaling.pop("original_max_seq_len")
-    parameters = scaling | {"rope_theta": rope.theta}
-    if rope.fraction != 1.0:
-        parameters["partial_rotary_factor"] = rope.fraction
+    assert rope is not None
+    parameters = hf_rope_parameters(rope)
     return {
         "rope_parameters": parameters,
         "rope_theta": rope.theta,
         "rope_scaling": parameters if rope.scaling is not None else None,
     }
+
+
+def hf_rope_parameters(rope: RopeConfig) -> dict[str, Any]:
+    """The content of `rope_parameters`, or of one of its entries where it has one per type of layer."""
+    scaling: dict[str, Any] = {"rope_type": "default"}
+    if rope.scaling is not None:
+        scaling = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(rope.scaling).items() if v is not None}
+        scaling["rope_type"] = scaling.pop("kind")
+        original = scaling.pop("original_max_seq_len", None)
+        if original is not None and scaling["rope_type"] != "dynamic":
+            scaling["original_max_position_embeddings"] = original
+    parameters = scaling | {"rope_theta": rope.theta}
+    if rope.fraction != 1.0:
+        parameters["partial_rotary_factor"] = rope.fraction
+    return parameters
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
@@ -239,34 +326,91 @@ class Rule:
     """`theirs` (one tensor) is `ours` (one or more). `{i}` stands for a layer, `{p}` for weight or bias.
 
     split(tensor, config) gives our tensors; join(tensors, config) the reverse. Without them the tensor is the same.
+    `{e}` in `theirs` alone: their tensors, counted from 0, are the entries of one stacked tensor of ours (experts).
+    when(config): does the rule hold for this config? (A tensor may be called differently in some of a family's models.)
     """
 
     theirs: str
     ours: tuple[str, ...]
     split: Callable[[Any, Config], Sequence[Any]] | None = None
     join: Callable[[Sequence[Any], Config], Any] | None = None
+    when: Callable[[Config], bool] | None = None
 
 
 def rename(theirs: str, ours: str) -> Rule:
     return Rule(theirs, (ours,))
 
 
-@dataclass(frozen=True)
-class GGUFSpec:
-    """How llama.cpp's files of this family differ from its Hugging Face checkpoints.
+def expert_rules(
+    theirs: str = "model.layers.{i}.mlp.experts.{e}.", names: str = "gate_proj up_proj down_proj"
+) -> list[Rule]:
+    """Experts that the files keep apart, one tensor per expert and projection; `names` in the order gate, up, down."""
+    ours = ("gate_proj", "up_proj", "down_proj")
+    return [
+        Rule(f"{theirs}{name}.weight", (f"layers.{{i}}.mlp.experts.{own}",))
+        for name, own in zip(names.split(), ours, strict=True)
+    ]
 
-    arch: `general.architecture`. config(metadata) gives the fields of a `config.json`. restore: pattern of a Hugging
-    Face name -> function(tensor, config) that undoes a change of layout which llama.cpp's converter made.
-    """
 
-    arch: str
-    config: Callable[[Mapping[str, Any]], dict[str, Any]]
-    restore: Mapping[str, Callable[[Any, Config], Any]] = field(default_factory=dict)
+def in_two(dim: int = 0) -> dict[str, Any]:
+    """split and join of a `Rule` whose tensor holds two of ours, one after the other along `dim` (gate and up)."""
+
+    def join(tensors: Sequence[Any], config: Config) -> Any:
+        first, second = tensors
+        shape = list(first.shape)
+        shape[dim] += second.shape[dim]
+        whole = first.new_empty(shape)
+        whole.narrow(dim, 0, first.shape[dim]).copy_(first)
+        whole.narrow(dim, first.shape[dim], second.shape[dim]).copy_(second)
+        return whole
+
+    return dict(split=lambda tensor, config: tensor.chunk(2, dim), join=join)
+
+
+def qkv_in_a_row() -> dict[str, Any]:
+    """split and join of a `Rule` whose tensor holds all of q, then k, then v, along dim 0."""
+
+    def split(tensor: Any, config: Config) -> Sequence[Any]:
+        q, kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        return tensor[:q], tensor[q : q + kv], tensor[q + kv :]
+
+    def join(tensors: Sequence[Any], config: Config) -> Any:
+        whole = tensors[0].new_empty((sum(len(tensor) for tensor in tensors), *tensors[0].shape[1:]))
+        for part, tensor in zip(split(whole, config), tensors, strict=True):
+            part[:] = tensor
+        return whole
+
+    return dict(split=split, join=join)
+
+
+def qkv_by_group() -> dict[str, Any]:
+    """split and join of a `Rule` whose tensor holds, for each kv head, its heads of q, then its k, then its v."""
+
+    def groups(tensor: Any, config: Config) -> Any:
+        n = config.n_head // config.n_kv_head
+        return tensor.reshape(config.n_kv_head, n + 2, config.head_dim, *tensor.shape[1:])
+
+    def split(tensor: Any, config: Config) -> Sequence[Any]:
+        parts = groups(tensor, config)
+        return [x.reshape(-1, *tensor.shape[1:]) for x in (parts[:, :-2], parts[:, -2], parts[:, -1])]
+
+    def join(tensors: Sequence[Any], config: Config) -> Any:
+        whole = tensors[0].new_empty((sum(len(tensor) for tensor in tensors), *tensors[0].shape[1:]))
+        parts = groups(whole, config)
+        for part, tensor in zip((parts[:, :-2], parts[:, -2], parts[:, -1]), tensors, strict=True):
+            part[:] = tensor.reshape(part.shape)
+        return whole
+
+    return dict(split=split, join=join)
+
+
+QKV = tuple(f"layers.{{i}}.attn.{x}_proj.{{p}}" for x in "qkv")
 
 
 @dataclass(frozen=True)
 class Family:
-    """One `model_type`. ignore: patterns of tensors in its checkpoints that hold no weights (old buffers)."""
+    """One `model_type`. ignore: patterns of tensors in its checkpoints that are no part of the model (old buffers,
+    vision towers). ignore_for(config): more such patterns, of weights that some layers of this config don't use."""
 
     model_type: str
     architecture: str
@@ -274,56 +418,91 @@ class Family:
     to_hf: Callable[[Config], dict[str, Any]]
     rules: tuple[Rule, ...]
     ignore: tuple[str, ...] = ()
+    ignore_for: Callable[[Config], tuple[str, ...]] | None = None
     gguf: GGUFSpec | None = None
+
+    @cached_property
+    def weights(self) -> WeightMap:
+        return WeightMap(self.rules, self.ignore)
+
+    def weights_of(self, config: Config) -> WeightMap:
+        """The rules that hold for this config."""
+        ignore = self.ignore if self.ignore_for is None else self.ignore + self.ignore_for(config)
+        return WeightMap([rule for rule in self.rules if rule.when is None or rule.when(config)], ignore)
 
 
 def pattern_of(template: str) -> re.Pattern[str]:
-    text = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)", 1).replace(r"\{p\}", r"(?P<p>weight|bias)")
+    text = re.escape(template)
+    for key, what in (("i", r"\d+"), ("e", r"\d+"), ("p", "weight|bias")):
+        text = text.replace(rf"\{{{key}\}}", f"(?P<{key}>{what})", 1)
     return re.compile(text + r"\Z")
 
 
 @dataclass(frozen=True)
 class Match:
-    """One tensor of a checkpoint: the rule it falls under, and both sides' full names."""
+    """One tensor of a checkpoint: the rule it falls under, and both sides' full names.
+
+    index: which entry of our stacked tensor it is, None if it is all of it.
+    """
 
     rule: Rule
     theirs: str
     ours: tuple[str, ...]
+    index: int | None = None
+
+    def split(self, tensor: Any, config: Config) -> Sequence[Any]:
+        """Their tensor -> ours (entries of ours, where there is an index)."""
+        return [tensor] if self.rule.split is None else self.rule.split(tensor, config)
+
+    def join(self, tensors: Sequence[Any], config: Config) -> Any:
+        """Our whole tensors -> theirs."""
+        if self.index is not None:
+            return tensors[0][self.index]
+        return tensors[0] if self.rule.join is None else self.rule.join(tensors, config)
 
 
 class WeightMap:
-    """A family's rules, looked up by either side's names."""
+    """Rules, looked up by either side's names. ignore: patterns of names that hold no weights."""
 
-    def __init__(self, family: Family) -> None:
-        self._theirs = [(pattern_of(rule.theirs), rule) for rule in family.rules]
-        self._ours = [(pattern_of(name), rule) for rule in family.rules for name in rule.ours]
-        self._ignore = [re.compile(p) for p in family.ignore]
+    def __init__(self, rules: Iterable[Rule], ignore: Iterable[str] = ()) -> None:
+        self.rules = tuple(rules)
+        self._theirs = [(pattern_of(rule.theirs), rule) for rule in self.rules]
+        self._ours = [(pattern_of(name), rule) for rule in self.rules for name in rule.ours]
+        self._ignore = [re.compile(p) for p in ignore]
 
     def ignored(self, theirs: str) -> bool:
         return any(p.search(theirs) for p in self._ignore)
 
     def from_theirs(self, name: str) -> Match | None:
-        return self._find(self._theirs, name)
+        """The match of one of their tensors."""
+        for pattern, rule in self._theirs:
+            if found := pattern.match(name):
+                return _match(rule, found.groupdict())
+        return None
 
-    def from_ours(self, name: str) -> Match | None:
-        return self._find(self._ours, name)
-
-    def export_plan(self, names: Iterable[str]) -> list[Match]:
-        """The tensors to write for our `names`, each once. A name without a rule is our own mistake."""
-        plan: dict[str, Match] = {}
-        for name in names:
-            match = self.from_ours(name)
-            assert match is not None, f"no weight rule for {name}"
-            plan[match.theirs] = match
-        return list(plan.values())
-
-    @staticmethod
-    def _find(table: list[tuple[re.Pattern[str], Rule]], name: str) -> Match | None:
-        for pattern, rule in table:
+    def from_ours(self, name: str, shape: Sequence[int]) -> list[Match]:
+        """The matches that make up one of our tensors: one, or one per entry of a stacked one."""
+        for pattern, rule in self._ours:
             if found := pattern.match(name):
                 fill = found.groupdict()
-                return Match(rule, rule.theirs.format(**fill), tuple(ours.format(**fill) for ours in rule.ours))
-        return None
+                if "{e}" not in rule.theirs:
+                    return [_match(rule, fill)]
+                return [_match(rule, fill | {"e": str(e)}) for e in range(shape[0])]
+        return []
+
+    def export_plan(self, shapes: Mapping[str, Sequence[int]]) -> list[Match]:
+        """The tensors to write for ours (name -> shape), each once. A name without a rule is our own mistake."""
+        plan: dict[str, Match] = {}
+        for name, shape in shapes.items():
+            matches = self.from_ours(name, shape)
+            assert matches, f"no weight rule for {name}"
+            plan |= {match.theirs: match for match in matches}
+        return list(plan.values())
+
+
+def _match(rule: Rule, fill: Mapping[str, str]) -> Match:
+    index = int(fill["e"]) if "{e}" in rule.theirs else None
+    return Match(rule, rule.theirs.format(**fill), tuple(ours.format(**fill) for ours in rule.ours), index)
 
 
 # The names that Llama introduced and most families kept.
@@ -341,60 +520,3 @@ LLAMA_RULES = (
     rename("model.norm.{p}", "norm.{p}"),
     rename("lm_head.weight", "lm_head.weight"),
 )
-
-
-# --- GGUF metadata that most families share -------------------------------------------------------------------------
-
-
-def gguf_common(metadata: Mapping[str, Any], arch: str, model_type: str, *required: str) -> dict[str, Any]:
-    """The fields of a `config.json` that GGUF metadata states the same way for every architecture.
-
-    required: keys that the file must have, beyond the sizes that every model needs.
-    """
-
-    def get(key: str, default: Any = None) -> Any:
-        return metadata.get(f"{arch}.{key}", default)
-
-    heads = get("attention.head_count")
-    fields: dict[str, Any] = dict(
-        model_type=model_type,
-        vocab_size=metadata.get("litlm.vocab_size"),
-        hidden_size=get("embedding_length"),
-        num_hidden_layers=get("block_count"),
-        num_attention_heads=heads,
-        intermediate_size=get("feed_forward_length"),
-        max_position_embeddings=get("context_length"),
-        tie_word_embeddings=metadata.get("litlm.tied", False),
-        bos_token_id=metadata.get("tokenizer.ggml.bos_token_id"),
-        eos_token_id=metadata.get("tokenizer.ggml.eos_token_id"),
-        pad_token_id=metadata.get("tokenizer.ggml.padding_token_id"),
-        torch_dtype="float32",
-    )
-    sizes = ("embedding_length", "block_count", "attention.head_count", "feed_forward_length", "context_length")
-    if lacking := [f"{arch}.{key}" for key in (*sizes, *required) if get(key) is None]:
-        raise ValueError(f"metadata of a GGUF {arch} model is missing: {', '.join(lacking)}")
-    # As llama.cpp: a factor without a type is linear, and files of 2023 call it scale_linear.
-    kind, factor = get("rope.scaling.type", "linear"), get("rope.scaling.factor") or get("rope.scale_linear")
-    if kind in ("linear", "yarn") and factor and factor != 1.0:
-        scaling = {"rope_type": kind, "factor": factor}
-        if kind == "yarn":
-            scaling["original_max_position_embeddings"] = get("rope.scaling.original_context_length")
-            # llama.cpp multiplies YaRN's own factor by this one.
-            extra = get("rope.scaling.attn_factor", 1.0) or 1.0
-            scaling["attention_factor"] = yarn_attention_factor(factor) * extra if extra != 1.0 else None
-            scaling["beta_fast"], scaling["beta_slow"] = (
-                get("rope.scaling.yarn_beta_fast"),
-                get("rope.scaling.yarn_beta_slow"),
-            )
-        fields["rope_scaling"] = scaling
-    elif kind not in ("none", "linear", "yarn"):
-        fields["rope_scaling"] = {"rope_type": kind}
-    return fields
-
-
-def gguf_whole_heads(metadata: Mapping[str, Any], arch: str) -> None:
-    """For architectures whose keys and values have one size and turn whole: refuse a file that says otherwise."""
-    keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-    sizes = {f"{arch}.{key}": metadata.get(f"{arch}.{key}") for key in keys}
-    if len({size for size in sizes.values() if size is not None}) > 1:
-        raise ValueError(f"{', '.join(f'{k}={v}' for k, v in sizes.items())} differ, which {arch} models can't express")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
 from litlm.families.base import (
     HF_ACTIVATIONS,
     Family,
-    GGUFSpec,
     HFFields,
     Rule,
-    gguf_common,
     hf_common,
     hf_rope,
     rename,
 )
+from litlm.families.gguf import GGUFFields, GGUFSpec
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -36,6 +34,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def to_hf(config: Config) -> dict[str, Any]:
+    assert config.rope is not None
     rope = hf_rope(config.rope)
     rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
     theta = rope.pop("rope_theta")
@@ -68,20 +67,12 @@ def _join_qkv(tensors: Sequence[Any], config: Config) -> Any:
     return joined.reshape(-1, *rest)
 
 
-def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    heads, width = metadata.get("gptneox.attention.head_count"), metadata.get("gptneox.embedding_length")
-    turned = metadata.get("gptneox.rope.dimension_count")
-    share = 1.0
-    if turned and heads and width and width >= heads:
-        share = turned / (width // heads)
-        if int(width // heads * share) < turned:  # 44 * (30 / 44) rounds to less than 30
-            share = math.nextafter(share, 1.0)
-    return gguf_common(metadata, "gptneox", "gpt_neox", "attention.layer_norm_epsilon") | dict(
-        rotary_pct=share,
-        rotary_emb_base=metadata.get("gptneox.rope.freq_base"),
-        layer_norm_eps=metadata.get("gptneox.attention.layer_norm_epsilon"),
-        use_parallel_residual=metadata.get("gptneox.use_parallel_residual", True),
-        attention_bias="blk.0.attn_qkv.bias" in metadata["litlm.tensors"],
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    fields = gguf.common(
+        "gpt_neox", eps="layer_norm_eps", kv_heads=None, head_dim=None, theta="rotary_emb_base", share="rotary_pct"
+    )
+    return fields | dict(
+        use_parallel_residual=gguf.get("use_parallel_residual", True), attention_bias=gguf.has("attn_qkv.bias")
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
@@ -10,13 +9,11 @@ from litlm.families.base import (
     HF_ACTIVATIONS,
     LLAMA_RULES,
     Family,
-    GGUFSpec,
     HFFields,
-    gguf_common,
-    gguf_whole_heads,
     hf_common,
     hf_rope,
 )
+from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -46,22 +43,8 @@ def to_hf(config: Config) -> dict[str, Any]:
     )
 
 
-def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    head_dim, turned = metadata.get("llama.attention.key_length"), metadata.get("llama.rope.dimension_count")
-    gguf_whole_heads(metadata, "llama")
-    return gguf_common(metadata, "llama", "llama", "attention.layer_norm_rms_epsilon") | dict(
-        num_key_value_heads=metadata.get("llama.attention.head_count_kv"),
-        head_dim=head_dim or turned,
-        rms_norm_eps=metadata.get("llama.attention.layer_norm_rms_epsilon"),
-        rope_theta=metadata.get("llama.rope.freq_base"),
-        attention_bias="blk.0.attn_q.bias" in metadata["litlm.tensors"],
-        mlp_bias="blk.0.ffn_up.bias" in metadata["litlm.tensors"],
-    )
-
-
-def _halves(tensor: Any, heads: int) -> Any:
-    """llama.cpp turns neighbouring rows of q and k; Hugging Face's layout turns row j with row j + head_dim / 2."""
-    return tensor.reshape(heads, -1, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+def from_gguf(gguf: GGUFFields, model_type: str = "llama") -> dict[str, Any]:
+    return gguf.common(model_type) | dict(attention_bias=gguf.has("attn_q.bias"), mlp_bias=gguf.has("ffn_up.bias"))
 
 
 FAMILY = Family(
@@ -71,12 +54,6 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=LLAMA_RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(
-        arch="llama",
-        config=from_gguf,
-        restore={
-            "model.layers.{i}.self_attn.q_proj.{p}": lambda t, c: _halves(t, c.n_head),
-            "model.layers.{i}.self_attn.k_proj.{p}": lambda t, c: _halves(t, c.n_kv_head),
-        },
-    ),
+    # Also Mistral's and the other files that llama.cpp calls so; Mixtral's are its own family's.
+    gguf=GGUFSpec(arch="llama", config=from_gguf, when=lambda gguf: not gguf.get("expert_count"), restore=HALVES),
 )

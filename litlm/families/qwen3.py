@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
 from litlm.families.base import (
     HF_ACTIVATIONS,
+    HF_LAYER_TYPES,
     LLAMA_RULES,
     Family,
-    GGUFSpec,
     HFFields,
-    gguf_common,
-    gguf_whole_heads,
     hf_common,
     hf_rope,
     rename,
 )
-
-_LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
+from litlm.families.gguf import GGUFFields, GGUFSpec
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     bias = hf.take("attention_bias", False)
-    common = hf.common(max_position_embeddings=32768)
+    norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6)))
+    common = hf.common(max_seq_len=32768)
     # Only the last layers slide, and only where use_sliding_window says so; newer files list the pattern itself.
     window = hf.take("sliding_window", 4096, null=None)
     window = window if hf.take("use_sliding_window", False) else None
     first = hf.take("max_window_layers", 28)
-    types = hf.take("layer_types", None)
-    if types is None:
-        types = ["sliding_attention" if window and i >= first else "full_attention" for i in range(common["n_layer"])]
-    if unknown := sorted(set(types) - set(_LAYER_TYPES)):
-        hf.problems.append(f"layer_types holds {', '.join(unknown)}; known are {', '.join(_LAYER_TYPES)}")
-    layer_types = tuple(_LAYER_TYPES.get(t, "full") for t in types)
+    n_layer = common["n_layer"]
+    layer_types = hf.layer_types(["sliding" if window and i >= first else "full" for i in range(n_layer)])
     if "sliding" in layer_types and window is None:
         hf.problems.append("layer_types has sliding_attention, but use_sliding_window or sliding_window is not set")
         window = 1
@@ -43,15 +36,14 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 128),
         sliding_window=window if "sliding" in layer_types else None,
         layer_types=layer_types,
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-        attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=True),
+        norm=norm,
+        attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
         mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
         rope=hf.rope(),
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    names = {ours: theirs for theirs, ours in _LAYER_TYPES.items()}
     first = config.layer_types.index("sliding") if "sliding" in config.layer_types else config.n_layer
     return (
         hf_common(config)
@@ -65,20 +57,13 @@ def to_hf(config: Config) -> dict[str, Any]:
             use_sliding_window=config.sliding_window is not None,
             sliding_window=config.sliding_window,
             max_window_layers=first,
-            layer_types=[names[t] for t in config.layer_types],
+            layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types],
         )
     )
 
 
-def from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    gguf_whole_heads(metadata, "qwen3")
-    return gguf_common(metadata, "qwen3", "qwen3", "attention.layer_norm_rms_epsilon") | dict(
-        num_key_value_heads=metadata.get("qwen3.attention.head_count_kv"),
-        head_dim=metadata.get("qwen3.attention.key_length"),
-        rms_norm_eps=metadata.get("qwen3.attention.layer_norm_rms_epsilon"),
-        rope_theta=metadata.get("qwen3.rope.freq_base"),
-        attention_bias="blk.0.attn_q.bias" in metadata["litlm.tensors"],
-    )
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return gguf.common("qwen3") | dict(attention_bias=gguf.has("attn_q.bias"))
 
 
 FAMILY = Family(

@@ -12,12 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from parity import cases
-from parity.cases import CASES, Case, close, hf_logits, ours, raw_tensors, tokens, write
+from parity.cases import CASES, EAGER, Case, close, hf_logits, ours, raw_tensors, tokens, write
 from torch import Tensor
 
 from litlm.checkpoint.hf import INDEX, save_weights
 from litlm.context import KVCache
-from litlm.families import WeightMap, get_family
 from litlm.model import GPT
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -51,9 +50,12 @@ def test_logits_with_right_padding(case: Case) -> None:
     close(actual[mask], expected[mask])
 
 
-@each_case
+@pytest.mark.parametrize("case", [case for case in CASES if not case.hf.get("attn_temperature_tuning")], ids=str)
 def test_logits_at_given_positions(case: Case) -> None:
-    """Rope far from the start, as packed documents or an offset cache need it."""
+    """Rope far from the start, as packed documents or an offset cache need it.
+
+    (transformers' Llama 4 counts tokens for its temperature, whatever positions it is given.)
+    """
     ids = tokens(case, 2, 9)
     positions = torch.tensor([[100], [7]]) + torch.arange(9)
     with torch.no_grad():
@@ -64,7 +66,6 @@ def test_logits_at_given_positions(case: Case) -> None:
 @each_case
 def test_gradients(case: Case) -> None:
     theirs, model = cases.build(case), cases.load(write(case))
-    rules = WeightMap(get_family(case.family))
     ids = tokens(case, 3, 19)
 
     def loss(logits: Tensor) -> Tensor:
@@ -77,26 +78,18 @@ def test_gradients(case: Case) -> None:
     actual.backward()
     assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
 
-    grads = {name: p.grad for name, p in model.named_parameters()}
-    total = torch.stack([p.grad.norm() for p in theirs.parameters() if p.grad is not None]).norm()
-    compared = set()
-    for name, p in theirs.named_parameters():
-        # transformers calls GPT-NeoX's head lm_head in memory and embed_out in files.
-        match = rules.from_theirs("embed_out.weight" if (case.family, name) == ("gpt_neox", "lm_head.weight") else name)
-        assert match is not None, name
-        assert p.grad is not None
-        parts = [p.grad] if match.rule.split is None else match.rule.split(p.grad, model.config)
-        for mine, part in zip(match.ours, parts, strict=True):
-            grad = grads[mine]
-            assert grad is not None, f"{mine} got no gradient"
-            if part.norm() <= 1e-6 * total:  # queries of a layer in which each token sees itself alone: rounding
-                assert grad.norm() <= 1e-6 * total, mine
-            else:
-                error = (grad - part).norm() / part.norm()
-                assert error <= 1e-4, f"{mine}: {error:.1e}"
-            compared.add(mine)
-    assert compared == set(grads)
+    grads = cases.gradients(case)
     theirs.zero_grad(set_to_none=True)
+    total = torch.stack([grad.norm() for grad in grads.values()]).norm()
+    for name, p in model.named_parameters():
+        part = grads.pop(name)
+        assert p.grad is not None, f"{name} got no gradient"
+        if part.norm() <= 1e-6 * total:  # queries of a layer in which each token sees itself alone: rounding
+            assert p.grad.norm() <= 1e-6 * total, name
+        else:
+            error = (p.grad - part).norm() / part.norm()
+            assert error <= 1e-4, f"{name}: {error:.1e}"
+    assert set(grads) <= {name for name, _ in model.named_buffers()}
 
 
 def _cache(model: GPT, batch: int, room: int) -> KVCache:
@@ -177,7 +170,8 @@ def test_greedy_text(case: Case) -> None:
 def test_hidden_states_and_keep(case: Case) -> None:
     model, ids = ours(case), tokens(case, 3, 14)
     theirs = cases.build(case)
-    expected = theirs.base_model(ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+    base = getattr(theirs, "model", theirs.base_model)  # Llama 4 gives its own base another name than its prefix
+    expected = base(ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
     close(model(ids, output="hidden"), expected)
     keep = torch.tensor([[13, 0], [5, 5], [2, 9]])
     rows = torch.arange(3)[:, None]
@@ -196,9 +190,7 @@ def test_export(case: Case, tmp_path: Path) -> None:
     model, ids = ours(case), tokens(case, 2, 13)
     save_weights(model.state_dict(), model.config, tmp_path)
     assert raw_tensors(tmp_path) == raw_tensors(write(case))
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        tmp_path, dtype="auto", attn_implementation="eager", output_loading_info=True
-    )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto", output_loading_info=True, **EAGER)
     back, info = loaded
     assert not any(info.values()), info
     assert back.dtype == torch.float32
@@ -207,24 +199,32 @@ def test_export(case: Case, tmp_path: Path) -> None:
     # transformers reads the same config from both directories, but for what litlm does not keep (dropout), resolves
     # (activation names, yarn's mscale, the rule behind layer_types) or what the equal logits have shown already.
     settled = """transformers_version attention_dropout hidden_dropout classifier_dropout rope_parameters
-        pretraining_tp hidden_act max_window_layers use_sliding_window is_decoder _name_or_path"""
+        pretraining_tp hidden_act max_window_layers use_sliding_window is_decoder _name_or_path
+        activation_function"""
     configs = [AutoConfig.from_pretrained(path).to_dict() for path in (tmp_path, write(case))]
     mine, theirs = ({k: v for k, v in c.items() if k not in settled.split()} for c in configs)
     assert mine == theirs
 
 
-@each_case
-@pytest.mark.parametrize("dtype", DTYPES)
+# bf16 for every case, fp16 for one of each family.
+HALVES = [(case, "BF16") for case in CASES] + [(case, "F16") for case in {c.family: c for c in CASES}.values()]
+
+
+@pytest.mark.parametrize(("case", "dtype"), HALVES, ids=str)
 def test_half_precision_checkpoints_are_bit_exact(case: Case, dtype: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    theirs = AutoModelForCausalLM.from_pretrained(write(case), dtype=DTYPES[dtype])
+    theirs = AutoModelForCausalLM.from_pretrained(write(case), dtype=DTYPES[dtype], experts_implementation="eager")
+    for name, p in theirs.named_parameters():
+        if "norm" in name:  # some families keep them in fp32, in fp16 models only
+            p.data = p.data.to(DTYPES[dtype])
     theirs.save_pretrained(tmp_path / "in")
     model = cases.load(tmp_path / "in", DTYPES[dtype])
     assert model.config.dtype == {"BF16": "bfloat16", "F16": "float16"}[dtype]
     save_weights(model.state_dict(), model.config, tmp_path / "out")
     stored = raw_tensors(tmp_path / "out")
-    assert {d for d, _, _ in stored.values()} == {dtype}
+    # What transformers keeps in fp32 (biases of expert choice) stays so.
+    assert {d for d, _, _ in stored.values()} in ({dtype}, {dtype, "F32"})
     assert stored == raw_tensors(tmp_path / "in")
     ids = tokens(case, 2, 9)
     with torch.no_grad():

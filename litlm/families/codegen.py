@@ -1,0 +1,59 @@
+"""CodeGen: GPT-J with q, v and k fused in one tensor of four blocks (one for each core it was trained on)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from litlm.config import Config
+from litlm.families.base import QKV, Family, HFFields, Rule
+from litlm.families.gptj import FAMILY as GPTJ
+from litlm.families.gptj import from_hf as gptj_from_hf
+from litlm.families.gptj import to_hf as gptj_to_hf
+
+_BLOCKS = 4
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    values = gptj_from_hf(hf)
+    if values["n_head"] % _BLOCKS:
+        hf.problems.append(f"n_head={values['n_head']} must be a multiple of {_BLOCKS} in this family")
+    return values
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    fields = gptj_to_hf(config) | dict(n_ctx=config.max_seq_len)
+    if config.pad_token_id is None:
+        del fields["pad_token_id"]  # which its config class does not know
+    return fields
+
+
+def _parts(tensor: Any) -> Sequence[Any]:
+    blocks = tensor.reshape(_BLOCKS, 3, -1, *tensor.shape[1:])
+    return blocks[:, 0], blocks[:, 2], blocks[:, 1]
+
+
+def _split(tensor: Any, config: Config) -> Sequence[Any]:
+    return [part.reshape(-1, *tensor.shape[1:]) for part in _parts(tensor)]
+
+
+def _join(tensors: Sequence[Any], config: Config) -> Any:
+    whole = tensors[0].new_empty((3 * len(tensors[0]), *tensors[0].shape[1:]))
+    for part, tensor in zip(_parts(whole), tensors, strict=True):
+        part[:] = tensor.reshape(part.shape)
+    return whole
+
+
+_FUSED = ("q_proj", "k_proj", "v_proj")
+
+FAMILY = Family(
+    model_type="codegen",
+    architecture="CodeGenForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=(
+        *(rule for rule in GPTJ.rules if not any(name in rule.theirs for name in _FUSED)),
+        Rule("transformer.h.{i}.attn.qkv_proj.{p}", QKV, _split, _join),
+    ),
+    ignore=(r"\.attn\.(causal_mask|embed_positions|bias|masked_bias)$",),
+)

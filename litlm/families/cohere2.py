@@ -1,0 +1,65 @@
+"""Command R7B and Command A: Cohere's first with three of four layers sliding, and rope in these alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litlm.config import AttentionConfig, Config
+from litlm.families import cohere
+from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family, HFFields
+from litlm.families.gguf import GGUFFields, GGUFSpec
+
+# What the files say about themselves and transformers does not read.
+_FIXED = dict(
+    order_of_interleaved_layers="local_attn_first",
+    position_embedding_type="rope_gptj",
+    rotary_pct=1.0,
+    use_gated_activation=True,
+    use_parallel_block=True,
+    use_qk_norm=False,
+)
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    for key, value in _FIXED.items():
+        hf.expect(key, value, value)
+    for key in ("cache_implementation", "layer_switch", "use_embedding_sharing", "use_parallel_embedding"):
+        hf.take(key, None)
+    values = cohere.without_rope(hf)
+    bias, head_dim = hf.take("attention_bias", False), values["n_embd"] // max(values["n_head"], 1)
+    hf.expect("head_dim", head_dim, head_dim)
+    pattern = hf.take("sliding_window_pattern", 4)
+    layers = hf.layer_types(["sliding" if (i + 1) % pattern else "full" for i in range(values["n_layer"])])
+    return values | dict(
+        attention=AttentionConfig(bias=bias, out_bias=bias),
+        sliding_window=hf.take("sliding_window", 4096, null=None),
+        layer_types=layers,
+        rope=hf.rope(interleaved=True),
+        rope_layers=tuple(layer == "sliding" for layer in layers),
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    fields = cohere.to_hf(config)
+    del fields["use_qk_norm"]
+    return fields | dict(
+        sliding_window=config.sliding_window, layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types]
+    )
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return gguf.common("cohere2", eps="layer_norm_eps", head_dim=None) | dict(
+        logit_scale=gguf.get("logit_scale"),
+        sliding_window=gguf.get("attention.sliding_window"),
+        layer_types=gguf.layer_types(4),
+    )
+
+
+FAMILY = Family(
+    model_type="cohere2",
+    architecture="Cohere2ForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=LLAMA_RULES,
+    gguf=GGUFSpec(arch="cohere2", config=from_gguf),
+)

@@ -1,0 +1,105 @@
+"""Gemma 3 (text): Gemma 2 with normalized queries and keys instead of capped scores, five of six layers sliding, and a
+rope of their own for these. Multimodal checkpoints (`gemma3`) hold the same model under longer names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litlm.config import Config, NormConfig, QKNormConfig, RopeConfig
+from litlm.families import gemma2
+from litlm.families.base import Family, HFFields, hf_rope, hf_rope_parameters, rename
+from litlm.families.gguf import GGUFFields, GGUFSpec, without_one
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    common = hf.common(
+        vocab_size=262208,
+        n_layer=26,
+        n_embd=2304,
+        n_head=8,
+        intermediate_size=9216,
+        max_seq_len=131072,
+        tie_embeddings=True,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    hf.expect("attn_logit_softcapping", None)  # a field that transformers has and does not use
+    hf.take("_sliding_window_pattern", None)  # newer files list layer_types beside it
+    pattern = hf.take("sliding_window_pattern", 6)
+    norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6)), offset=True)
+    rope, sliding_rope = ropes(hf, 1e6, 1e4, "rope_local_base_freq")
+    return common | gemma2.shared(hf, qk_norm=QKNormConfig(norm=norm)) | dict(
+        layer_types=hf.layer_types(["sliding" if (i + 1) % pattern else "full" for i in range(common["n_layer"])]),
+        rope=rope,
+        sliding_rope=sliding_rope,
+        embed_scale=common["n_embd"] ** 0.5,
+        logit_softcap=hf.take("final_logit_softcapping", None),
+    )  # fmt: skip
+
+
+def ropes(hf: HFFields, theta: float, sliding_theta: float, sliding_key: str) -> tuple[RopeConfig, RopeConfig | None]:
+    """The ropes of full and of sliding layers (None if it is the same): `rope_parameters` has one for each.
+
+    theta, sliding_theta: transformers' defaults. Before, there were rope_theta and, for full layers alone,
+    rope_scaling; sliding_key names the theta of sliding layers.
+    """
+    parameters = dict(hf.take("rope_parameters", None) or {})
+    if parameters and not set(parameters) & {"full_attention", "sliding_attention"}:
+        hf.problems.append("rope_parameters must have an entry for full_attention and one for sliding_attention")
+    full = dict(parameters.get("full_attention") or {}) | dict(hf.take("rope_scaling", None) or {})
+    sliding = dict(parameters.get("sliding_attention") or {})
+    theta = full.pop("rope_theta", hf.take("rope_theta", theta))
+    sliding_theta = sliding.pop("rope_theta", hf.take(sliding_key, sliding_theta))
+    rope = RopeConfig(theta=float(theta), scaling=hf.rope_scaling(full))
+    sliding_rope = RopeConfig(theta=float(sliding_theta), scaling=hf.rope_scaling(sliding))
+    return rope, None if sliding_rope == rope else sliding_rope
+
+
+def hf_ropes(config: Config) -> dict[str, Any]:
+    """The reverse of `ropes`, but for sliding_key."""
+    assert config.rope is not None
+    full, sliding = hf_rope_parameters(config.rope), hf_rope_parameters(config.sliding_rope or config.rope)
+    return hf_rope(config.rope) | {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}}
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    sliding = config.sliding_rope or config.rope
+    assert sliding is not None
+    return gemma2.to_hf(config) | hf_ropes(config) | dict(rope_local_base_freq=sliding.theta)
+
+
+_RULES = (
+    *gemma2.RULES,
+    rename("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attn.q_norm.weight"),
+    rename("model.layers.{i}.self_attn.k_norm.weight", "layers.{i}.attn.k_norm.weight"),
+)
+# Multimodal checkpoints: names as on the hub, and as transformers has them in memory since 4.52.
+_MULTIMODAL = (
+    *(rename(f"language_model.{rule.theirs}", *rule.ours) for rule in _RULES),
+    *(rename(rule.theirs.replace("model.", "model.language_model.", 1), *rule.ours) for rule in _RULES),
+)
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    window = gguf.get("attention.sliding_window", 0)
+    return gemma2.shared_from_gguf(gguf, "gemma3_text", 62, theta=None) | dict(
+        final_logit_softcapping=gguf.get("final_logit_softcapping"),
+        sliding_window=window or None,
+        layer_types=gguf.layer_types(6 if window else 1),
+        rope_parameters=gguf.ropes(10000.0),
+    )
+
+
+FAMILY = Family(
+    model_type="gemma3_text",
+    architecture="Gemma3ForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=(*_RULES, *_MULTIMODAL),
+    ignore=(r"^(model\.)?(vision_tower|multi_modal_projector)\.",),
+    gguf=GGUFSpec(
+        arch="gemma3", config=from_gguf, restore=without_one(rule.theirs for rule in _RULES if "norm" in rule.theirs)
+    ),
+)

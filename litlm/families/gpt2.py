@@ -1,0 +1,143 @@
+"""GPT-2 (DistilGPT2, DialoGPT, Cerebras-GPT): learned positions; matrices are stored transposed, q, k and v in one.
+
+GPT-2's own files name their tensors without the prefix `transformer.`; both ways are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
+from litlm.families.base import (
+    HF_ACTIVATIONS,
+    QKV,
+    Family,
+    HFFields,
+    Rule,
+    hf_common,
+    qkv_in_a_row,
+    rename,
+)
+from litlm.families.gguf import GGUFFields, GGUFSpec
+
+# Dropout, heads for other tasks, and n_ctx, a copy of n_positions.
+UNUSED = """
+    _num_labels attn_pdrop resid_dropout embed_dropout n_ctx gradient_checkpointing summary_activation
+    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+"""
+
+# Shared with the other families that kept these names.
+NAMES = {
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_layer": "n_layer",
+    "max_seq_len": "n_positions",
+    "intermediate_size": "n_inner",
+}
+
+
+def common(hf: HFFields, activation: str = "gelu_new", **defaults: Any) -> dict[str, Any]:
+    """The fields that GPT-2 and its heirs share."""
+    for key in UNUSED.split():
+        hf.take(key, None)
+    return hf.common(NAMES, intermediate_size=0, bos_token_id=50256, eos_token_id=50256, **defaults) | dict(
+        norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_epsilon", 1e-5))),
+        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", activation), bias=True),  # type: ignore[arg-type]
+    )
+
+
+def hf_fields(config: Config) -> dict[str, Any]:
+    """The reverse of `common`."""
+    inner = config.intermediate_size if config.intermediate_size != 4 * config.n_embd else None
+    return hf_common(config, NAMES) | dict(
+        n_inner=inner,
+        layer_norm_epsilon=config.norm.eps,
+        activation_function=HF_ACTIVATIONS[config.mlp.activation],
+    )
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    hf.expect("scale_attn_by_inverse_layer_idx", False, False)
+    hf.expect("add_cross_attention", False, False)
+    hf.take("reorder_and_upcast_attn", None)  # the same scores in fp32
+    return common(hf, max_seq_len=1024, tie_embeddings=True) | dict(
+        attention=AttentionConfig(bias=True, out_bias=True, scale=None if hf.take("scale_attn_weights", True) else 1.0),
+        rope=None,
+        learned_positions=True,
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    return hf_fields(config) | dict(scale_attn_weights=config.attention.scale is None)
+
+
+def _transposed(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    weight = Rule(
+        f"{theirs}.weight",
+        (f"{ours}.weight",),
+        split=lambda tensor, config: [tensor.T],
+        join=lambda tensors, config: tensors[0].T,
+    )
+    return weight, rename(f"{theirs}.bias", f"{ours}.bias")
+
+
+def _split(tensor: Any, config: Config) -> Sequence[Any]:
+    return qkv_in_a_row()["split"](tensor.T, config)
+
+
+def _join(tensors: Sequence[Any], config: Config) -> Any:
+    return qkv_in_a_row()["join"](tensors, config).T
+
+
+def _rules(prefix: str) -> tuple[Rule, ...]:
+    layer, ours = prefix + "h.{i}.", "layers.{i}."
+    return (
+        rename(prefix + "wte.weight", "embed.weight"),
+        rename(prefix + "wpe.weight", "position_embed.weight"),
+        rename(layer + "ln_1.{p}", ours + "attn_norm.{p}"),
+        Rule(layer + "attn.c_attn.weight", tuple(name.format(i="{i}", p="weight") for name in QKV), _split, _join),
+        Rule(layer + "attn.c_attn.bias", tuple(name.format(i="{i}", p="bias") for name in QKV), **qkv_in_a_row()),
+        *_transposed(layer + "attn.c_proj", ours + "attn.o_proj"),
+        rename(layer + "ln_2.{p}", ours + "mlp_norm.{p}"),
+        *_transposed(layer + "mlp.c_fc", ours + "mlp.up_proj"),
+        *_transposed(layer + "mlp.c_proj", ours + "mlp.down_proj"),
+        rename(prefix + "ln_f.{p}", "norm.{p}"),
+    )
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return gguf_fields(gguf, "gpt2")
+
+
+def gguf_fields(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
+    """The metadata that GPT-2 and its heirs share."""
+    names = {
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+        "intermediate_size": "n_inner",
+    }
+    eps = "layer_norm_epsilon"
+    fields = gguf.common(model_type, eps=eps, kv_heads=None, head_dim=None, theta=None, names=names)
+    return fields | dict(n_inner=gguf.shapes["blk.0.ffn_up.weight"][0])  # the metadata has four times n_embd
+
+
+FAMILY = Family(
+    model_type="gpt2",
+    architecture="GPT2LMHeadModel",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=(*_rules("transformer."), *_rules(""), rename("lm_head.weight", "lm_head.weight")),
+    ignore=(r"\.attn\.(bias|masked_bias)$",),
+    gguf=GGUFSpec(
+        arch="gpt2",
+        config=from_gguf,
+        restore={
+            rule.theirs: lambda t, c: t.T
+            for rule in _rules("transformer.")
+            if rule.theirs.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+        },
+    ),
+)

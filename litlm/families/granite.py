@@ -1,0 +1,79 @@
+"""Granite 3, dense: Llama with fixed factors on embeddings, attention scores, what layers add, and logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from litlm.config import Config
+from litlm.families.base import LLAMA_RULES, Family, HFFields, hf_head_dim
+from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.families.llama import from_hf as llama_from_hf
+from litlm.families.llama import to_hf as llama_to_hf
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    values = llama_from_hf(hf)
+    scale = float(hf.take("attention_multiplier", 1.0))
+    return values | dict(
+        attention=dataclasses.replace(values["attention"], scale=scale),
+        embed_scale=float(hf.take("embedding_multiplier", 1.0)),
+        residual_scale=float(hf.take("residual_multiplier", 1.0)),
+        logit_scale=1 / float(hf.take("logits_scaling", 1.0)),
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    scale = config.attention.scale
+    data = llama_to_hf(config)
+    del data["head_dim"]
+    return (
+        data
+        | hf_head_dim(config)
+        | dict(
+            attention_multiplier=config.head_dim**-0.5 if scale is None else scale,
+            embedding_multiplier=config.embed_scale,
+            residual_multiplier=config.residual_scale,
+            logits_scaling=_inverse(config.logit_scale),
+        )
+    )
+
+
+def _inverse(scale: float) -> float:
+    """The number that the file divided 1 by, without the noise of dividing twice."""
+    short = round(1 / scale, 9)
+    return short if short and 1 / short == scale else 1 / scale
+
+
+def from_gguf(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
+    fields = gguf.common(model_type, head_dim=None)
+    # Granite 4 files without Mamba layers state its sizes, and the MLP's width under another name, all the same.
+    for key in ("conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank"):
+        gguf.get(f"ssm.{key}")
+    if gguf.arch == "granite":
+        gguf.get("expert_shared_feed_forward_length")
+    gguf.expect("rope.scaling.finetuned", True)  # False would mean that nothing turns
+    return fields | dict(
+        attention_multiplier=gguf.get(
+            "attention.scale", (fields["hidden_size"] // fields["num_attention_heads"]) ** -0.5
+        ),
+        embedding_multiplier=gguf.get("embedding_scale", 1.0),
+        residual_multiplier=gguf.get("residual_scale", 1.0),
+        logits_scaling=gguf.get("logit_scale", 1.0),
+        attention_bias=gguf.has("attn_q.bias"),
+        mlp_bias=gguf.has("ffn_up.bias"),
+    )
+
+
+FAMILY = Family(
+    model_type="granite",
+    architecture="GraniteForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=LLAMA_RULES,
+    gguf=GGUFSpec(
+        arch="granite",
+        config=lambda gguf: from_gguf(gguf, "granite"),
+        restore=HALVES,
+    ),
+)

@@ -1,0 +1,69 @@
+"""Granite 3 MoE (1B-A400M, 3B-A800M) and PowerMoE: Granite with experts, stored stacked, gate and up in one tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litlm.config import Config, MoEConfig
+from litlm.families.base import LLAMA_RULES, Family, HFFields, Rule, in_two, rename
+from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.families.granite import from_gguf as granite_from_gguf
+from litlm.families.granite import from_hf as granite_from_hf
+from litlm.families.granite import to_hf as granite_to_hf
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    values = granite_from_hf(hf)
+    return values | dict(
+        moe=MoEConfig(
+            n_expert=hf.take("num_local_experts", 8),
+            n_expert_per_token=hf.take("num_experts_per_tok", 2),
+            intermediate_size=values["intermediate_size"],
+            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
+        )
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    assert config.moe is not None
+    data = granite_to_hf(config) | dict(
+        num_local_experts=config.moe.n_expert,
+        num_experts_per_tok=config.moe.n_expert_per_token,
+        router_aux_loss_coef=config.moe.aux_loss,
+    )
+    del data["mlp_bias"]
+    return data
+
+
+_MOE = "model.layers.{i}.block_sparse_moe."
+_EXPERTS = "layers.{i}.mlp.experts."
+
+RULES = (
+    *LLAMA_RULES,
+    rename(_MOE + "router.layer.weight", "layers.{i}.mlp.router.weight"),
+    Rule(_MOE + "input_linear.weight", (_EXPERTS + "gate_proj", _EXPERTS + "up_proj"), **in_two(1)),
+    rename(_MOE + "output_linear.weight", _EXPERTS + "down_proj"),
+)
+
+
+def from_gguf(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
+    return granite_from_gguf(gguf, model_type) | gguf.experts("num_local_experts", None)
+
+
+GGUF_RULES = tuple(rename(f"blk.{{i}}.ffn_{x}_exps.weight", _EXPERTS + f"{x}_proj") for x in ("gate", "up"))
+
+
+FAMILY = Family(
+    model_type="granitemoe",
+    architecture="GraniteMoeForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=RULES,
+    gguf=GGUFSpec(
+        arch="granitemoe",
+        config=lambda gguf: from_gguf(gguf, "granitemoe"),
+        when=lambda gguf: not gguf.has("ffn_gate_shexp.weight"),
+        restore=HALVES,
+        rules=GGUF_RULES,
+    ),
+)

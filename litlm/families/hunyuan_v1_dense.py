@@ -1,0 +1,96 @@
+"""Hunyuan 0.5B to 7B and Hunyuan-MT: Llama with an RMSNorm on each head's query and key, after rope.
+
+Files state a "dynamic" rope with an `alpha`: theta is stretched once, whatever the length. litlm keeps the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig, RopeConfig
+from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope, rename
+from litlm.families.gguf import GGUFFields, GGUFSpec
+
+# Of Tencent's own code: other model types, images, and training. transformers looks at none of them.
+_UNUSED = """
+    add_classification_head anyres_pooling_size anyres_vit_max_image_size anyres_vit_two_views attention_head_dim
+    cla_share_factor class_num dense_list enable_lm_head_fp32 eod_token_id eot_token_id group_limited_greedy
+    hybrid_override_pattern im_end_id im_newline_id im_start_id image_token_id is_causal kv_lora_rank mask_init_id
+    moe_drop_tokens moe_intermediate_size moe_layer_num_skipped moe_random_routing_dropped_token n_group norm_topk_prob
+    norm_type num_media_embeds num_shared_expert org_vocab_size pad_id pool_type q_lora_rank qk_nope_head_dim
+    qk_rope_head_dim routed_scaling_factor skip_cls_token text_end_id text_start_id topk_group use_mixed_mlp_moe
+    use_rotary_pos_emb v_head_dim video_end_id video_start_id vit_add_patchemb_bias vit_input_resolution
+    vit_mapping_type vit_norm_type vit_patch vit_path vit_remove_prenorm vit_token vit_type vit_used_rms_norm
+    xdrope_section capacity_factor mamba_ssm_ngroups mamba_d_state mamba_d_conv mamba_expand mamba_head_dim
+"""
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    hf.expect("num_experts", 1, 1)
+    return without_experts(hf)
+
+
+def without_experts(hf: HFFields) -> dict[str, Any]:
+    for key in _UNUSED.split():
+        hf.take(key, None)
+    hf.expect("use_qk_norm", True, True)
+    bias = hf.take("attention_bias", False)
+    norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5)))
+    common = hf.common(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    head_dim = hf.take("head_dim", 0) or common["n_embd"] // common["n_head"]
+    return common | dict(
+        n_kv_head=hf.take("num_key_value_heads", 0),
+        head_dim=head_dim,
+        norm=norm,
+        attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm, after_rope=True)),
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        rope=_rope(hf, head_dim),
+    )
+
+
+def _rope(hf: HFFields, head_dim: int) -> RopeConfig:
+    old, new = hf.data.get("rope_scaling") or {}, hf.data.get("rope_parameters") or {}
+    scaling = old or new
+    kind, alpha = scaling.get("rope_type") or scaling.get("type"), scaling.get("alpha")
+    if kind != "dynamic" or not alpha:
+        return hf.rope()
+    for key in ("rope_scaling", "rope_parameters"):
+        hf.take(key, None)
+    theta = float(scaling.get("rope_theta") or hf.take("rope_theta", 10000.0))
+    return RopeConfig(theta=theta * alpha ** (head_dim / (head_dim - 2)))
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    return (
+        hf_common(config)
+        | hf_rope(config.rope)
+        | dict(
+            num_key_value_heads=config.n_kv_head,
+            head_dim=config.head_dim,
+            rms_norm_eps=config.norm.eps,
+            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
+            attention_bias=config.attention.bias,
+        )
+    )
+
+
+RULES = (
+    *LLAMA_RULES,
+    rename("model.layers.{i}.self_attn.query_layernorm.weight", "layers.{i}.attn.q_norm.weight"),
+    rename("model.layers.{i}.self_attn.key_layernorm.weight", "layers.{i}.attn.k_norm.weight"),
+)
+
+
+def from_gguf(gguf: GGUFFields, model_type: str = "hunyuan_v1_dense") -> dict[str, Any]:
+    return gguf.common(model_type) | dict(attention_bias=gguf.has("attn_q.bias"))
+
+
+FAMILY = Family(
+    model_type="hunyuan_v1_dense",
+    architecture="HunYuanDenseV1ForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=RULES,
+    ignore=(r"\.rotary_emb\.inv_freq$",),
+    gguf=GGUFSpec(arch="hunyuan-dense", config=from_gguf),
+)

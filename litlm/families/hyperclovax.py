@@ -1,0 +1,49 @@
+"""HyperCLOVA X SEED Think: Granite with norms after attention and MLP as well; its factor of the logits multiplies."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from litlm.config import Config
+from litlm.families import llama
+from litlm.families.base import LLAMA_RULES, Family, HFFields, rename
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    values = llama.from_hf(hf)
+    for key in ("end_token_id", "attn_pdrop"):  # of Naver's own code
+        hf.take(key, None)
+    head_dim = values["head_dim"] or values["n_embd"] // max(values["n_head"], 1)
+    scale = float(hf.take("attention_multiplier", head_dim**-0.5))
+    return values | dict(
+        block="sandwich" if hf.take("use_post_norm", True) else "pre",
+        attention=dataclasses.replace(values["attention"], scale=None if scale == head_dim**-0.5 else scale),
+        embed_scale=float(hf.take("embedding_multiplier", 1.0)),
+        residual_scale=float(hf.take("residual_multiplier", 1.0)),
+        logit_scale=float(hf.take("logits_scaling", 1.0)),
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    scale = config.attention.scale
+    return llama.to_hf(config) | dict(
+        use_post_norm=config.block == "sandwich",
+        attention_multiplier=config.head_dim**-0.5 if scale is None else scale,
+        embedding_multiplier=config.embed_scale,
+        residual_multiplier=config.residual_scale,
+        logits_scaling=config.logit_scale,
+    )
+
+
+FAMILY = Family(
+    model_type="hyperclovax",
+    architecture="HyperCLOVAXForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=(
+        *LLAMA_RULES,
+        rename("model.layers.{i}.post_norm1.weight", "layers.{i}.post_attn_norm.weight"),
+        rename("model.layers.{i}.post_norm2.weight", "layers.{i}.post_mlp_norm.weight"),
+    ),
+)

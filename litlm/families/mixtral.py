@@ -1,0 +1,58 @@
+"""Mixtral 8x7B and 8x22B: Mistral with experts in every layer. `intermediate_size` is the width of one expert."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litlm.config import Config, MoEConfig
+from litlm.families.base import LLAMA_RULES, Family, HFFields, expert_rules, hf_head_dim, rename
+from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.families.mistral import from_hf as mistral_from_hf
+from litlm.families.mistral import to_hf as mistral_to_hf
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    values = mistral_from_hf(hf, window=None, eps=1e-5, theta=1e6)
+    hf.take("router_jitter_noise", None)  # noise in training
+    return values | dict(
+        moe=MoEConfig(
+            n_expert=hf.take("num_local_experts", 8),
+            n_expert_per_token=hf.take("num_experts_per_tok", 2),
+            intermediate_size=values["intermediate_size"],
+            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
+        )
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    assert config.moe is not None
+    data = mistral_to_hf(config) | dict(
+        num_local_experts=config.moe.n_expert,
+        num_experts_per_tok=config.moe.n_expert_per_token,
+        router_aux_loss_coef=config.moe.aux_loss,
+    )
+    del data["head_dim"]
+    return data | hf_head_dim(config)
+
+
+EXPERTS = "model.layers.{i}.block_sparse_moe."
+
+RULES = (
+    *LLAMA_RULES,
+    rename(EXPERTS + "gate.weight", "layers.{i}.mlp.router.weight"),
+    *expert_rules(EXPERTS + "experts.{e}.", "w1 w3 w2"),
+)
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return gguf.common("mixtral") | gguf.experts("num_local_experts", None)
+
+
+FAMILY = Family(
+    model_type="mixtral",
+    architecture="MixtralForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=RULES,
+    gguf=GGUFSpec(arch="llama", config=from_gguf, when=lambda gguf: bool(gguf.get("expert_count")), restore=HALVES),
+)

@@ -1,0 +1,72 @@
+"""Phi 1, 1.5 and 2: a parallel block behind one LayerNorm, partial rope, biases everywhere, also in the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, Rule, hf_common, hf_rope, rename
+from litlm.families.gguf import GGUFFields, GGUFSpec
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    norm = NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5)))
+    return hf.common(intermediate_size=8192, bos_token_id=1, eos_token_id=2) | dict(
+        n_kv_head=hf.take("num_key_value_heads", 0),
+        block="parallel",
+        shared_norm=True,
+        norm=norm,
+        attention=AttentionConfig(
+            bias=True, out_bias=True, qk_norm=QKNormConfig(norm=norm) if hf.take("qk_layernorm", False) else None
+        ),
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu_new"), bias=True),  # type: ignore[arg-type]
+        rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.5),
+        head_bias=True,
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    assert config.rope is not None
+    rope = hf_rope(config.rope)
+    rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
+    return (
+        hf_common(config)
+        | rope
+        | dict(
+            partial_rotary_factor=config.rope.fraction,
+            num_key_value_heads=config.n_kv_head,
+            layer_norm_eps=config.norm.eps,
+            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
+            qk_layernorm=config.attention.qk_norm is not None,
+        )
+    )
+
+
+_LAYER = "model.layers.{i}."
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    fields = gguf.common("phi", eps="layer_norm_eps", head_dim=None, share="partial_rotary_factor")
+    return fields | dict(intermediate_size=gguf.shapes["blk.0.ffn_up.weight"][0])  # the metadata has four times n_embd
+
+
+FAMILY = Family(
+    model_type="phi",
+    architecture="PhiForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=(
+        rename("model.embed_tokens.weight", "embed.weight"),
+        rename(_LAYER + "input_layernorm.{p}", "layers.{i}.attn_norm.{p}"),
+        *(rename(_LAYER + f"self_attn.{x}_proj.{{p}}", f"layers.{{i}}.attn.{x}_proj.{{p}}") for x in "qkv"),
+        *(rename(_LAYER + f"self_attn.{x}_layernorm.{{p}}", f"layers.{{i}}.attn.{x}_norm.{{p}}") for x in "qk"),
+        rename(_LAYER + "self_attn.dense.{p}", "layers.{i}.attn.o_proj.{p}"),
+        rename(_LAYER + "mlp.fc1.{p}", "layers.{i}.mlp.up_proj.{p}"),
+        rename(_LAYER + "mlp.fc2.{p}", "layers.{i}.mlp.down_proj.{p}"),
+        rename("model.final_layernorm.{p}", "norm.{p}"),
+        Rule("lm_head.bias", ("head_bias",), when=lambda config: config.tie_embeddings),
+        rename("lm_head.{p}", "lm_head.{p}"),
+    ),
+    ignore=(r"\.rotary_emb\.inv_freq$",),
+    gguf=GGUFSpec(arch="phi2", config=from_gguf),
+)

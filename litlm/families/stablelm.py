@@ -1,0 +1,82 @@
+"""StableLM 3B, Zephyr, 2 1.6B and 12B: Llama's layer with LayerNorm and partial rope; 12B is parallel, with a norm of
+queries and keys that has a weight per head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, hf_rope, rename
+from litlm.families.gguf import GGUFFields, GGUFSpec
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    eps = float(hf.take("layer_norm_eps", 1e-5))
+    parallel = hf.take("use_parallel_residual", False)
+    qk_norm = QKNormConfig(norm=NormConfig(kind="layer", eps=eps, bias=False), over="each_head")
+    return hf.common(intermediate_size=6912, max_seq_len=4096, bos_token_id=0, eos_token_id=0) | dict(
+        n_kv_head=hf.take("num_key_value_heads", 32),
+        block="parallel" if parallel else "pre",
+        shared_norm=parallel,
+        norm=NormConfig(kind="layer", eps=eps),
+        attention=AttentionConfig(
+            bias=hf.take("use_qkv_bias", False), qk_norm=qk_norm if hf.take("qk_layernorm", False) else None
+        ),
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.25),
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    assert config.rope is not None
+    rope = hf_rope(config.rope)
+    rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
+    return (
+        hf_common(config)
+        | rope
+        | dict(
+            partial_rotary_factor=config.rope.fraction,
+            num_key_value_heads=config.n_kv_head,
+            layer_norm_eps=config.norm.eps,
+            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
+            use_qkv_bias=config.attention.bias,
+            qk_layernorm=config.attention.qk_norm is not None,
+            use_parallel_residual=config.block == "parallel",
+        )
+    )
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    gguf.get(
+        "use_parallel_residual"
+    )  # llama.cpp looks at the norms instead, and older converters wrote what they liked
+    fields = gguf.common("stablelm", eps="layer_norm_eps", head_dim=None, share="partial_rotary_factor")
+    return fields | dict(
+        use_parallel_residual=not gguf.has("ffn_norm.weight"),
+        use_qkv_bias=gguf.has("attn_q.bias"),
+        qk_layernorm=gguf.has("attn_q_norm.weight"),
+    )
+
+
+FAMILY = Family(
+    model_type="stablelm",
+    architecture="StableLmForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=(
+        *LLAMA_RULES,
+        *(
+            Rule(
+                f"model.layers.{{i}}.self_attn.{x}_layernorm.norms.{{e}}.weight",
+                (f"layers.{{i}}.attn.{x}_norm.weight",),
+            )
+            for x in "qk"
+        ),
+    ),
+    ignore=(r"\.rotary_emb\.inv_freq$",),
+    gguf=GGUFSpec(
+        arch="stablelm",
+        config=from_gguf,
+        rules=tuple(rename(f"blk.{{i}}.attn_{x}_norm.weight", f"layers.{{i}}.attn.{x}_norm.weight") for x in "qk"),
+    ),
+)

@@ -1,0 +1,76 @@
+"""StarCoder 2: grouped-query attention and rope with GPT-2's LayerNorm, biases and plain MLP; all layers may slide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope, rename
+from litlm.families.gguf import GGUFFields, GGUFSpec
+
+
+def from_hf(hf: HFFields) -> dict[str, Any]:
+    hf.expect("mlp_type", "default", "default")
+    hf.expect("norm_type", "layer_norm", "layer_norm")
+    hf.expect("scale_attn_weights", True, True)
+    # Dropout, and the precision of a softmax that is fp32 here anyway.
+    for key in (
+        "residual_dropout",
+        "embedding_dropout",
+        "attention_softmax_in_fp32",
+        "scale_attention_softmax_in_fp32",
+    ):
+        hf.take(key, None)
+    for key in ("activation_function", "layer_norm_epsilon"):  # left from StarCoder 1; hidden_act, norm_epsilon count
+        hf.take(key, None)
+    bias, window = hf.take("use_bias", True), hf.take("sliding_window", None)
+    common = hf.common(
+        intermediate_size=12288,
+        max_seq_len=4096,
+        tie_embeddings=True,
+        init_std=0.018042,
+        bos_token_id=50256,
+        eos_token_id=50256,
+    )
+    return common | dict(
+        n_kv_head=hf.take("num_key_value_heads", 2),
+        sliding_window=window,
+        layer_types=("full" if window is None else "sliding",) * common["n_layer"],
+        norm=NormConfig(kind="layer", eps=float(hf.take("norm_epsilon", 1e-5))),
+        attention=AttentionConfig(bias=bias, out_bias=bias),
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu_pytorch_tanh"), bias=bias),  # type: ignore[arg-type]
+        rope=hf.rope(),
+    )
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    return (
+        hf_common(config)
+        | hf_rope(config.rope)
+        | dict(
+            num_key_value_heads=config.n_kv_head,
+            sliding_window=config.sliding_window,
+            norm_epsilon=config.norm.eps,
+            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
+            use_bias=config.attention.bias,
+        )
+    )
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return gguf.common("starcoder2", eps="norm_epsilon", head_dim=None) | dict(use_bias=gguf.has("attn_q.bias"))
+
+
+FAMILY = Family(
+    model_type="starcoder2",
+    architecture="Starcoder2ForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=(
+        *(rule for rule in LLAMA_RULES if ".mlp." not in rule.theirs),
+        rename("model.layers.{i}.mlp.c_fc.{p}", "layers.{i}.mlp.up_proj.{p}"),
+        rename("model.layers.{i}.mlp.c_proj.{p}", "layers.{i}.mlp.down_proj.{p}"),
+    ),
+    ignore=(r"\.rotary_emb\.inv_freq$",),
+    gguf=GGUFSpec(arch="starcoder2", config=from_gguf),
+)
