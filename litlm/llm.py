@@ -7,6 +7,7 @@ print(llm.chat([{"role": "user", "content": "What is the capital of France?"}]))
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -102,7 +103,7 @@ class LLM:
             from litlm.checkpoint.peft import base_of
 
             return cls.load(base_of(path), adapter=path, device=device, dtype=dtype, compile=compile)
-        tokenizer, missing = None, ""
+        tokenizer, missing, noted_style = None, "", None
         quantized = path.suffix.lower() == ".gguf"
         generation: dict[str, Any] = {}
         if quantized:
@@ -115,11 +116,17 @@ class LLM:
             except ValueError as e:
                 missing = str(e)
         else:
-            from litlm.checkpoint.hf import SafetensorsSource
+            from litlm.checkpoint.hf import open_directory
+            from litlm.checkpoint.litgpt import LitGPTSource, is_litgpt
 
-            config = Config.from_hf(path)
+            if is_litgpt(path):
+                weights = LitGPTSource(path)
+                config, noted_style = weights.config, weights.style
+            else:
+                config, weights, notes = open_directory(path)
+                for note in notes:
+                    print(f"litlm: {path}: {note}", file=sys.stderr)
             generation = _read_generation(path / GENERATION)
-            weights = SafetensorsSource(path)
             try:
                 tokenizer = Tokenizer.from_dir(path)
             except ValueError as e:
@@ -128,6 +135,10 @@ class LLM:
         model = load_model(config, weights, device=place, dtype=kind)
         llm = cls(model, config, source=str(source), style_name=info.style if info else None)
         llm._tokenizer, llm._no_tokenizer, llm._generation = tokenizer, missing, generation
+        if noted_style is not None:
+            from litlm.prompts import get_style
+
+            llm._style = get_style(noted_style)  # what it was finetuned on, so before the tokenizer's own template
         if adapter is not None:
             from litlm.checkpoint.peft import load_adapter
 

@@ -10,6 +10,7 @@ import copy
 import functools
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Q
+from packages import unpacked
 from parity import cases
 from parity.cases import Case, close
 
 from litlm.checkpoint.base import load_model
-from litlm.checkpoint.gguf import GGUFSource
-from litlm.config import LinearScaling, Llama3Scaling, YarnScaling
+from litlm.checkpoint.gguf import GGUFSource, _reader
+from litlm.config import LinearScaling, Llama3Scaling, LongRopeScaling, YarnScaling
+from litlm.families.gguf import share_of
 from litlm.model import GPT
+from litlm.tokenizer import Tokenizer
 
 LLAMA = Case(
     "gguf-llama", "llama",
@@ -239,10 +243,12 @@ def _llama3_divisors(case: Case, factor: float, low: float = 1.0, high: float = 
     return np.array(divisors, dtype=np.float32)
 
 
-def _llama31(factor: float, length: int = 8192) -> Case:
-    rope = dict(rope_type="llama3", rope_theta=5e5, factor=factor, low_freq_factor=1.0, high_freq_factor=4.0)
+def _llama31(factor: float, length: int = 8192, low: float = 1.0, high: float = 4.0) -> Case:
+    rope = dict(rope_type="llama3", rope_theta=5e5, factor=factor, low_freq_factor=low, high_freq_factor=high)
     rope |= dict(original_max_position_embeddings=length)
-    return Case(f"llama31-{factor}-{length}", "llama", LLAMA.hf | dict(head_dim=64, rope_parameters=rope), 45)
+    return Case(
+        f"llama31-{factor}-{length}-{low}-{high}", "llama", LLAMA.hf | dict(head_dim=64, rope_parameters=rope), 45
+    )
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
@@ -260,19 +266,30 @@ def test_llama31_rope_is_recognised(factor: float, tmp_path: Path) -> None:
         close(model(ids, positions=positions), expected)
 
 
-def test_unknown_rope_factors_are_refused(tmp_path: Path) -> None:
-    tensors = converted(_llama31(8.0), Q.F32)[1]
-    right = _llama3_divisors(_llama31(8.0), 8.0)
-    for divisors in (
-        _llama3_divisors(_llama31(8.0), 7.0),
-        _llama3_divisors(_llama31(8.0), 8.0, length=4096),
-        _llama3_divisors(_llama31(8.0), 8.0, high=3.0),
-        right[:-1],
-        right[::-1].copy(),
-        right * np.where(np.arange(32) == 17, 1.01, 1.0).astype(np.float32),
-    ):
-        path = write(tmp_path / "m.gguf", _llama31(8.0), tensors | {"rope_freqs.weight": (divisors, Q.F32)})
-        with pytest.raises(ValueError, match=re.escape(str(path)) + ".*rope_freqs.weight"):
+@pytest.mark.parametrize("rule", [dict(factor=7.0), dict(length=4096), dict(low=1.5, high=3.0)], ids=str)
+def test_other_rope_factors_are_kept(rule: Any, tmp_path: Path) -> None:
+    """Divisors of an unpublished rule become frequencies all the same; what the rule was is lost."""
+    low, high = rule.get("low", 1.0), rule.get("high", 4.0)
+    case = _llama31(rule.get("factor", 8.0), rule.get("length", 8192), low, high)
+    theirs, tensors = converted(case, Q.F32)
+    divisors = _llama3_divisors(case, **({"factor": 8.0} | rule))
+    model = load(write(tmp_path / "m.gguf", case, tensors | {"rope_freqs.weight": (divisors, Q.F32)}))
+    assert isinstance(model.config.rope.scaling, LongRopeScaling)
+    for start in (0, 60000):
+        ids, positions = cases.tokens(case, 2, 21), start + torch.arange(21)[None]
+        with torch.no_grad():
+            expected = theirs(ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False).logits
+            close(model(ids, positions=positions), expected)
+
+
+def test_rope_factors_that_make_no_sense(tmp_path: Path) -> None:
+    case = _llama31(8.0)
+    tensors, right = converted(case, Q.F32)[1], _llama3_divisors(case, 8.0)
+    for divisors in (right[:-1], -right, right * np.float32("inf"), right * np.float32("nan")):
+        path = write(tmp_path / "m.gguf", case, tensors | {"rope_freqs.weight": (divisors, Q.F32)})
+        with pytest.raises(
+            ValueError, match=re.escape(str(path)) + ".*rope_freqs.weight must hold 32 positive numbers"
+        ):
             GGUFSource(path)
 
 
@@ -316,14 +333,9 @@ def test_no_share_means_whole_heads(tmp_path: Path) -> None:
 
 def test_every_share_of_a_head_survives() -> None:
     """The file has the number of turned dimensions; as a fraction of the head it must round back to it."""
-    from litlm.families.gpt_neox import from_gguf
-
-    base = {f"gptneox.{k}": v for k, v in metadata(NEOX).items()} | {"litlm.tensors": {}}
     for size in range(2, 257, 2):
         for turned in range(2, size + 1, 2):
-            fields = base | {"gptneox.attention.head_count": 3, "gptneox.embedding_length": 3 * size}
-            share = from_gguf(fields | {"gptneox.rope.dimension_count": turned})["rotary_pct"]
-            assert int(size * share) == turned, (size, turned)
+            assert int(size * share_of(turned, size)) == turned, (size, turned)
 
 
 # --- what can't be read --------------------------------------------------------------------------------------------
@@ -340,7 +352,7 @@ def _refused(path: Path, *wrong: str) -> str:
 @pytest.mark.parametrize(
     ("case", "changes", "wrong"),
     [
-        (LLAMA, dict(logit_scale=2.0, expert_count=8), ["llama.logit_scale=2.0", "llama.expert_count=8"]),
+        (LLAMA, dict(logit_scale=2.0, residual_scale=8.0), ["llama.logit_scale=2.0", "llama.residual_scale=8.0"]),
         (LLAMA, dict(rope__dimension_count=8), ["llama.rope.dimension_count=8"]),
         (QWEN3, dict(attention__value_length=16), ["qwen3.attention.value_length=16"]),
         (LLAMA, dict(attention__sliding_window=4096), ["sliding_window=4096"]),
@@ -350,10 +362,10 @@ def _refused(path: Path, *wrong: str) -> str:
         (NEOX, dict(attention__layer_norm_epsilon=None, context_length=None), ["layer_norm_epsilon", "context_length"]),
         (LLAMA, dict(attention__head_count_kv=[2, 1]), ["n_kv_head=[2, 1]"]),
         (LLAMA, dict(attention__head_count=3), ["multiple of n_kv_head"]),
-        (LLAMA, dict(block_count=3), ["model.layers.2.self_attn.q_proj.weight is missing"]),
+        (LLAMA, dict(block_count=3), ["blk.2.attn_q.weight is missing"]),
         (LLAMA, dict(block_count=1), ["blk.1.attn_q.weight"]),
         (QWEN3, dict(feed_forward_length=64), ["has shape [96, 64], the config asks for [64, 64]"]),
-        (LLAMA, dict(attention__head_count_kv=4), ["k_proj.weight has shape [32, 64]"]),
+        (LLAMA, dict(attention__head_count_kv=4), ["attn_k.weight has shape [32, 64]"]),
         (LLAMA, {"split.count": 3, "split.no": 0}, ["3 files"]),
     ],
 )  # fmt: skip
@@ -381,17 +393,17 @@ def test_tensors_that_do_not_fit_are_all_listed(tmp_path: Path) -> None:
     tensors["blk.0.attn_v.weight"] = (np.zeros((32, 32), np.float32), Q.F32)
     _refused(
         write(tmp_path / "m.gguf", LLAMA, tensors),
-        "model.layers.0.self_attn.k_proj.weight is missing",
-        "model.norm.weight is missing",
+        "blk.0.attn_k.weight is missing",
+        "output_norm.weight is missing",
         "blk.1.ffn_gate_exps.weight [2, 3, 32] is not part of a llama model",
-        "model.layers.0.self_attn.v_proj.weight has shape [32, 32], the config asks for [32, 64]",
+        "blk.0.attn_v.weight has shape [32, 32], the config asks for [32, 64]",
     )
     tensors = {k: v for k, v in plain(LLAMA)[1].items() if k != "token_embd.weight"}
     _refused(write(tmp_path / "m.gguf", LLAMA, tensors), "token_embd.weight")
 
 
 def test_unknown_architecture(tmp_path: Path) -> None:
-    _refused(write(tmp_path / "m.gguf", LLAMA, plain(LLAMA)[1], arch="mamba"), "'mamba'", "gptneox, llama, qwen3")
+    _refused(write(tmp_path / "m.gguf", LLAMA, plain(LLAMA)[1], arch="mamba"), "'mamba'", "gptneox, granite, ")
 
 
 def test_unsupported_quantization(tmp_path: Path) -> None:
@@ -454,6 +466,31 @@ def test_corrupt_headers(tmp_path: Path) -> None:
             assert str(path) in str(e)  # noqa: PT017 - it may also load
             refused += 1
     assert refused > 100
+
+
+# --- tokenizers ----------------------------------------------------------------------------------------------------
+
+# llama.cpp's test vectors: vocabularies of real models, texts, and what the models' own tokenizers make of these.
+VOCABULARIES = """
+    command-r deepseek-coder deepseek-llm falcon gpt-2 llama-bpe llama-spm mpt phi-3 qwen2 qwen35 refact starcoder
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_vocabularies_of_llama_cpp(name: str) -> None:
+    file = unpacked("llama-cpp-python==0.3.36") / "vendor/llama.cpp/models" / f"ggml-vocab-{name}.gguf"
+    # litlm's reader: the package's own takes seconds for a vocabulary
+    fields = {k: field.contents() for k, field in _reader(file).fields.items() if k.startswith("tokenizer.")}
+    tokenizer = Tokenizer.from_gguf(fields)
+    texts = Path(f"{file}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+    answers = [[int(number) for number in line.split()] for line in Path(f"{file}.out").read_text().splitlines()]
+    compared = 0
+    for text, ids in zip(texts, answers, strict=False):
+        # llama.cpp leaves accents apart that Qwen's own tokenizer composes.
+        if name != "qwen35" or unicodedata.is_normalized("NFC", text):
+            assert tokenizer.encode(text, add_special_tokens=False) == ids, text
+            compared += 1
+    assert compared >= 45
 
 
 # --- a real file ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,14 +18,19 @@ from torch import Tensor, nn
 
 from litlm.config import Config
 from litlm.families import WeightMap, get_family
+from litlm.families.base import Match
 from litlm.model import GPT
 from litlm.rope import Rope
 
 
 class WeightSource(ABC):
-    """Tensors of one checkpoint under their Hugging Face names."""
+    """Tensors of one checkpoint, by default under their Hugging Face names."""
 
     path: Path
+
+    def weight_map(self, config: Config) -> WeightMap:
+        """How the names of this source map to ours."""
+        return get_family(config.family).weights_of(config)
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -43,66 +48,92 @@ def load_model(config: Config, source: WeightSource, *, device: torch.device, dt
     """
     with torch.device("meta"):
         model = GPT(config)
-    family = get_family(config.family)
-    weights = WeightMap(family)
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    plan: list[tuple[str, tuple[str, ...], Callable[[Tensor], list[Tensor]]]] = []
-    found: set[str] = set()
-    problems: list[str] = []
-    for theirs, shape in source.shapes().items():
-        if weights.ignored(theirs):
-            continue
-        match = weights.from_theirs(theirs)
-        if match is None:
-            problems.append(f"{theirs} {list(shape)} is not part of a {config.family} model")
-            continue
-        if config.tie_embeddings and match.ours == ("lm_head.weight",):
-            continue  # a copy of the embedding, which some files store as well
-        if match.rule.split is None:
-            parts = [shape]
-        else:
-            try:
-                parts = [tuple(t.shape) for t in match.rule.split(torch.empty(shape, device="meta"), config)]
-            except RuntimeError:
-                problems.append(f"{theirs} has shape {list(shape)}, which does not fit this config's sizes")
-                found.update(match.ours)
-                continue
-        for ours, part in zip(match.ours, parts, strict=True):
-            found.add(ours)
-            if ours not in expected:
-                problems.append(f"{theirs} {list(shape)} has no place in this config (it would be {ours})")
-            elif expected[ours] != part:
-                problems.append(f"{theirs} has shape {list(part)}, the config asks for {list(expected[ours])} ({ours})")
-        split = match.rule.split
-        plan.append((theirs, match.ours, (lambda t: [t]) if split is None else (lambda t, s=split: list(s(t, config)))))
-    names = {ours: match.theirs for ours in expected if (match := weights.from_ours(ours)) is not None}
-    problems += [f"{names.get(ours, ours)} is missing" for ours in expected if ours not in found]
-    if problems:
-        shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
-        raise ValueError(
-            f"The weights in {source.path} don't fit its config:\n" + "\n".join(f"- {p}" for p in dict.fromkeys(shown))
-        )
-    for theirs, ours, split in plan:
-        tensor = source.read(theirs)
+    plan = _plan(config, model, source)
+    for match in plan:
+        tensor = source.read(match.theirs)
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(
-                f"{theirs} in {source.path} holds {kind} values, so this checkpoint is quantized in a way that litlm "
-                "can't read; use the unquantized one or a GGUF file"
+                f"{match.theirs} in {source.path} holds {kind} values, so this checkpoint is quantized in a way that "
+                "litlm can't read; use the unquantized one or a GGUF file"
             )
-        for name, part in zip(ours, split(tensor), strict=True):
-            set_parameter(model, name, part, device=device, dtype=dtype)
+        wide = tensor.dtype == torch.float32 and config.dtype != "float32"
+        for name, part in zip(match.ours, match.split(tensor, config), strict=True):
+            # A router that the file keeps in fp32 beside half precision (Ernie 4.5) stays so.
+            kept = torch.float32 if wide and ".router." in name else dtype
+            set_tensor(model, name, part, device=device, dtype=kept, index=match.index)
     for module in model.modules():
         if isinstance(module, Rope):
             module.to_empty(device=device)
     return model.eval()
 
 
-def set_parameter(model: nn.Module, name: str, value: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
-    """Replace a parameter by a copy of `value` in memory of our own."""
+def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
+    """The tensors to read; one ValueError lists everything that does not fit."""
+    weights = source.weight_map(config)
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    plan: list[Match] = []
+    found: dict[str, set[int | None]] = {}
+    problems: list[str] = []
+    for theirs, shape in source.shapes().items():
+        match = weights.from_theirs(theirs)
+        # Which layer number an extra layer has depends on the model: what the config asks for is never ignored.
+        if weights.ignored(theirs) and (match is None or not expected.keys() >= set(match.ours)):
+            continue
+        if match is None:
+            problems.append(f"{theirs} {list(shape)} is not part of a {config.family} model")
+            continue
+        if config.tie_embeddings and match.ours == ("lm_head.weight",):
+            continue  # a copy of the embedding, which some files store as well
+        try:
+            parts = [tuple(t.shape) for t in match.split(torch.empty(shape, device="meta"), config)]
+        except (RuntimeError, IndexError):
+            problems.append(f"{theirs} has shape {list(shape)}, which does not fit this config's sizes")
+            for ours in match.ours:
+                found.setdefault(ours, set()).add(match.index)
+            continue
+        for ours, part in zip(match.ours, parts, strict=True):
+            found.setdefault(ours, set()).add(match.index)
+            whole = expected.get(ours)
+            wanted = whole if match.index is None or whole is None else whole[1:]
+            if wanted is None or whole is None:
+                problems.append(f"{theirs} {list(shape)} has no place in this config (it would be {ours})")
+            elif match.index is not None and match.index >= whole[0]:
+                problems.append(f"{theirs} is one too many: the config asks for {whole[0]} of these ({ours})")
+            elif wanted != part:
+                problems.append(f"{theirs} has shape {list(part)}, the config asks for {list(wanted)} ({ours})")
+        plan.append(match)
+    for ours, shape in expected.items():
+        for match in weights.from_ours(ours, shape):
+            if match.index not in found.get(ours, set()):
+                problems.append(f"{match.theirs} is missing")
+    if problems:
+        problems = list(dict.fromkeys(problems))
+        shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
+        raise ValueError(f"The weights in {source.path} don't fit its config:\n" + "\n".join(f"- {p}" for p in shown))
+    return plan
+
+
+def set_tensor(
+    model: nn.Module, name: str, value: Tensor, *, device: torch.device, dtype: torch.dtype, index: int | None = None
+) -> None:
+    """Replace a parameter by a copy of `value` in memory of our own, or fill entry `index` of it.
+
+    A buffer keeps the dtype that the file has it in.
+    """
     owner, _, leaf = name.rpartition(".")
-    copy = torch.empty(value.shape, device=device, dtype=dtype).copy_(value)
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(copy))
+    module = model.get_submodule(owner)
+    if index is not None:
+        whole = getattr(module, leaf)
+        if whole.is_meta:
+            whole = nn.Parameter(torch.empty(whole.shape, device=device, dtype=dtype))
+            setattr(module, leaf, whole)
+        with torch.no_grad():
+            whole[index].copy_(value)
+    elif leaf in module._buffers:
+        module._buffers[leaf] = torch.empty(value.shape, device=device, dtype=value.dtype).copy_(value)
+    else:
+        setattr(module, leaf, nn.Parameter(torch.empty(value.shape, device=device, dtype=dtype).copy_(value)))
 
 
 @contextmanager

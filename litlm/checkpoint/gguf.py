@@ -6,8 +6,8 @@ type that `gguf` dequantizes is read; the weights become ordinary floating-point
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,15 @@ from torch import Tensor
 
 from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
-from litlm.families import Family, config_from_hf, family_of_gguf
-from litlm.families.base import pattern_of
+from litlm.families import GGUFFields, GGUFSpec, Rule, WeightMap, config_from_hf, family_of_gguf
+
+Split = Callable[[Any, Config], Sequence[Any]]
+Join = Callable[[Sequence[Any]], Any]
+
+_FACTORS = ("rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight")
 
 # Llama 3.1 and later store the effect of their rope scaling, not its parameters; these are the published ones.
 _LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0)
-
-
-# Metadata that doesn't change what the model computes.
-_HARMLESS = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "pooling_type")
-
-
-class _Watched(dict[str, Any]):
-    """A dict that remembers which keys were looked up, so that nothing is ignored in silence."""
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        super().__init__(data)
-        self.read: set[str] = set()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.read.add(key)
-        return super().get(key, default)
-
-    def __getitem__(self, key: str) -> Any:
-        self.read.add(key)
-        return super().__getitem__(key)
 
 
 def _reader(path: Path) -> Any:
@@ -65,8 +49,6 @@ class GGUFSource(WeightSource):
     """One open GGUF file: `config`, `metadata` and the weights."""
 
     def __init__(self, path: Path) -> None:
-        import gguf
-
         self.path = path
         try:
             with path.open("rb") as f:
@@ -88,68 +70,100 @@ class GGUFSource(WeightSource):
                 raise ValueError(f"it is one of {parts} files of a split model; join them with llama.cpp's gguf-split")
             if "token_embd.weight" not in self._tensors:
                 raise ValueError("token_embd.weight is missing, so it holds no language model")
-            self.family = family_of_gguf(str(self.metadata.get("general.architecture")))
-            self.config = self._config(self.family)
-            self._theirs = self._names(gguf)
+            self.family = family_of_gguf(self._fields())
+            assert self.family.gguf is not None
+            self._spec = self.family.gguf
+            self._merged, self._numbers = self._made()
+            self.config = self._config()
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from None
+        except (ArithmeticError, LookupError, TypeError) as e:
+            raise ValueError(f"{path}: its metadata makes no sense ({e!r}); download it again") from None
 
-    def _config(self, family: Family) -> Config:
-        assert family.gguf is not None
-        derived = {
-            "litlm.vocab_size": self._shape("token_embd.weight")[0],
-            "litlm.tied": "output.weight" not in self._tensors,
-            "litlm.tensors": self._tensors.keys(),
-        }
-        metadata = _Watched(self.metadata | derived)
-        fields = family.gguf.config(metadata)
-        arch = family.gguf.arch + "."
-        if unread := {
-            key: value
-            for key, value in self.metadata.items()
-            if value and key.startswith(arch) and key.removeprefix(arch) not in _HARMLESS and key not in metadata.read
-        }:
+    def _fields(self) -> GGUFFields:
+        values = {name: found for name in _FACTORS if (found := self._factors(name)) is not None}
+        return GGUFFields(self.metadata, {name: self._shape(name) for name in self._tensors}, values)
+
+    def _config(self) -> Config:
+        gguf = self._fields()
+        fields = self._spec.config(gguf)
+        for key in self._spec.values.values():
+            gguf.get(key)
+        if unread := gguf.unread():
             named = ", ".join(f"{key}={value!r}" for key, value in unread.items())
             raise ValueError(f"metadata not understood, and it might change what the model computes: {named}")
-        fields = {key: value for key, value in fields.items() if value is not None}
-        if isinstance(layers := fields.get("num_hidden_layers"), int) and layers > len(self._tensors):
-            raise ValueError(f"{arch}block_count={layers}, but the file holds {len(self._tensors)} tensors")
-        if "rope_freqs.weight" in self._tensors:
+        layers = gguf.get("block_count")
+        if layers > len(self._tensors):
+            raise ValueError(f"{gguf.arch}.block_count={layers}, but the file holds {len(self._tensors)} tensors")
+        if "rope_freqs.weight" in self._tensors and not self._spec.divisors:
             fields["rope_scaling"] = self._llama3_scaling(fields)
         return config_from_hf(fields)
 
     def _llama3_scaling(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The published rule that gives the file's divisors, or else these themselves."""
         from litlm.rope import rope_frequencies
 
-        divisors = torch.from_numpy(np.array(self._tensors["rope_freqs.weight"].data, dtype=np.float32))
+        divisors = self._factors("rope_freqs.weight") or []
+        plain = config_from_hf(fields)
+        assert plain.rope is not None
+        frequencies = rope_frequencies(plain.rope, plain.head_dim)[0]
+        if len(divisors) != len(frequencies) or not all(0 < divisor < math.inf for divisor in divisors):
+            raise ValueError(f"rope_freqs.weight must hold {len(frequencies)} positive numbers, but holds {divisors}")
         for factor in _LLAMA3_FACTORS:
-            scaling = dict(rope_type="llama3", factor=factor, low_freq_factor=1.0, high_freq_factor=4.0)
+            scaling: dict[str, Any] = dict(rope_type="llama3", factor=factor, low_freq_factor=1.0, high_freq_factor=4.0)
             scaling |= dict(original_max_position_embeddings=8192)
-            plain = config_from_hf(fields)
-            scaled = config_from_hf(fields | {"rope_scaling": scaling})
-            ratio = rope_frequencies(plain.rope, plain.head_dim)[0] / rope_frequencies(scaled.rope, plain.head_dim)[0]
-            if ratio.shape == divisors.shape and torch.allclose(ratio, divisors, rtol=1e-4):
+            scaled = config_from_hf(fields | {"rope_scaling": scaling}).rope
+            assert scaled is not None
+            ratio = frequencies / rope_frequencies(scaled, plain.head_dim)[0]
+            if torch.allclose(ratio, torch.tensor(divisors), rtol=1e-4):
                 return scaling
-        raise ValueError("rope_freqs.weight holds rope factors of no known rule, so the model can't be rebuilt")
+        lists = dict(short_factor=divisors, long_factor=divisors, attention_factor=1.0)
+        return dict(rope_type="longrope", original_max_position_embeddings=fields["max_position_embeddings"]) | lists
 
-    def _names(self, gguf: Any) -> dict[str, str]:
-        """Hugging Face's name of each tensor -> the file's."""
-        arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == self.metadata["general.architecture"])
-        table = gguf.get_tensor_name_map(arch, self.config.n_layer)
-        names: dict[str, str] = {}
-        for rule in self.family.rules:
-            for i in range(self.config.n_layer if "{i}" in rule.theirs else 1):
-                for p in ("weight", "bias") if "{p}" in rule.theirs else ("",):
-                    theirs = rule.theirs.format(i=i, p=p)
-                    stored = table.get_name(theirs, try_suffixes=(".weight", ".bias"))
-                    if stored in self._tensors:
-                        names[theirs] = stored
-        # Whatever no rule names keeps its own name, and is then reported as not part of the model.
-        unnamed = set(self._tensors) - set(names.values()) - {"rope_freqs.weight"}
-        return names | {name: name for name in unnamed}
+    def _factors(self, name: str) -> list[float] | None:
+        """A small fp32 tensor that is really metadata."""
+        if name not in self._tensors:
+            return None
+        return [_plain(float(value)) for value in np.array(self._tensors[name].data, dtype=np.float32).reshape(-1)]
+
+    def _made(self) -> tuple[dict[str, tuple[list[str], Join]], dict[str, float]]:
+        """Tensors that the file has in another form: in parts (their names, and how to join them), or as metadata."""
+        merged: dict[str, tuple[list[str], Join]] = {}
+        numbers: dict[str, float] = {}
+        for i in range(len(self._tensors)):
+            for name, (parts, join) in self._spec.merged.items():
+                stored = [part.format(i=i) for part in parts]
+                if all(part in self._tensors for part in stored):
+                    merged[name.format(i=i)] = (stored, join)
+        for name, key in self._spec.values.items():
+            listed = self.metadata.get(key)
+            if not isinstance(listed, list):
+                raise ValueError(f"{key} is missing or no list with a number for each layer")
+            numbers |= {name.format(i=i): float(value) for i, value in enumerate(listed)}
+        return merged, numbers
+
+    def weight_map(self, config: Config) -> WeightMap:
+        """The family's rules with llama.cpp's names, which gguf's own table knows for each Hugging Face name."""
+        import gguf
+
+        spec = self._spec
+        arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == (spec.names or spec.arch))
+        table = gguf.get_tensor_name_map(arch, config.n_layer)
+        restated = {name for rule in spec.rules for name in rule.ours}
+        rules = list(spec.rules)
+        for rule in self.family.weights_of(config).rules:
+            if restated.isdisjoint(rule.ours) and (stored := _stored_name(rule, table)):
+                rules.append(Rule(stored, rule.ours, _restored(rule, spec), None))
+        unused = [rf"^blk\.{i}\." for i in range(config.n_layer, self._fields().get("block_count"))]
+        unused += self.family.ignore_for(config) if self.family.ignore_for else ()
+        return WeightMap(rules, (r"^rope_(freqs|factors_long|factors_short)\.weight$", *unused))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: self._shape(stored) for name, stored in self._theirs.items()}
+        parts = {part for names, _ in self._merged.values() for part in names}
+        shapes = {name: self._shape(name) for name in self._tensors if name not in parts}
+        for name, (names, join) in self._merged.items():
+            shapes[name] = tuple(join([torch.empty(self._shape(part), device="meta") for part in names]).shape)
+        return shapes | dict.fromkeys(self._numbers, (1,))
 
     def _shape(self, stored: str) -> tuple[int, ...]:
         return tuple(int(n) for n in reversed(self._tensors[stored].shape))  # GGUF lists dimensions in reverse
@@ -157,22 +171,37 @@ class GGUFSource(WeightSource):
     def read(self, name: str) -> Tensor:
         import gguf
 
-        stored = self._tensors[self._theirs[name]]
+        if name in self._numbers:
+            return torch.tensor([self._numbers[name]])
+        if name in self._merged:
+            names, join = self._merged[name]
+            return join([self.read(part) for part in names])
+        stored = self._tensors[name]
         try:
             values = gguf.dequantize(stored.data, stored.tensor_type)
         except NotImplementedError:
             raise ValueError(
-                f"{self.path}: {stored.name} has quantization type {stored.tensor_type.name}, "
+                f"{self.path}: {name} has quantization type {stored.tensor_type.name}, "
                 "which the gguf package can't dequantize; use a file with another type (Q8_0, Q6_K, Q4_K_M, ...)"
             ) from None
-        values = np.require(values, requirements=["C", "W"]).reshape(self._shape(stored.name))
-        tensor = torch.from_numpy(values)
-        restore = self._restore(name)
-        return tensor if restore is None else restore(tensor, self.config)
+        return torch.from_numpy(np.require(values, requirements=["C", "W"]).reshape(self._shape(name)))
 
-    def _restore(self, name: str) -> Callable[[Any, Config], Any] | None:
-        assert self.family.gguf is not None
-        for template, function in self.family.gguf.restore.items():
-            if re.match(pattern_of(template), name):
-                return function
+
+def _stored_name(rule: Rule, table: Any) -> str | None:
+    """llama.cpp's name for what a rule calls `theirs`. Experts, apart in Hugging Face's files, are stacked in its."""
+    template = rule.theirs.replace("{e}.", "").replace("_correction_bias", "_correction.bias")
+    p = "weight" if "{p}" in template else None
+    stored = table.get_name(template.format(i=0, p=p), try_suffixes=(".weight", ".bias"))
+    if stored is None:
         return None
+    stored = stored.replace("blk.0.", "blk.{i}.")
+    return stored.removesuffix(".weight") + ".{p}" if p else stored
+
+
+def _restored(rule: Rule, spec: GGUFSpec) -> Split | None:
+    """The rule's split, behind what undoes llama.cpp's change of layout."""
+    restore = spec.restore.get(rule.theirs)
+    if restore is None:
+        return rule.split
+    split = rule.split
+    return lambda t, c: [restore(t, c)] if split is None else split(restore(t, c), c)

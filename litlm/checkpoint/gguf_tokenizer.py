@@ -27,6 +27,7 @@ from litlm.tokenizer_backends import (
     model_proto,
 )
 
+_UNUSED = 5  # one more type of piece
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -41,6 +42,44 @@ _O200K = f"{_TITLE}{_CONTRACTIONS}?|{_CAPS}{_CONTRACTIONS}?" + r"|\p{N}{1,3}" + 
 _DEEPSEEK_V3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"| ?[\p{P}\p{S}]+[\r\n]*|" + _TAIL
+)
+_SHORT_TAIL = r"\s*[\r\n]|\s+(?!\S)|\s+"
+_JAIS2 = _CONTRACTIONS + _WORD + r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+_JAIS2 += "".join(rf"\s{{{n}}}(?!\S)|" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"\s{1,2}(?!\S)|\s{1}"
+_MINICPM5 = _CONTRACTIONS + _WORD + r"\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _TAIL
+_SEED = _CONTRACTIONS + _WORD + r"\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|" + _TAIL
+_BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|" + _SHORT_TAIL
+_EXAONE_MOE = (
+    _CONTRACTIONS
+    + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|"
+    + _SHORT_TAIL
+)
+_BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
+_CJK = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+_YOUTU = "[\uac00-\ud7a3\u3131-\u318e]+|"
+_YOUTU += "[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+|"
+_YOUTU += "[\u3105-\u312f]+|" + _CJK
+_YOUTU2 = f"{_TITLE}{_CONTRACTIONS}?|{_CAPS}{_CONTRACTIONS}?" + r"|\p{N}" + _MORE
+_SPARK = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+_SPARK += r"| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"
+_KIMI_UPPER, _KIMI_LOWER = (f"[{kind}&&[^\\p{{Han}}]]" for kind in (_UPPER, _LOWER))
+_KIMI = (
+    rf"\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}*{_KIMI_LOWER}+{_CONTRACTIONS}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}+{_KIMI_LOWER}*{_CONTRACTIONS}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _TAIL
+)
+# DeepSeek-LLM's list of letters that have a case.
+_CASED = (
+    "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
+    "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-"
+    "\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-"
+    "\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d"
+    "\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-"
+    "\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-"
+    "\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-"
+    "\u2cee\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-"
+    "\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-"
+    "\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
 )
 _DIGITS, _GPT2 = "digits", "gpt2"  # steps that the library has by name; so are "numbers" and "punctuation"
 
@@ -59,25 +98,59 @@ class _Pre:
     add_bos: bool = False
 
 
-# From the tokenizer.json files of these families and llama.cpp's list of names (which ignores nfc).
+# From the tokenizer.json files of these families and llama.cpp's list of names (which ignores nfc). Left out: the names
+# that llama.cpp has for encoders (jina-v1-en, roberta-bpe, ...), for BPE without bytes (gemma4, sarvam-moe) and afmoe.
 _PRE: dict[str, _Pre] = (
-    dict.fromkeys(("gpt-2", "phi-2", "jais", "trillion", "granite-docling", "exaone4"), _Pre((_GPT2,)))
+    dict.fromkeys(
+        ("gpt-2", "phi-2", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "a.x-4.0", "mellum", "jina-es",
+         "jina-de", "jina-v2-es", "jina-v2-de", "modern-bert"),
+        _Pre((_GPT2,)),
+    )
     | dict.fromkeys(("olmo", "mpt"), _Pre((_GPT2,), nfc=True))  # both took GPT-NeoX's tokenizer, as Pythia did
-    | dict.fromkeys(("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"), _Pre((_DIGITS, _GPT2)))
+    | dict.fromkeys(
+        ("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"), _Pre((_DIGITS, _GPT2))
+    )
     | {"command-r": _Pre((_DIGITS, _GPT2), nfc=True)}
     | {"falcon": _Pre(("punctuation", _GPT2, "numbers", "[0-9][0-9][0-9]"))}
-    | dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), _Pre((_LLAMA3,), ignore_merges=True, add_bos=True))
-    | dict.fromkeys(("dbrx", "smaug-bpe"), _Pre((_LLAMA3,)))
-    | {"qwen2": _Pre((_QWEN2,), nfc=True), "qwen35": _Pre((_QWEN35,), nfc=True)}
+    | dict.fromkeys(
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"),
+        _Pre((_LLAMA3,), ignore_merges=True, add_bos=True),
+    )
+    | dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), _Pre((_LLAMA3,)))
+    | dict.fromkeys(("glm4", "glm5"), _Pre((_LLAMA3,), ignore_merges=True))
+    | {"jais-2": _Pre((_JAIS2,)), "minicpm5": _Pre((r"\p{N}{1,3}", _MINICPM5), ignore_merges=True)}
+    | dict.fromkeys(("qwen2", "deepseek-r1-qwen", "f2llmv2"), _Pre((_QWEN2,), nfc=True))
+    | dict.fromkeys(("kormo", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"), _Pre((_QWEN2,)))
+    | {"qwen35": _Pre((_QWEN35,), nfc=True), "laguna": _Pre((r"[^\n]+|[\n]+", _QWEN2))}
+    | {"ufakzeka": _Pre((_QWEN2.removeprefix(_CONTRACTIONS + "|"),)), "seed-coder": _Pre((_SEED,))}
     | {"tekken": _Pre((_TEKKEN,), ignore_merges=True, add_bos=True)}
-    | dict.fromkeys(("gpt-4o", "llama4"), _Pre((_O200K,)))
-    | {"deepseek-v3": _Pre((r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK_V3))}
+    | dict.fromkeys(("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"), _Pre((_O200K,)))
+    | {"granite-embed-multi-97m": _Pre((_O200K,), ignore_merges=True)}
+    | dict.fromkeys(("tiny_aya", "cohere2moe"), _Pre((r"\d{1,3}(?=(?:\d{3})*\b)", _O200K)))
+    | dict.fromkeys(
+        ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"), _Pre((r"\p{N}{1,3}", _CJK, _DEEPSEEK_V3))
+    )
+    | {"spark2_5": _Pre((r"\p{N}{1,3}", _CJK, _SPARK, r"\p{N}"))}
+    | {"youtu": _Pre((_YOUTU, _YOUTU2), ignore_merges=True), "kimi-k2": _Pre((_KIMI,))}
+    | dict.fromkeys(("bailingmoe", "bailingmoe2", "llada-moe"), _Pre((_BAILING,)))
+    | {"exaone-moe": _Pre((_EXAONE_MOE,)), "superbpe": _Pre((r"\p{N}+", r"(?=(\d{3})+(?!\d))"))}
+    | dict.fromkeys(("bloom", "poro-chat", "gpt3-finnish"), _Pre((_BLOOM,)))
+    | {"viking": _Pre((_BLOOM, _DIGITS))}
     | {
+        "chameleon": _Pre(
+            ("<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )", _DIGITS,
+             r"[\p{P}!-/:-@\[-`{-~]", _GPT2),
+            add_bos=True,
+        ),
+        "deepseek-llm": _Pre(
+            (r"[\r\n]", rf"\s?[{_CASED}]+", "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+             r"\s+$", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}+")
+        ),
         "deepseek-coder": _Pre(
             (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", _DIGITS)
-        )
+        ),
     }
-)
+)  # fmt: skip
 # Texts of tokens that end an answer; GGUF names at most three of them by id.
 _END_TEXTS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
@@ -198,9 +271,11 @@ def _sentencepiece(
     unigram = fields["tokenizer.ggml.model"] == "t5"
     proto = model_proto()
     scores = fields["tokenizer.ggml.scores"]
-    types = list(types)
+    # The library insists on exactly one; some files call the padding of the vocabulary so as well.
+    padding = [kind == UNKNOWN and token.startswith("[PAD") for token, kind in zip(tokens, types, strict=True)]
+    types = [_UNUSED if pads else kind for kind, pads in zip(types, padding, strict=True)]
     if UNKNOWN not in types:
-        types[ids["unknown"] or 0] = UNKNOWN  # the library insists on one
+        types[ids["unknown"] or 0] = UNKNOWN
     for token, score, kind in zip(tokens, scores, types, strict=True):
         # GGUF stores user-defined pieces with plain spaces; the model matches them in escaped text
         piece = token.replace(" ", SPACE) if kind == USER_DEFINED else token

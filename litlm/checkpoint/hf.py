@@ -7,7 +7,10 @@ weights are refused, because unpickling runs code.
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,10 +22,45 @@ from torch import Tensor
 
 from litlm.checkpoint.base import WeightSource, atomic_file, flush
 from litlm.config import Config
-from litlm.families import WeightMap, get_family
+from litlm.families import get_family
 
 INDEX = "model.safetensors.index.json"
+# Tables that old checkpoints store and everybody recomputes.
+_BUFFER = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|rotary_emb\.\w+)$")
 _TORCH_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def open_directory(path: Path) -> tuple[Config, WeightSource, list[str]]:
+    """Config and weights of a Hugging Face directory, and what the user should know about them (a line each).
+
+    Quantized weights are dequantized while they are read.
+    """
+    config = Config.from_hf(path)
+    source: WeightSource = SafetensorsSource(path)
+    notes = []
+    written = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    text = written.get("text_config") or {}
+    if quantization := written.get("quantization_config") or text.get("quantization_config"):
+        from litlm.checkpoint.quantized import dequantized, describe
+
+        try:
+            notes.append(f"the weights are quantized, {describe(quantization)}; they are read as {config.dtype}")
+            source = dequantized(source, quantization)
+        except ValueError as e:
+            raise ValueError(e if str(path) in str(e) else f"{path}: {e}") from None
+    if missing := left_out(source, config):
+        notes.append(f"left out, because litlm runs the text model alone: {missing}")
+    return config, source, notes
+
+
+def left_out(source: WeightSource, config: Config) -> str:
+    """The parts of a checkpoint that the family ignores and that are weights (of a vision tower, say), for people."""
+    weights, parts = get_family(config.family).weights, Counter[str]()
+    for name, shape in source.shapes().items():
+        if weights.ignored(name) and not _BUFFER.search(name):
+            depth = 3 if name.startswith("model.layers.") else 2
+            parts[".".join(name.split(".")[:depth])] += math.prod(shape)
+    return ", ".join(f"{part} ({count:,} weights)" for part, count in parts.most_common())
 
 
 class SafetensorsSource(WeightSource):
@@ -75,15 +113,14 @@ def save_weights(
     All files are written under temporary names first, then renamed together, so an error (a full disk) leaves what was
     there untouched; shards of an earlier, larger save are removed at the end.
     """
-    plan = WeightMap(get_family(config.family)).export_plan(state)
-    dtypes = {tensor.dtype for tensor in state.values()}
-    if len(dtypes) == 1 and (dtype := _TORCH_NAMES.get(dtypes.pop())):
+    plan = get_family(config.family).weights_of(config).export_plan({name: t.shape for name, t in state.items()})
+    if dtype := _TORCH_NAMES.get(state["embed.weight"].dtype):
         config = Config.from_dict(config.to_dict() | {"dtype": dtype})
     text = json.dumps(config.to_hf(), indent=2) + "\n"
     shards: list[list] = [[]]
     size = 0
     for match in plan:
-        need = sum(state[name].nbytes for name in match.ours)
+        need = sum(state[name].nbytes // (1 if match.index is None else len(state[name])) for name in match.ours)
         if shards[-1] and size + need > max_shard_bytes:
             shards.append([])
             size = 0
@@ -96,8 +133,7 @@ def save_weights(
         for file, matches in zip(files, shards, strict=True):
             tensors = {}
             for match in matches:
-                parts = [state[name].detach() for name in match.ours]
-                whole = parts[0] if match.rule.join is None else match.rule.join(parts, config)
+                whole = match.join([state[name].detach() for name in match.ours], config)
                 tensors[match.theirs] = whole.cpu().contiguous()
                 where[match.theirs] = file
             part = pending.enter_context(atomic_file(out_dir / file))

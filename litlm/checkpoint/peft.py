@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from litlm.checkpoint.base import atomic_file, write_text
-from litlm.families import WeightMap, get_family
+from litlm.families import get_family
 from litlm.model import GPT
 from litlm.transforms.lora import adapters, attach
 
@@ -29,8 +29,7 @@ _VARIANTS = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "montecl
 
 def hf_module(model: GPT, name: str) -> str | None:
     """Hugging Face's name of our linear layer `name`; None where it is only part of a fused one there."""
-    match = WeightMap(get_family(model.config.family)).from_ours(f"{name}.weight")
-    assert match is not None, name
+    (match,) = get_family(model.config.family).weights_of(model.config).from_ours(f"{name}.weight", ())
     return match.theirs.removesuffix(".weight") if len(match.ours) == 1 else None
 
 
@@ -145,7 +144,7 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path / WEIGHTS} is truncated or corrupt ({e})") from None
-    weights = WeightMap(get_family(model.config.family))
+    weights = get_family(model.config.family).weights_of(model.config)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     problems: list[str] = []
     found: dict[str, dict[str, torch.Tensor]] = {}
