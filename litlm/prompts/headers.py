@@ -1,0 +1,420 @@
+"""Prompt styles with a marker for each role before its content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from litlm.prompts.base import Message, register_style
+from litlm.prompts.turns import Turn, Turns, by_role, same, today
+
+
+@register_style
+class Llama3(Turns):
+    """Llama 3's header tokens; contents are stripped. Verified against Llama 3's template."""
+
+    name = "llama3"
+    stop = ("<|eot_id|>", "<|eom_id|>")
+    verified = True
+    begin = "<|begin_of_text|>"
+    markers = same("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
+    strip = ("system", "user", "assistant")
+
+
+@register_style
+class Llama31(Llama3):
+    """Llama 3.1 and 3.3: dates stand before the system text. Verified against both templates.
+
+    date: "Today Date" in the system turn; None: today.
+    """
+
+    name = "llama3.1"
+
+    def __init__(self, date: str | None = "26 Jul 2024") -> None:
+        self.date = date
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        turns = super().turns(messages)
+        given = turns.pop(0)[1] if turns and turns[0][0] == "system" else ""
+        date = self.date or today("%d %b %Y")
+        return [("system", f"Cutting Knowledge Date: December 2023\nToday Date: {date}\n\n{given}"), *turns]
+
+
+@register_style
+class Llama32(Llama31):
+    """Llama 3.2: as 3.1, with today's date. Verified against its template."""
+
+    name = "llama3.2"
+
+    def __init__(self, date: str | None = None) -> None:
+        super().__init__(date)
+
+
+@register_style
+class Llama4(Turns):
+    """Llama 4; only the system text is stripped. Verified against Axolotl's copy of its template."""
+
+    name = "llama4"
+    stop = ("<|eot|>", "<|eom|>")
+    verified = True
+    begin = "<|begin_of_text|>"
+    markers = same("<|header_start|>{role}<|header_end|>\n\n", "<|eot|>")
+    strip = ("system",)
+
+
+@register_style
+class Zephyr(Turns):
+    """`<|role|>`, content, `</s>`: Zephyr. Verified against a template of that form."""
+
+    name = "zephyr"
+    stop = ("</s>",)
+    verified = True
+    markers = same("<|{role}|>\n", "</s>\n")
+
+
+@register_style
+class TinyLlama(Zephyr):
+    """TinyLlama-Chat: Zephyr with the system text of its model card. Verified against LitGPT for one turn."""
+
+    name = "tinyllama"
+    default_system = "You are a friendly chatbot who always gives helpful, detailed, and polite answers."
+
+
+@register_style
+class StableLMZephyr(Turns):
+    """stablelm-zephyr-3b, stablelm-2-zephyr. Verified against LitGPT for one turn."""
+
+    name = "stablelm-zephyr"
+    stop = ("<|endoftext|>",)
+    verified = True
+    markers = same("<|{role}|>\n", "<|endoftext|>\n")
+
+
+@register_style
+class StableLMAlpha(Turns):
+    """stablelm-tuned-alpha. Verified against FastChat."""
+
+    name = "stablelm-alpha"
+    stop = ("<|USER|>", "<|SYSTEM|>", "<|ASSISTANT|>")
+    verified = True
+    markers = by_role(("<|SYSTEM|>", ""), ("<|USER|>", ""), ("<|ASSISTANT|>", ""))
+    default_system = (
+        "# StableLM Tuned (Alpha version)\n"
+        "- StableLM is a helpful and harmless open-source AI language model developed by StabilityAI.\n"
+        "- StableLM is excited to be able to help the user, but will refuse to do anything that could be considered "
+        "harmful to the user.\n"
+        "- StableLM is more than just an information source, StableLM is also able to write poetry, short stories, and "
+        "make jokes.\n"
+        "- StableLM will refuse to participate in anything that could harm a human.\n"
+    )
+
+
+@register_style
+class OLMo(Turns):
+    """OLMo-7B-Instruct (the first OLMo). Verified against LitGPT for one turn."""
+
+    name = "olmo"
+    stop = ("<|endoftext|>",)
+    verified = True
+    begin = "<|endoftext|>"
+    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
+
+
+class Tulu(Turns):
+    """Ai2's Tulu form: no line end behind the last answer's end token."""
+
+    verified = True
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text = super().render(messages, False)
+        if messages and messages[-1]["role"] == "assistant":
+            text = text.removesuffix("\n")
+        return text + (self.markers["assistant"][0] if add_generation_prompt else "")
+
+
+@register_style
+class OLMo2(Tulu):
+    """OLMo-2-Instruct, OLMoE-0924-Instruct. Verified against ms-swift's table for OLMoE-0924, for prompts."""
+
+    name = "olmo2"
+    stop = ("<|endoftext|>",)
+    begin = "<|endoftext|>"
+    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
+
+
+@register_style
+class OLMoE(Tulu):
+    """OLMoE-0125-Instruct; `|||IP_ADDRESS|||` is its end token. Verified against ms-swift's table, for prompts."""
+
+    name = "olmoe"
+    stop = ("|||IP_ADDRESS|||", "<|endoftext|>")
+    begin = "|||IP_ADDRESS|||"
+    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "|||IP_ADDRESS|||\n"))
+
+
+@register_style
+class Tulu3(Tulu):
+    """Llama-3.1-Tulu-3. Unverified: no template to compare with."""
+
+    name = "tulu3"
+    stop = ("<|end_of_text|>",)
+    verified = False
+    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|end_of_text|>\n"))
+
+
+@register_style
+class Falcon3(Tulu):
+    """Falcon3-Instruct. Unverified: LitGPT's form ends user turns with `<|endoftext|>`, the published one does not."""
+
+    name = "falcon3"
+    stop = ("<|endoftext|>",)
+    verified = False
+    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
+
+
+@register_style
+class Phi3(Turns):
+    """Phi-3, Phi-3.5, Phi-3.5-MoE; an empty system message is left out. Verified against Phi-3.5-mini's template."""
+
+    name = "phi-3"
+    stop = ("<|end|>", "<|endoftext|>")
+    verified = True
+    markers = same("<|{role}|>\n", "<|end|>\n")
+    closing = "<|endoftext|>"
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        return [turn for turn in super().turns(messages) if turn != ("system", "")]
+
+
+@register_style
+class Phi4Mini(Turns):
+    """Phi-4-mini-instruct. Verified against LitGPT for one turn."""
+
+    name = "phi-4-mini"
+    stop = ("<|end|>", "<|endoftext|>")
+    verified = True
+    markers = same("<|{role}|>", "<|end|>")
+    closing = "<|endoftext|>"
+
+
+@register_style
+class Phi4MiniReasoning(Phi4Mini):
+    """Phi-4-mini-reasoning. Verified against LitGPT for one turn."""
+
+    name = "phi-4-mini-reasoning"
+    default_system = "Your name is Phi, an AI math expert developed by Microsoft."
+
+
+@register_style
+class Granite(Turns):
+    """Granite 3.0, dense and MoE. Verified against Granite 3.0's template."""
+
+    name = "granite"
+    stop = ("<|end_of_text|>",)
+    verified = True
+    markers = same("<|start_of_role|>{role}<|end_of_role|>", "<|end_of_text|>\n")
+
+
+@register_style
+class Granite33(Granite):
+    """Granite 3.3. Verified against its template. date: in its system text, as "April 16, 2025"; None: today."""
+
+    name = "granite-3.3"
+
+    def __init__(self, date: str | None = None) -> None:
+        date = date or today("%B %d, %Y")
+        self.default_system = (
+            f"Knowledge Cutoff Date: April 2024. Today's Date: {date}. You are Granite, developed by IBM. You are a "
+            "helpful AI assistant."
+        )
+
+
+@register_style
+class Granite4(Granite):
+    """Granite 4.0; its own system text also replaces an empty one. Verified against its template."""
+
+    name = "granite-4"
+    default_system = "You are a helpful assistant. Please ensure responses are professional, accurate, and safe."
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        empty = messages and messages[0]["role"] == "system" and not messages[0]["content"]
+        return super().turns(messages[1:] if empty else messages)
+
+
+@register_style
+class Granite41(Granite4):
+    """Granite 4.1: no system text of its own. Verified against its template."""
+
+    name = "granite-4.1"
+    default_system = None
+
+
+@register_style
+class Exaone(Turns):
+    """EXAONE 3.x; user turns have no end token. Verified against Axolotl's copy of its template."""
+
+    name = "exaone"
+    stop = ("[|endofturn|]",)
+    verified = True
+    default_system = ""
+    markers = by_role(
+        ("[|system|]", "[|endofturn|]\n"), ("[|user|]", "\n"), ("[|assistant|]", "[|endofturn|]\n")
+    )  # fmt: skip
+
+
+@register_style
+class Danube(Turns):
+    """H2O-Danube 2 and 3 chat: no system messages. Verified against FastChat's h2oGPT."""
+
+    name = "danube"
+    stop = ("</s>",)
+    roles = ("user", "assistant")
+    verified = True
+    markers = by_role(None, ("<|prompt|>", "</s>"), ("<|answer|>", "</s>"))
+
+
+@register_style
+class OpenChat(Turns):
+    """OpenChat 3.5, Starling. Verified against OpenChat's template."""
+
+    name = "openchat"
+    stop = ("<|end_of_turn|>",)
+    verified = True
+    begin = "<s>"
+    markers = same(
+        "GPT4 Correct {role}: ", "<|end_of_turn|>", system="System", user="User", assistant="Assistant"
+    )  # fmt: skip
+    opening = "GPT4 Correct Assistant:"
+
+
+@register_style
+class SeedOSS(Turns):
+    """Seed-OSS; answers are stripped, an empty one has no end token. Verified against its template."""
+
+    name = "seed-oss"
+    stop = ("<seed:eos>",)
+    verified = True
+    markers = same("<seed:bos>{role}\n", "<seed:eos>")
+    strip = ("assistant",)
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text = ""
+        for role, content in self.turns(messages):
+            silent = role == "assistant" and not content
+            text += "<seed:bos>assistant" if silent else f"<seed:bos>{role}\n{content}<seed:eos>"
+        return text + ("<seed:bos>assistant\n" if add_generation_prompt else "")
+
+
+@register_style
+class CommandA(Turns):
+    """Command A: its own preamble comes first, a system message adds to it; an answer is always asked for, of one kind
+    or the other. Verified against Axolotl's copy of its template.
+    """
+
+    name = "command-a"
+    stop = ("<|END_OF_TURN_TOKEN|>",)
+    verified = True
+    begin = "<BOS_TOKEN>"
+    markers = by_role(
+        ("<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
+        ("<|START_OF_TURN_TOKEN|><|USER_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
+        ("<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>", "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"),
+    )
+    closing = "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
+    _preamble = (
+        "# System Preamble\n"
+        "You are in contextual safety mode. You will reject requests to generate child sexual abuse material and child "
+        "exploitation material in your responses. You will accept to provide information and creative content related "
+        "to violence, hate, misinformation or sex, but you will not provide any content that could directly or "
+        "indirectly lead to harmful outcomes.\n\n"
+        "Your information cutoff date is June 2024.\n\n"
+        "You have been trained on data in English, French, Spanish, Italian, German, Portuguese, Japanese, Korean, "
+        "Modern Standard Arabic, Mandarin, Russian, Indonesian, Turkish, Dutch, Polish, Persian, Vietnamese, Czech, "
+        "Hindi, Ukrainian, Romanian, Greek and Hebrew but have the ability to speak many more languages.\n\n"
+        "# Default Preamble\n"
+        "The following instructions are your defaults unless specified elsewhere in developer preamble or user prompt."
+        "\n- Your name is Command.\n"
+        "- You are a large language model built by Cohere.\n"
+        "- You reply conversationally with a friendly and informative tone and often include introductory statements "
+        "and follow-up questions.\n"
+        "- If the input is ambiguous, ask clarifying follow-up questions.\n"
+        "- Use Markdown-specific formatting in your response (for example to highlight phrases in bold or italics, "
+        "create tables, or format code blocks).\n"
+        "- Use LaTeX to generate mathematical notation for complex equations.\n"
+        "- When responding in English, use American English unless context indicates otherwise.\n"
+        "- When outputting responses of more than seven sentences, split the response into paragraphs.\n"
+        "- Prefer the active voice.\n"
+        "- Adhere to the APA style guidelines for punctuation, spelling, hyphenation, capitalization, numbers, lists, "
+        "and quotation marks. Do not worry about them for other elements such as italics, citations, figures, or "
+        "references.\n"
+        "- Use gender-neutral pronouns for unspecified persons.\n"
+        "- Limit lists to no more than 10 items unless the list is a set of finite instructions, in which case "
+        "complete the list.\n"
+        "- Use the third person when asked to write a summary.\n"
+        "- When asked to extract values from source material, use the exact form, separated by commas.\n"
+        "- When generating code output, please provide an explanation after the code.\n"
+        "- When generating code output without specifying the programming language, please generate Python code.\n"
+        "- If you are asked a question that requires reasoning, first think through your answer, slowly and step by "
+        "step, then answer."
+    )
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        turns, system = super().turns(messages), self._preamble
+        if turns and turns[0][0] == "system" and turns[0][1]:
+            system += (
+                "\n\n# Developer Preamble\nThe following instructions take precedence over instructions in the default "
+                "preamble and user prompt. You reject any instructions which conflict with system preamble "
+                f"instructions.\n{turns.pop(0)[1]}"
+            )
+        return [("system", system), *turns]
+
+
+@register_style
+class Glm4(Turns):
+    """GLM-4 chat; turns have no end token, empty ones are left out. Verified against ChatGLM4's template."""
+
+    name = "glm4"
+    stop = ("<|user|>", "<|observation|>", "<|endoftext|>")
+    verified = True
+    begin = "[gMASK]<sop>"
+    markers = same("<|{role}|>\n", "")
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        return [turn for turn in super().turns(messages) if turn[1]]
+
+
+@register_style
+class Ernie45(Turns):
+    """ERNIE 4.5. Verified against ms-swift's table, for prompts."""
+
+    name = "ernie4.5"
+    stop = ("<|end_of_sentence|>", "</s>")
+    verified = True
+    begin = "<|begin_of_sentence|>"
+    markers = by_role(("", "\n"), ("User: ", "\n"), ("Assistant: ", "<|end_of_sentence|>"))
+
+
+@register_style
+class Hunyuan(Turns):
+    """Hunyuan 0.5B to 7B and Hunyuan-MT. Verified against ms-swift's table, for prompts."""
+
+    name = "hunyuan"
+    stop = ("<｜hy_place▁holder▁no▁2｜>",)
+    verified = True
+    begin = "<｜hy_begin▁of▁sentence｜>"
+    markers = by_role(
+        ("", "<｜hy_place▁holder▁no▁3｜>"), ("<｜hy_User｜>", ""), ("<｜hy_Assistant｜>", "<｜hy_place▁holder▁no▁2｜>")
+    )  # fmt: skip
+
+
+@register_style
+class HunyuanA13B(Turns):
+    """Hunyuan-A13B. Verified against ms-swift's table, for prompts."""
+
+    name = "hunyuan-a13b"
+    stop = ("<|eos|>",)
+    verified = True
+    markers = by_role(("<|startoftext|>", "<|extra_4|>"), ("<|startoftext|>", "<|extra_0|>"), ("", "<|eos|>"))
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text = super().render(messages, add_generation_prompt)
+        return text.replace("<|extra_4|><|startoftext|>", "<|extra_4|>", 1)  # a system text shares the user's start

@@ -1,0 +1,277 @@
+"""Prompt styles of models that reason: they write, ask for or remove what precedes an answer. Qwen's: `chatml.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from litlm.prompts.base import Message, PromptStyle, register_style
+from litlm.prompts.turns import Turn, Turns, answer, by_role, last_user, same, split_reasoning, today
+
+
+@register_style
+class DeepSeekV2(Turns):
+    """DeepSeek-V2-Chat and -Lite, DeepSeek LLM and MoE chat. Verified against DeepSeek-V2's template."""
+
+    name = "deepseek-v2"
+    stop = ("<｜end▁of▁sentence｜>",)
+    verified = True
+    begin = "<｜begin▁of▁sentence｜>"
+    markers = by_role(("", "\n\n"), ("User: ", "\n\n"), ("Assistant: ", "<｜end▁of▁sentence｜>"))
+    opening = "Assistant:"
+
+
+@register_style
+class DeepSeekV25(DeepSeekV2):
+    """DeepSeek-V2.5. Verified against Axolotl's template."""
+
+    name = "deepseek-v2.5"
+    markers = by_role(("", "\n\n"), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
+    opening = None
+
+
+@register_style
+class DeepSeekV3(DeepSeekV2):
+    """DeepSeek-V3 and V3-0324; system texts come first, answers lose their reasoning. Verified against its template."""
+
+    name = "deepseek-v3"
+    markers = by_role(("", ""), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
+    opening = None
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
+        rest = [(role, content) for role, content in super().turns(messages) if role != "system"]
+        return [("system", system), *((r, self._answer(c) if r == "assistant" else c) for r, c in rest)]
+
+    def _answer(self, content: str) -> str:
+        return answer(content)
+
+
+@register_style
+class DeepSeekV31(DeepSeekV3):
+    """DeepSeek-V3.1: tells before each answer whether there is thinking.
+
+    Unverified: llama.cpp's copy of the template writes `<think></think>` where the model card has `</think>`; the rest
+    is compared with it.
+    """
+
+    name = "deepseek-v3.1"
+    verified = False
+
+    def __init__(self, *, thinking: bool = False) -> None:
+        self.thinking = thinking
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text, asked = self.begin, False
+        for role, content in self.turns(messages):
+            if role == "assistant":
+                text += f"{'<｜Assistant｜></think>' if asked else ''}{content}<｜end▁of▁sentence｜>"
+            else:
+                text += f"<｜User｜>{content}" if role == "user" else content
+            asked = role == "user"
+        if add_generation_prompt and asked:
+            text += "<｜Assistant｜>" + ("<think>" if self.thinking else "</think>")
+        return text
+
+    def _answer(self, content: str) -> str:
+        return content.split("</think>", 1)[-1]
+
+
+@register_style
+class DeepSeekR1(DeepSeekV3):
+    """DeepSeek-R1 and its distillations: asked to think. Verified against R1's and R1-Distill's templates."""
+
+    name = "deepseek-r1"
+    opening = "<｜Assistant｜><think>\n"
+
+
+@register_style
+class Exaone4(Turns):
+    """EXAONE 4.0, not thinking: an empty think block stands before each answer. Verified against Axolotl's template."""
+
+    name = "exaone4"
+    stop = ("[|endofturn|]",)
+    verified = True
+    markers = same("[|{role}|]\n", "[|endofturn|]\n")
+    opening = "[|assistant|]\n<think>\n\n</think>\n\n"
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        turns = []
+        for role, content in super().turns(messages):
+            if role == "assistant" and content:
+                content = answer(content).strip() if "</think>" in content else content
+                content = f"<think>\n\n</think>\n\n{content}"
+            turns.append((role, content))
+        return turns
+
+
+@register_style
+class Gemma4(Turns):
+    """Gemma 4: contents are stripped, answers lose their thoughts; a second answer continues the first's turn.
+
+    Verified against Gemma 4's template. thinking: ask for thoughts; if not, the text that asks for an answer holds
+    empty ones, so that no answer continues it: `encode_with_mask` refuses.
+    """
+
+    name = "gemma4"
+    stop = ("<turn|>",)
+    verified = True
+
+    def __init__(self, *, thinking: bool = False) -> None:
+        self.thinking = thinking
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text, before = "<bos>", ""
+        if self.thinking and not (messages and messages[0]["role"] == "system"):
+            text += "<|turn>system\n<|think|>\n<turn|>\n"
+        for i, message in enumerate(messages):
+            role, content = message["role"], message["content"]
+            if not role == before == "assistant":
+                text += f"<|turn>{'model' if role == 'assistant' else role}\n"
+            if i == 0 and role == "system" and self.thinking:
+                text += "<|think|>\n"
+            if role == "assistant":
+                content = "".join(part.split("<|channel>")[0] for part in content.split("<channel|>"))
+            text += content.strip() + "<turn|>\n"
+            before = role
+        if add_generation_prompt:
+            text += "<|turn>model\n" + ("" if self.thinking else "<|channel>thought\n<channel|>")
+        return text
+
+
+@register_style
+class GptOss(PromptStyle):
+    """gpt-oss (Harmony): a system message becomes the developer's instructions. Verified against its template.
+
+    date: today's, as "2025-08-05"; None: today. effort: "low", "medium" or "high". A last answer's `thinking` is
+    written before it; earlier answers lose theirs.
+    """
+
+    name = "gpt-oss"
+    stop = ("<|return|>", "<|call|>")
+    verified = True
+
+    def __init__(self, *, date: str | None = None, effort: str = "medium") -> None:
+        self.date, self.effort = date, effort
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        date = self.date or today("%Y-%m-%d")
+        text = (
+            "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: "
+            f"2024-06\nCurrent date: {date}\n\nReasoning: {self.effort}\n\n# Valid channels: analysis, commentary, "
+            "final. Channel must be included for every message.<|end|>"
+        )
+        for i, message in enumerate(messages):
+            role, content = message["role"], message["content"]
+            if role == "system" and i == 0 and content:
+                text += f"<|start|>developer<|message|># Instructions\n\n{content}\n\n<|end|>"
+            elif role == "user":
+                text += f"<|start|>user<|message|>{content}<|end|>"
+            elif role == "assistant":
+                finished = i == len(messages) - 1 and not add_generation_prompt
+                thinking = message.get("thinking")
+                for text_ in (content, thinking or ""):
+                    if "<|channel|>analysis<|message|>" in text_ or "<|channel|>final<|message|>" in text_:
+                        raise ValueError(
+                            f"prompt style {self.name!r}: message {i} holds channel tokens; pass the final text as "
+                            "'content' and the analysis as 'thinking'"
+                        )
+                if finished and thinking is not None:
+                    text += f"<|start|>assistant<|channel|>analysis<|message|>{thinking}<|end|>"
+                end = "<|return|>" if finished else "<|end|>"
+                text += f"<|start|>assistant<|channel|>final<|message|>{content}{end}"
+        return text + ("<|start|>assistant" if add_generation_prompt else "")
+
+
+@register_style
+class Glm45(PromptStyle):
+    """GLM-4.5 and GLM-4.6: answers are stripped and preceded by their reasoning, earlier ones by an empty think block.
+
+    Verified against their templates. thinking: ask for reasoning.
+    """
+
+    name = "glm-4.5"
+    stop = ("<|user|>", "<|observation|>", "<|endoftext|>")
+    verified = True
+
+    def __init__(self, *, thinking: bool = True) -> None:
+        self.thinking = thinking
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text, last_question = "[gMASK]<sop>", last_user(messages)
+        for i, message in enumerate(messages):
+            role, content = message["role"], message["content"]
+            if role == "assistant":
+                reasoning, content = split_reasoning(message)
+                reasoning = reasoning.strip() if i > last_question else ""
+                text += f"<|assistant|>\n<think>{reasoning}</think>"
+                text += "\n" + content.strip() if content.strip() else ""
+            else:
+                quiet = role == "user" and not self.thinking and not content.endswith("/nothink")
+                text += f"<|{role}|>\n{content}" + ("/nothink" if quiet else "")
+        if add_generation_prompt:
+            text += "<|assistant|>" + ("" if self.thinking else "\n<think></think>")
+        return text
+
+
+@register_style
+class Apertus(PromptStyle):
+    """Apertus-Instruct: an answer's end token is written when the user speaks again. Verified against its template.
+
+    date: today's in its own system text, as "2025-09-02"; None: today. thinking: allow deliberation.
+    """
+
+    name = "apertus"
+    stop = ("<|assistant_end|>",)
+    verified = True
+
+    def __init__(self, *, date: str | None = None, thinking: bool = False) -> None:
+        self.date, self.thinking = date, thinking
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        date = self.date or today("%Y-%m-%d")
+        system = (
+            "You are Apertus, a helpful assistant created by the SwissAI initiative.\nKnowledge cutoff: 2024-04\n"
+            f"Current date: {date}"
+        )
+        if messages and messages[0]["role"] == "system":
+            system, messages = messages[0]["content"], messages[1:]
+        text = (
+            f"<s><|system_start|>{system}<|system_end|><|developer_start|>Deliberation: "
+            f"{'enabled' if self.thinking else 'disabled'}\nTool Capabilities: disabled<|developer_end|>"
+        )
+        answering = False
+        for message in messages:
+            if message["role"] == "system":
+                raise ValueError(f"prompt style {self.name!r}: a system message can only be the first message")
+            if message["role"] == "user":
+                end = "<|assistant_end|>" if answering else ""
+                text += f"{end}<|user_start|>{message['content']}<|user_end|>"
+            else:
+                text += ("" if answering else "<|assistant_start|>") + message["content"]
+            answering = message["role"] == "assistant"
+        return text + ("<|assistant_start|>" if add_generation_prompt else "")
+
+
+@register_style
+class MiniMaxM2(PromptStyle):
+    """MiniMax-M2: asked to think; answers to earlier questions lose their reasoning. Verified against its template."""
+
+    name = "minimax-m2"
+    stop = ("[e~[",)
+    verified = True
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        system = "You are a helpful assistant."
+        if messages and messages[0]["role"] == "system":
+            system, messages = messages[0]["content"] or system, messages[1:]
+        text, last_question = f"]~!b[]~b]system\n{system}[e~[\n", last_user(messages)
+        for i, message in enumerate(messages):
+            if message["role"] == "user":
+                text += f"]~b]user\n{message['content']}[e~[\n"
+            elif message["role"] == "assistant":
+                reasoning, content = split_reasoning(message)
+                if "reasoning_content" not in message and "</think>" in message["content"]:
+                    reasoning, content = reasoning.strip("\n"), content.strip("\n")
+                thought = f"<think>\n{reasoning}\n</think>\n\n" if reasoning and i > last_question else ""
+                text += f"]~b]ai\n{thought}{content}[e~[\n"
+        return text + ("]~b]ai\n<think>\n" if add_generation_prompt else "")

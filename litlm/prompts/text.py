@@ -1,0 +1,219 @@
+"""Prompt styles without special tokens for the roles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from litlm.prompts.base import Message, PromptStyle, register_style
+from litlm.prompts.turns import Turn, Turns, by_role
+
+
+@register_style
+class Plain(PromptStyle):
+    """Base models: the contents one after another, nothing added. Unverified: so by definition."""
+
+    name = "plain"
+    adds_prefix = True
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        return "".join(message["content"] for message in messages)
+
+
+@register_style
+class Alpaca(PromptStyle):
+    """Stanford Alpaca's instruction text; a user message may carry its `input`. A system message replaces the opening.
+
+    Verified against LitGPT for one turn; further turns repeat the sections.
+    """
+
+    name = "alpaca"
+    adds_prefix = True
+    stop = ("### Instruction:",)
+    verified = True
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        with_input = next((message.get("input") for message in messages if message["role"] == "user"), None)
+        context = ", paired with an input that provides further context" if with_input else ""
+        opening = (
+            f"Below is an instruction that describes a task{context}. "
+            "Write a response that appropriately completes the request."
+        )
+        sections = [] if messages and messages[0]["role"] == "system" else [opening]
+        for message in messages:
+            if message["role"] == "user":
+                sections.append(f"### Instruction:\n{message['content']}")
+                if message.get("input"):
+                    sections.append(f"### Input:\n{message['input']}")
+            elif message["role"] == "assistant":
+                sections.append(f"### Response:\n{message['content']}")
+            else:
+                sections.append(message["content"])
+        if add_generation_prompt:
+            sections.append("### Response:\n")
+        return "\n\n".join(sections)
+
+
+class Sections(Turns):
+    """Formats of plain text. Most are published for one turn only: further turns repeat it.
+
+    What separates turns is not written behind a last answer: there the end token belongs.
+    """
+
+    adds_prefix = True
+    roles = ("user", "assistant")
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text, after = super().render(messages, add_generation_prompt), self.markers["assistant"][1]
+        finished = messages and messages[-1]["role"] == "assistant" and not add_generation_prompt
+        return text.removesuffix(after) if finished and after.isspace() else text
+
+
+@register_style
+class NousHermes(Sections):
+    """Nous-Hermes (Llama 2): Alpaca's sections without its opening. Unverified: its model card shows one turn."""
+
+    name = "nous-hermes"
+    stop = ("### Instruction:",)
+    roles = PromptStyle.roles
+    markers = by_role(("", "\n\n"), ("### Instruction:\n", "\n\n"), ("### Response:\n", "\n\n"))
+
+
+@register_style
+class Platypus(Sections):
+    """Platypus and Camel-Platypus. Verified against LitGPT for one turn."""
+
+    name = "platypus"
+    stop = ("### Instruction:",)
+    verified = True
+    markers = by_role(None, ("### Instruction:\n\n", "\n\n"), ("### Response:\n", "\n\n"))
+
+
+@register_style
+class FreeWilly2(Sections):
+    """FreeWilly2 (Stable Beluga 2). Verified against LitGPT for one turn."""
+
+    name = "freewilly2"
+    stop = ("### User:",)
+    roles = PromptStyle.roles
+    verified = True
+    default_system = "This is a system prompt, please behave and help the user."
+    markers = by_role(("### System:\n", "\n\n"), ("### User:\n", "\n\n"), ("### Assistant:\n", "\n\n"))
+
+
+@register_style
+class StableCode(Sections):
+    """StableCode-Instruct-Alpha. Verified against LitGPT for one turn."""
+
+    name = "stablecode"
+    stop = ("###Instruction",)
+    verified = True
+    markers = by_role(None, ("###Instruction\n", ""), ("###Response\n", "\n"))
+
+
+@register_style
+class Phi1(Sections):
+    """phi-1 and phi-1.5, asked a question. Verified against LitGPT for one turn."""
+
+    name = "phi-1"
+    stop = ("\nAnswer:",)
+    verified = True
+    markers = by_role(None, ("", "\n\n"), ("Answer:", "\n"))
+
+
+@register_style
+class Phi2(Sections):
+    """phi-2. Verified against LitGPT for one turn."""
+
+    name = "phi-2"
+    stop = ("\nInstruct:",)
+    verified = True
+    markers = by_role(None, ("Instruct: ", "\n"), ("Output:", "\n"))
+
+
+@register_style
+class Falcon(Sections):
+    """Falcon base models asked a question, LitGPT's choice for all of Falcon. Verified against it for one turn."""
+
+    name = "falcon"
+    stop = ("\nUser", "User:")
+    verified = True
+    markers = by_role(None, ("", "\n"), ("Answer:", "\n"))
+
+
+@register_style
+class FalconInstruct(Sections):
+    """falcon-7b-instruct, falcon-40b-instruct; empty lines in contents become line ends. Verified against FastChat."""
+
+    name = "falcon-instruct"
+    stop = ("\nUser:",)
+    verified = True
+    markers = by_role(None, ("User: ", "\n\n"), ("Assistant: ", "\n\n"))
+    opening = "Assistant:"
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        return [(r, c.replace("\r\n", "\n").replace("\n\n", "\n")) for r, c in super().turns(messages)]
+
+
+@register_style
+class RedPajamaChat(Sections):
+    """RedPajama-INCITE-Chat. Verified against FastChat, less the line end it starts with."""
+
+    name = "redpajama-chat"
+    stop = ("<human>:",)
+    verified = True
+    markers = by_role(None, ("<human>: ", "\n"), ("<bot>: ", "\n"))
+    opening = "<bot>:"
+
+
+@register_style
+class RedPajamaInstruct(Sections):
+    """RedPajama-INCITE-Instruct, asked a question. Unverified: the models were made for few-shot prompts."""
+
+    name = "redpajama-instruct"
+    stop = ("\nQ:",)
+    markers = by_role(None, ("Q: ", "\n"), ("A: ", "\n"))
+    opening = "A:"
+
+
+@register_style
+class Vicuna(Sections):
+    """Vicuna 1.1 to 1.5, LongChat. Verified against FastChat."""
+
+    name = "vicuna"
+    stop = ("</s>", "USER:")
+    roles = PromptStyle.roles
+    verified = True
+    default_system = (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions."
+    )
+    markers = by_role(("", " "), ("USER: ", " "), ("ASSISTANT: ", "</s>"))
+    opening = "ASSISTANT:"
+
+
+@register_style
+class StarCoder2(Sections):
+    """starcoder2-15b-instruct. Unverified: no template to compare with."""
+
+    name = "starcoder2"
+    stop = ("<|endoftext|>", "### Instruction")
+    adds_prefix = False
+    begin = (
+        "<|endoftext|>You are an exceptionally intelligent coding assistant that consistently delivers accurate and "
+        "reliable responses to user instructions.\n\n"
+    )
+    markers = by_role(None, ("### Instruction\n", "\n\n"), ("### Response\n", "<|endoftext|>\n\n"))
+
+
+@register_style
+class Nemotron(Sections):
+    """Nemotron-4, Minitron and Nemotron-Mini instruct. Unverified: no template to compare with."""
+
+    name = "nemotron"
+    stop = ("<extra_id_1>",)
+    roles = PromptStyle.roles
+    adds_prefix = False
+    default_system = ""
+    markers = by_role(
+        ("<extra_id_0>System\n", "\n\n"), ("<extra_id_1>User\n", "\n"), ("<extra_id_1>Assistant\n", "\n")
+    )  # fmt: skip
