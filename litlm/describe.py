@@ -1,14 +1,25 @@
-"""`litlm models` and `litlm describe`: known names, and what a model is made of. No torch except for .gguf files."""
+"""`litlm models` and `litlm describe`: known names, and what a model is made of and needs. No torch except for .gguf.
+
+What a model needs is counted, not measured: weights, optimizer states and the cache of a generation; activations depend
+on how a step is run and are left out, which is said.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from litlm.config import Config
-from litlm.settings import DescribeCommand, ModelsCommand
-from litlm.zoo import find_model, get_model, list_models
+from litlm.config import Config, LayerConfig
+from litlm.settings import DescribeCommand, LoraMethod, ModelsCommand
+from litlm.zoo import ModelInfo, find_model, get_model, list_models
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # What a plain Llama looks like: `describe` shows the differences.
 _LLAMA = Config(vocab_size=32000, n_layer=1, n_embd=64, n_head=1)
@@ -17,80 +28,130 @@ _LLAMA = Config(vocab_size=32000, n_layer=1, n_embd=64, n_head=1)
 def count(n: float) -> str:
     """135M, 1.24B"""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= size:
+        if n >= 0.9995 * size:  # which is 1 in three digits
             return f"{n / size:.3g}{unit}"
-    return str(n)
+    return f"{n:.3g}"
 
 
 def size(n: float) -> str:
     """Bytes, in powers of 1000."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= scale:
+        if n >= 0.9995 * scale:
             return f"{n / scale:.3g} {unit}"
-    return f"{n} bytes"
+    return f"{n:.0f} bytes"
+
+
+# --- litlm models --------------------------------------------------------------------------------------------------
 
 
 def models(settings: ModelsCommand) -> None:
+    infos = [info for info in map(get_model, list_models(settings.family)) if _wanted(info, settings)]
+    found = [(info, config) for info in infos if _fits(config := Config.from_name(info.name), settings)]
+    if not found:
+        wanted = ", ".join(f"{k}={v!r}" for k, v in vars(settings).items() if v and k != "json")
+        raise ValueError(f"No model fits {wanted}. `litlm models` lists all.")
+    found.sort(key=lambda pair: (pair[1].family, pair[1].n_parameters(), pair[0].name))
+    if settings.json:
+        print(json.dumps([_entry(info, config) for info, config in found], indent=2))
+    else:
+        _print_models(found)
+
+
+def _wanted(info: ModelInfo, settings: ModelsCommand) -> bool:
+    return (
+        any(settings.match.lower() in key for key in info.keys)
+        and (settings.license or "").lower() in info.license.lower()
+        and (settings.access is None or info.gated == (settings.access == "gated"))
+        and (settings.kind is None or info.chat == (settings.kind == "chat"))
+    )
+
+
+def _fits(config: Config, settings: ModelsCommand) -> bool:
+    most = None if settings.max_size is None else parameters_of(settings.max_size)
+    return (not settings.moe or config.moe is not None) and (most is None or config.n_parameters() <= most)
+
+
+def parameters_of(text: str) -> float:
+    """8B, 700M, 1e9 -> a number of parameters."""
+    found = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([kmbt]?)", text.strip().lower())
+    try:
+        number, unit = found.groups() if found else ("", "")
+        return float(number) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}[unit]
+    except ValueError:
+        raise ValueError(f"max_size={text!r} is not a number of parameters; write it as 8B or 700M") from None
+
+
+def _entry(info: ModelInfo, config: Config) -> dict[str, Any]:
+    return dict(
+        name=info.name, aliases=list(info.aliases), hub_id=info.hub_id, family=config.family,
+        parameters=config.n_parameters(), active_parameters=config.n_active_parameters(),
+        max_seq_len=config.max_seq_len, chat=info.chat, style=info.style, license=info.license, gated=info.gated,
+    )  # fmt: skip
+
+
+def _style(info: ModelInfo) -> str:
+    from litlm.prompts import get_style
+
+    if info.style is None:
+        return "(its own)" if info.chat else "(base)"
+    return info.style + ("" if getattr(get_style(info.style), "verified", True) else " ?")
+
+
+def _print_models(found: list[tuple[ModelInfo, Config]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    names = [name for name in list_models(settings.family) if settings.match.lower() in name]
-    if not names:
-        wanted = f" of family {settings.family!r}" if settings.family else ""
-        raise ValueError(f"No model{wanted} has {settings.match!r} in its name. `litlm models` lists all.")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("name", "family", "parameters", "context", "style", "licence", "hub id"):
-        table.add_column(title, justify="right" if title in ("parameters", "context") else "left", no_wrap=True)
-    order = sorted(names, key=lambda n: (get_model(n).hf["model_type"], Config.from_name(n).n_parameters(), n))
-    for name in order:
-        info, config = get_model(name), Config.from_name(name)
+    for title in ("name", "size", "active", "context", "style", "licence", "hub id"):
+        table.add_column(title, justify="right" if title in ("size", "active", "context") else "left", no_wrap=True)
+    family = None
+    for info, config in found:
+        if config.family != family:
+            if family is not None:
+                table.add_section()
+            family = config.family
+            table.add_row(f"[bold]{family}[/bold]")  # the names below it are set in
+        total, active = config.n_parameters(), config.n_active_parameters()
         table.add_row(
-            name, config.family, count(config.n_parameters()), f"{config.max_seq_len:,}", info.style or "(base)",
-            info.license + (", gated" if info.gated else ""), info.hub_id,
+            f"  {info.name}", count(total), count(active) if active != total else "", f"{config.max_seq_len:,}",
+            _style(info), info.license + (" *" if info.gated else ""), info.hub_id,
         )  # fmt: skip
-    console = Console()
     # Names are there to be copied: never wrap or cut them, also where the output is no terminal.
-    console.width = max(console.width, 160)
+    console = Console(width=max(Console().width, Console(width=1000).measure(table).maximum))
     console.print(table)
-    console.print(f"{len(names)} models. `litlm describe NAME` shows one; any hub id of these families loads as well.")
+    notes = [f"{len(found)} models. `litlm describe NAME` shows one; any hub id of these families loads as well."]
+    if any(info.gated for info, _ in found):
+        notes.append("* the hub asks for your agreement first.")
+    if any(_style(info).endswith("?") for info, _ in found):
+        notes.append("? no reference was there to compare this prompt style with.")
+    console.print("\n".join(notes), highlight=False)
+
+
+# --- litlm describe ------------------------------------------------------------------------------------------------
 
 
 def describe(settings: DescribeCommand) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     path = Path(settings.model)
-    if find_model(settings.model) is None and path.exists():
-        config, title = _config_of(path), str(path)
+    if (path / "adapter_config.json").is_file():
+        _describe_adapter(path, settings)
+        return
+    config, info = _find(settings.model)
+    title = str(path) if info is None else f"{info.name} ({info.hub_id}, {info.license})"
+    found = needs(config, settings)
+    if settings.json:
+        entry = {} if info is None else _entry(info, config)
+        print(json.dumps(entry | found | {"machine": machine(), "config": config.to_dict()}, indent=2))
     else:
-        info = get_model(settings.model)
-        config, title = Config.from_name(settings.model), f"{info.name} ({info.hub_id}, {info.license})"
-    n = config.n_parameters()
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column()
-    rope = f"theta {config.rope.theta:g}"
-    rope += f" on {config.rope.fraction:g} of each head" if config.rope.fraction < 1 else ""
-    rope += f", {config.rope.scaling.kind} scaling by {config.rope.scaling.factor:g}" if config.rope.scaling else ""
-    per_token = config.kv_bytes_per_token()
-    rows: dict[str, Any] = {
-        "family": config.family,
-        "parameters": f"{n:,} ({count(n)})",
-        "layers": f"{config.n_layer} of width {config.n_embd}, MLP {config.intermediate_size} ({config.mlp.kind})",
-        "attention": f"{config.n_head} heads of {config.head_dim}, {config.n_kv_head} for keys and values",
-        "vocabulary": f"{config.vocab_size:,}" + (", embeddings tied" if config.tie_embeddings else ""),
-        "context": f"{config.max_seq_len:,} tokens",
-        "rope": rope,
-        "unlike Llama": ", ".join(_differences(config)) or "nothing",
-        "weights": f"{size(4 * n)} in float32, {size(2 * n)} in bfloat16",
-        "KV cache": f"{size(per_token)} a token in bfloat16, {size(per_token * config.max_seq_len)} for a full context",
-    }
-    for key, value in rows.items():
-        grid.add_row(key, value)
-    console = Console(highlight=False)
-    console.print(title, style="bold", markup=False, soft_wrap=True)
-    console.print(grid)
+        _print(title, _rows(config, found, settings))
+
+
+def _find(model: str) -> tuple[Config, ModelInfo | None]:
+    """A path goes before a hub id, a zoo name before both."""
+    path, info = Path(model), find_model(model)
+    if info is None and path.exists():
+        return _config_of(path), None
+    return Config.from_name(model), get_model(model)
 
 
 def _config_of(path: Path) -> Config:
@@ -101,17 +162,272 @@ def _config_of(path: Path) -> Config:
     return GGUFSource(path).config
 
 
-def _differences(config: Config) -> list[str]:
-    found = []
-    if config.block != _LLAMA.block:
-        found.append(f"{config.block} blocks")
-    for slot in ("norm", "attention", "mlp"):
-        mine, plain = getattr(config, slot), getattr(_LLAMA, slot)
-        for f in dataclasses.fields(mine):
-            value = getattr(mine, f.name)
-            if f.name != "eps" and value != getattr(plain, f.name):
-                found.append(f"{slot}.{f.name}={value}")
-    if "sliding" in config.layer_types:
-        sliding = config.layer_types.count("sliding")
-        found.append(f"{sliding} of {config.n_layer} layers see {config.sliding_window} tokens")
+def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
+    """Parameters, bytes and operations, at the dtype, batch size and context of `settings`."""
+    context = settings.context or min(config.max_seq_len, 4096)
+    if context > config.max_seq_len:
+        raise ValueError(f"context={context} is more than this model's {config.max_seq_len} tokens")
+    n, wide = config.n_parameters(), BYTES[settings.dtype]
+    cached = config.kv_bytes_per_token(wide)
+    lora = lora_parameters(config, LoraMethod().r)
+    forward = forward_flops(config, context)
+    return dict(
+        dtype=settings.dtype,
+        batch_size=settings.batch_size,
+        context=context,
+        parameters=n,
+        active_parameters=config.n_active_parameters(),
+        weight_bytes=n * wide,
+        cache_bytes_per_token=cached,
+        cache_bytes=settings.batch_size * context * cached,
+        generation_bytes=n * wide + settings.batch_size * context * cached,
+        lora_parameters=lora,
+        lora_bytes=n * wide + 16 * lora,
+        training_bytes=16 * n,
+        forward_flops_per_token=forward,
+        training_flops_per_token=3 * forward,
+        unlike_llama=_differences(config),
+    )
+
+
+def linear_layers(config: Config, layer: LayerConfig) -> dict[str, tuple[int, int]]:
+    """The matrices of one layer that every token goes through, beside the router: name -> (in, out)."""
+    c, h, latent = layer.n_embd, layer.n_head, layer.attention.latent
+    if latent is None:
+        width, kv_width = h * layer.head_dim, layer.n_kv_head * layer.head_dim
+        sizes = {"q_proj": (c, width), "k_proj": (c, kv_width), "v_proj": (c, kv_width), "o_proj": (width, c)}
+    else:
+        sizes = {
+            "kv_a_proj": (c, latent.kv_rank + latent.rope_head_dim),
+            "kv_b_proj": (latent.kv_rank, h * (latent.nope_head_dim + latent.v_head_dim)),
+            "o_proj": (h * latent.v_head_dim, c),
+        }
+        if latent.q_rank is None:
+            sizes["q_proj"] = (c, h * layer.head_dim)
+        else:
+            sizes |= {"q_a_proj": (c, latent.q_rank), "q_b_proj": (latent.q_rank, h * layer.head_dim)}
+    if layer.kv_layer is not None:  # keys and values are another layer's
+        del sizes["k_proj"], sizes["v_proj"]
+    elif layer.attention.k_as_v:
+        del sizes["v_proj"]
+    found = {f"attn.{name}": shape for name, shape in sizes.items()}
+    if layer.layer_input_dim:
+        found |= {"layer_input.gate": (c, layer.layer_input_dim), "layer_input.proj": (layer.layer_input_dim, c)}
+    moe = layer.moe
+    width, place = (layer.intermediate_size, "mlp") if moe is None else (moe.shared_intermediate_size, "mlp.shared")
+    if width:
+        found |= {f"{place}.up_proj": (c, width), f"{place}.down_proj": (width, c)}
+        if layer.mlp.kind == "gated":
+            found[f"{place}.gate_proj"] = (c, width)
+    if moe is not None and moe.shared_gate and moe.shared_intermediate_size:
+        found["mlp.shared_gate"] = (c, 1)
     return found
+
+
+def lora_parameters(config: Config, r: int) -> int:
+    """Of adapters on all linear layers. Experts stay as they are, and so do parts that Hugging Face's format fuses."""
+    from litlm.families import get_family
+
+    weights = get_family(config.family).weights_of(config)
+    total = 0
+    for i in range(config.n_layer):
+        for name, (n_in, n_out) in linear_layers(config, config.layer(i)).items():
+            (match,) = weights.from_ours(f"layers.{i}.{name}.weight", ())
+            total += r * (n_in + n_out) * (len(match.ours) == 1)
+    return total
+
+
+def forward_flops(config: Config, context: int) -> float:
+    """Operations per token in matrix products and attention, mean over a row of `context`; backward is twice that."""
+    total = config.n_embd * config.vocab_size
+    for layer in map(config.layer, range(config.n_layer)):
+        total += sum(n_in * n_out for n_in, n_out in linear_layers(config, layer).values())
+        if layer.moe is not None:
+            matrices = 3 if layer.mlp.kind == "gated" else 2
+            total += layer.n_embd * layer.moe.n_expert
+            total += layer.moe.n_expert_per_token * matrices * layer.n_embd * layer.moe.intermediate_size
+        latent = layer.attention.latent
+        value_dim = layer.head_dim if latent is None else latent.v_head_dim
+        total += layer.n_head * (layer.head_dim + value_dim) * seen(context, layer)
+    return 2 * total
+
+
+def seen(context: int, layer: LayerConfig) -> float:
+    """Tokens that a token attends to, mean over a row of `context` tokens."""
+
+    def upto(n: int) -> int:  # 1 + 2 + ... + n
+        return n * (n + 1) // 2
+
+    if layer.chunk is not None:
+        chunks, rest = divmod(context, layer.chunk)
+        return (chunks * upto(layer.chunk) + upto(rest)) / context
+    window = min(layer.window or context, context)
+    return (upto(window) + (context - window) * window) / context
+
+
+def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand) -> dict[str, str]:
+    n, active, context = found["parameters"], found["active_parameters"], found["context"]
+    mlp = f"MLP {config.intermediate_size} ({config.mlp.kind})"
+    if config.moe is not None:
+        dense = config.moe_layers.count(False)
+        mlp = f"{config.moe.n_expert_per_token} of {config.moe.n_expert} experts of {config.moe.intermediate_size}"
+        shared = config.moe.shared_intermediate_size
+        mlp += f" and one of {shared} for all" if shared else ""
+        mlp += f" ({config.mlp.kind})" + (f"; {dense} with MLP {config.intermediate_size}" if dense else "")
+    latent = config.attention.latent
+    kv = f"{config.n_kv_head} for keys and values" if latent is None else f"a latent of {latent.kv_rank} for all"
+    batch = f" and {settings.batch_size} rows" if settings.batch_size > 1 else ""
+    whole = config.max_seq_len * found["cache_bytes_per_token"] * settings.batch_size
+    rows = {
+        "family": config.family,
+        "parameters": f"{n:,} ({count(n)})" + (f", {active:,} ({count(active)}) active" if active != n else ""),
+        "layers": f"{config.n_layer} of width {config.n_embd}, {mlp}",
+        "attention": f"{config.n_head} heads of {config.head_dim}, {kv}",
+        "vocabulary": f"{config.vocab_size:,}" + (", embeddings tied" if config.tie_embeddings else ""),
+        "context": f"{config.max_seq_len:,} tokens",
+        "rope": _rope(config),
+        "unlike Llama": ", ".join(found["unlike_llama"]) or "nothing",
+        f"in {settings.dtype}": "",
+        "weights": size(found["weight_bytes"]),
+        "KV cache": f"{size(found['cache_bytes_per_token'])} a token, {size(found['cache_bytes'])} for {context:,} "
+        f"tokens{batch}, {size(whole)} for a full context",
+        "LoRA": f"{count(found['lora_parameters'])} parameters at r={LoraMethod().r} on all linear layers"
+        f"{' but the experts' if config.moe else ''}: "
+        f"{size(found['lora_bytes'])} with their states, before activations",
+        "full training": f"{size(found['training_bytes'])}: weights, gradients and two AdamW moments in float32, "
+        "before activations",
+        "operations": f"{count(found['forward_flops_per_token'])} FLOPs a token forward, "
+        f"{count(found['training_flops_per_token'])} in training, in rows of {context:,} tokens",
+    }
+    for place, total in machine().items():
+        fits = {"generation": "generation_bytes", "LoRA": "lora_bytes", "full training": "training_bytes"}
+        answers = [f"{what} {'fits' if found[key] <= total else 'does not fit'}" for what, key in fits.items()]
+        rows[place] = f"{size(total)}: {', '.join(answers)}"
+    return rows
+
+
+def _rope(config: Config) -> str:
+    rope = config.rope
+    if rope is None:
+        return "none" + (", learned positions" if config.learned_positions else "")
+    text = f"theta {rope.theta:g}"
+    text += f" on {rope.fraction:g} of each head" if rope.fraction < 1 else ""
+    text += f", {rope.scaling.kind} scaling by {rope.scaling.factor:g}" if rope.scaling else ""
+    local = config.sliding_rope
+    return text + (f"; theta {local.theta:g} in sliding layers" if local and "sliding" in config.layer_types else "")
+
+
+def machine() -> dict[str, int]:
+    """Where a model could go -> bytes of memory: this machine's RAM, and each GPU that nvidia-smi knows."""
+    places = {}
+    if hasattr(os, "sysconf"):  # Windows has none
+        places["this machine's RAM"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return places
+    for i, line in enumerate(done.stdout.strip().splitlines()):
+        name, _, mebibytes = line.rpartition(",")
+        if mebibytes.strip().isdigit():
+            places[f"GPU {i}, {name.strip()}"] = int(mebibytes) * 2**20
+    return places
+
+
+# --- what differs from a plain Llama -------------------------------------------------------------------------------
+
+# Sizes and identity, which every model has its own of, and what other rows show.
+_OWN = {
+    "name", "family", "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "intermediate_size",
+    "max_seq_len", "tie_embeddings", "layer_types", "sliding_window", "learned_positions", "init_std", "dtype",
+    "bos_token_id", "eos_token_id", "pad_token_id", "eps", "theta", "fraction", "scaling", "sliding_rope", "aux_loss",
+}  # fmt: skip
+
+
+def _differences(config: Config) -> list[str]:
+    found = [*_unlike(config, _LLAMA)]
+    for kind, sees in (("sliding", "see"), ("chunked", "see chunks of")):
+        if n := config.layer_types.count(kind):
+            found.append(f"{n} of {config.n_layer} layers {sees} {config.sliding_window:,} tokens")
+    return found
+
+
+def _unlike(mine: Any, plain: Any, prefix: str = "") -> Iterator[str]:
+    """`field=value` wherever `mine` differs from `plain`, a dataclass of the same kind or None."""
+    for f in dataclasses.fields(mine):
+        value = getattr(mine, f.name)
+        if plain is not None:
+            default = getattr(plain, f.name)
+        else:
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        if f.name in _OWN:
+            continue
+        if f.name.endswith("_layers"):  # which layers have the part of that name; all or none is said elsewhere
+            if len(set(value)) > 1:
+                yield f"{value.count(False)} of {len(value)} layers without {f.name.removesuffix('_layers')}"
+        elif dataclasses.is_dataclass(value):
+            same = default if type(default) is type(value) else None
+            shown = [*_unlike(value, same, f"{prefix}{f.name}.")]
+            yield from shown or ([] if same is not None else [f"{prefix}{f.name}"])
+        elif value is None and dataclasses.is_dataclass(default):
+            yield f"no {prefix}{f.name}"
+        elif value != default:
+            shown = f"{value:g}" if isinstance(value, float) else value
+            yield f"{f.name} {shown}" if f.name == "block" else f"{prefix}{f.name}={shown}"
+
+
+# --- adapters ------------------------------------------------------------------------------------------------------
+
+
+def _describe_adapter(path: Path, settings: DescribeCommand) -> None:
+    adapter = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    base, trained = adapter.get("base_model_name_or_path"), _tensors(path / "adapter_model.safetensors")
+    known = isinstance(base, str) and (find_model(base) is not None or Path(base).is_dir())
+    total = _find(base)[0].n_parameters() if known else None
+    targets = adapter.get("target_modules") or []
+    facts = dict(
+        adapter=adapter.get("peft_type", "LORA"), base=base, base_parameters=total, r=adapter.get("r"),
+        alpha=adapter.get("lora_alpha"), dropout=adapter.get("lora_dropout"),
+        targets=[targets] if isinstance(targets, str) else sorted(targets), trainable_parameters=trained,
+    )  # fmt: skip
+    if settings.json:
+        print(json.dumps(facts, indent=2))
+        return
+    share = "" if trained is None or total is None else f", {trained / total:.2%} of the base model's {count(total)}"
+    rows = {
+        "adapter": f"{facts['adapter']}, r={facts['r']}, alpha={facts['alpha']}, dropout={facts['dropout']}",
+        "base model": str(base),
+        "targets": ", ".join(facts["targets"]),
+        "trainable": "no adapter_model.safetensors here" if trained is None else f"{trained:,} parameters{share}",
+    }
+    _print(str(path), rows)
+
+
+def _tensors(path: Path) -> int | None:
+    """Number of values in a safetensors file, from its header."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            n = 1
+            for dim in tensor["shape"]:
+                n *= dim
+            total += n
+    return total
+
+
+def _print(title: str, rows: dict[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    for key, value in rows.items():
+        grid.add_row(key, value)
+    console = Console(highlight=False)
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    console.print(grid)
