@@ -47,6 +47,9 @@ COMMANDS = {
     "download": Command(
         "DownloadCommand", "litlm.cli:download", "model", example="litlm download smollm2-135m-instruct",
     ),
+    "new-family": Command(
+        "NewFamilyCommand", "litlm.scaffold:new_family", "source", example="litlm new-family path/to/config.json",
+    ),
 }  # fmt: skip
 
 SUMMARIES = {
@@ -58,6 +61,7 @@ SUMMARIES = {
     "models": "list the models known by name",
     "describe": "a model's architecture, parameters and memory",
     "download": "fetch a model",
+    "new-family": "draft the file that teaches litlm a new architecture",
 }
 
 
