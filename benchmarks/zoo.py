@@ -299,6 +299,11 @@ def machine() -> dict[str, Any]:
     return dict(cpu=cpu, cores=os.cpu_count(), gpu=gpu, python=platform.python_version(), **packages)
 
 
+def keep(out: Path | None, rows: list[dict[str, Any]]) -> None:
+    if out is not None:
+        out.write_text(json.dumps(dict(machine=machine(), rows=rows), indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("cpu", "cuda", "moe", "import"))
@@ -327,13 +332,13 @@ def main() -> None:
             if args.families and family not in args.families:
                 continue
             rows += compare(family, hf, args.what, shape, args.turns)
+            keep(args.out, rows)
             if args.what == "cuda":
                 torch.cuda.empty_cache()
                 torch.compiler.reset()
         ratios = [row["ratio"] for row in rows if "ratio" in row]
         print(f"{len(ratios)} ratios: lowest {min(ratios):.2f}, median {statistics.median(ratios):.2f}")
-    if args.out:
-        args.out.write_text(json.dumps(dict(machine=machine(), rows=rows), indent=1) + "\n", encoding="utf-8")
+    keep(args.out, rows)
 
 
 if __name__ == "__main__":

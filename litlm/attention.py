@@ -111,11 +111,17 @@ def fused_attention(
 ) -> Tensor:
     """`attention` of rows with nothing before them (T = S), each query seeing itself and what is before it, within its
     `window` or `chunk`."""
-    change = _score_change(softcap, slopes) if softcap is not None or slopes is not None else None
+
+    def number(value: float | None) -> Tensor | None:
+        # As a tensor: where a plain number differs from the last call's, the compiler makes it an input, and fails.
+        return None if value is None else torch.full((1,), value, device=q.device)
+
+    usual = q.size(3) ** -0.5
+    more = number(None if scale is None or scale == usual else scale / usual)
+    change = _score_change(more, number(softcap), slopes)
     options: dict[str, Any] = dict(
         score_mod=change,
         block_mask=(_make_mask if torch.compiler.is_compiling() else _kept_mask)(q.size(2), window, chunk, q.device),
-        scale=scale,
         enable_gqa=q.size(1) != k.size(1),
     )
     flex = _flex()
@@ -123,13 +129,20 @@ def fused_attention(
         return flex(q, k, v, **options)
     y, log_sum = flex(q, k, v, return_lse=True, **options)
     # One more term in the sum: what it takes from all others.
-    return y * torch.sigmoid(log_sum - sinks.float().view(1, -1, 1)).to(y.dtype)[..., None]
+    return (y * torch.sigmoid(log_sum - sinks.float().view(1, -1, 1))[..., None]).to(q.dtype)
 
 
-def _score_change(softcap: float | None, slopes: Tensor | None) -> Callable[..., Tensor]:
+def _score_change(
+    more: Tensor | None, cap: Tensor | None, slopes: Tensor | None
+) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] | None:
+    if more is None and cap is None and slopes is None:
+        return None
+
     def change(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        if softcap is not None:
-            score = softcap * torch.tanh(score / softcap)
+        if more is not None:
+            score = score * more[0]
+        if cap is not None:
+            score = cap[0] * torch.tanh(score / cap[0])
         return score if slopes is None else score + slopes[head] * (key - query)
 
     return change
