@@ -173,6 +173,9 @@ def _flex() -> Callable[..., Any]:
 
 @cache
 def _compiled_flex() -> Callable[..., Any]:
+    import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention
 
+    # Windows, caps and sinks each make a kernel of their own; past the limit the compiler would give up in silence.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(flex_attention)

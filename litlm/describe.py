@@ -155,11 +155,16 @@ def _find(model: str) -> tuple[Config, ModelInfo | None]:
 
 
 def _config_of(path: Path) -> Config:
-    if path.suffix.lower() != ".gguf":
-        return Config.from_hf(path)
-    from litlm.checkpoint.gguf import GGUFSource  # the one place here that imports torch
+    # GGUF files and LitGPT's directories are read by code that imports torch.
+    if path.suffix.lower() == ".gguf":
+        from litlm.checkpoint.gguf import GGUFSource
 
-    return GGUFSource(path).config
+        return GGUFSource(path).config
+    if not (path / "config.json").is_file() and (path / "model_config.yaml").is_file():
+        from litlm.checkpoint.litgpt import LitGPTSource
+
+        return LitGPTSource(path).config
+    return Config.from_hf(path)
 
 
 def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
@@ -239,7 +244,7 @@ def lora_parameters(config: Config, r: int) -> int:
 
 def forward_flops(config: Config, context: int) -> float:
     """Operations per token in matrix products and attention, mean over a row of `context`; backward is twice that."""
-    total = config.n_embd * config.vocab_size
+    total = config.n_embd * (config.vocab_size + config.n_layer * config.layer_input_dim)
     for layer in map(config.layer, range(config.n_layer)):
         total += sum(n_in * n_out for n_in, n_out in linear_layers(config, layer).values())
         if layer.moe is not None:
@@ -276,6 +281,9 @@ def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand) -> d
         mlp += f" ({config.mlp.kind})" + (f"; {dense} with MLP {config.intermediate_size}" if dense else "")
     latent = config.attention.latent
     kv = f"{config.n_kv_head} for keys and values" if latent is None else f"a latent of {latent.kv_rank} for all"
+    if config.full_head_dim or config.full_n_kv_head:
+        heads, kv_heads = config.full_head_dim or config.head_dim, config.full_n_kv_head or config.n_kv_head
+        kv += f"; in {config.layer_types.count('full')} full layers heads of {heads}, {kv_heads} for keys and values"
     batch = f" and {settings.batch_size} rows" if settings.batch_size > 1 else ""
     whole = config.max_seq_len * found["cache_bytes_per_token"] * settings.batch_size
     rows = {
@@ -338,9 +346,10 @@ def machine() -> dict[str, int]:
 
 # Sizes and identity, which every model has its own of, and what other rows show.
 _OWN = {
-    "name", "family", "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "intermediate_size",
-    "max_seq_len", "tie_embeddings", "layer_types", "sliding_window", "learned_positions", "init_std", "dtype",
-    "bos_token_id", "eos_token_id", "pad_token_id", "eps", "theta", "fraction", "scaling", "sliding_rope", "aux_loss",
+    "name", "family", "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "full_head_dim",
+    "full_n_kv_head", "intermediate_size", "max_seq_len", "tie_embeddings", "layer_types", "sliding_window",
+    "learned_positions", "init_std", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "eps", "theta",
+    "fraction", "scaling", "sliding_rope", "aux_loss",
 }  # fmt: skip
 
 

@@ -345,6 +345,14 @@ def test_a_directory_is_a_model(tmp_path: Path) -> None:
     assert not is_litgpt(path)
 
 
+def test_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from litlm.cli import main
+
+    main(["describe", str(write(tmp_path, CASES[0])), "--json"])
+    described = json.loads(capsys.readouterr().out)
+    assert described["parameters"] == sum(p.numel() for p in build(CASES[0]).parameters())
+
+
 def test_prompt_style(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What it was finetuned on goes before the template that came with the tokenizer."""
     prompts = litgpt("prompts")

@@ -34,6 +34,12 @@ TINY: dict[str, dict[str, Any]] = {
         n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=11, n_shared_experts=2, n_group=4,
         topk_group=2, first_k_dense_replace=1, tie_word_embeddings=False,
     ),
+    "gemma4_text": _GROUPED
+    | dict(
+        num_hidden_layers=5, head_dim=10, global_head_dim=16, sliding_window=64, num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        use_double_wide_mlp=True, hidden_size_per_layer_input=4, vocab_size_per_layer_input=101, pad_token_id=None,
+    ),
 }  # fmt: skip
 
 
@@ -248,6 +254,8 @@ def test_describe_as_json(say: Say) -> None:
         ("deepseek-v3", ("3 of 61 layers without moe", "attention.latent.kv_rank=512", "one of 2048 for all")),
         ("gemma-2-9b", ("block sandwich", "norm.offset=True", "attention.softcap=50", "21 of 42 layers see 4,096")),
         ("gemma-3-4b-it", ("29 of 34 layers see 1,024 tokens", "linear scaling by 8; theta 10000 in sliding")),
+        ("gemma-4-31b", ("32 heads of 256, 16 for keys and values; in 10 full layers heads of 512, 4 for keys",)),
+        ("gemma-4-e2b", ("8 heads of 256, 1 for keys and values; in 7 full layers heads of 512, 1 for keys",)),
         ("olmo-2-1124-7b", ("block post", "attention.qk_norm.over=all")),
         ("granite-3.0-8b-instruct", ("embed_scale=12", "residual_scale=0.22", "logit_scale=0.0625")),
         ("smollm3-3b", ("9 of 36 layers without rope",)),
@@ -267,7 +275,8 @@ def test_every_model_can_be_described() -> None:
         assert found["context"] == min(config.max_seq_len, 4096)
         assert all(text and "None" not in text for text in found["unlike_llama"])
         assert 0 < found["lora_parameters"] < found["parameters"]
-        assert found["forward_flops_per_token"] > 1.5 * (found["active_parameters"] - config.vocab_size * config.n_embd)
+        embedded = config.vocab_size * (config.n_embd + config.n_layer * config.layer_input_dim)
+        assert found["forward_flops_per_token"] > 1.5 * (found["active_parameters"] - embedded)
 
 
 def test_describe_of_paths(say: Say, tmp_path: Path) -> None:

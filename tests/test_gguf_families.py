@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from litlm.checkpoint.base import load_model
 from litlm.checkpoint.gguf import GGUFSource
 from litlm.checkpoint.hf import save_weights
 from litlm.config import Config
+from litlm.families import GGUFFields
 
 # Families that llama.cpp's converter doesn't know.
 _WITHOUT = "codegen cwm flex_olmo gpt_neo gptj helium hyperclovax ministral nanochat opt persimmon vaultgemma"
@@ -221,6 +223,28 @@ def test_gguf_files_hold_the_same_model(case: Case, files: Path) -> None:
     model = load_model(config, source, device=torch.device("cpu"), dtype=torch.float32)
     ids = tokens(case, 3, 41)
     close(model(ids), hf_logits(case, ids))
+
+
+@pytest.mark.parametrize(
+    ("changes", "values", "message"),
+    [
+        ({"attention.head_count_kv": [2, 1, 1, 1]}, [1.0], r"head_count_kv=\[2, 1, 1, 1\] differs among"),
+        ({"feed_forward_length": [56, 112, 56, 112]}, [1.0], "only the last 1 layers"),
+        ({"feed_forward_length": [56, 56, 56, 113]}, [1.0], "twice the width"),
+        ({"attention.value_length_swa": 9}, [1.0], "value_length_swa=9 is not supported .* only 10"),
+        ({"rope.scaling.type": "yarn"}, [1.0], "'yarn' is not supported"),
+        ({}, [], "must hold 8 numbers"),
+        ({}, [1.0, 2.0], "must hold 8 numbers"),
+        ({}, [1e30, 1.0], "must hold 8 numbers"),
+    ],
+)
+def test_what_gemma4_can_not_be(changes: dict[str, Any], values: list[float], message: str, files: Path) -> None:
+    source = GGUFSource(files / "gemma4_text-moe-shared-kv.gguf")
+    divisors = {"rope_freqs.weight": values + [1e30] * (8 - len(values)) if values else []}
+    metadata = source.metadata | {f"gemma4.{key}": value for key, value in changes.items()}
+    assert source.family.gguf is not None
+    with pytest.raises(ValueError, match=message):
+        source.family.gguf.config(GGUFFields(metadata, source.shapes(), divisors))
 
 
 def test_what_is_not_read_is_refused_by_the_converter(files: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from parity import cases
 from parity.cases import by_name, close, hf_logits, tokens, write
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from litlm.config import Config
 from litlm.generate import decode
@@ -40,6 +42,33 @@ def test_names_and_buffers_of_the_hub(name: str, prefix: str, head: bool, tmp_pa
         close(cases.load(tmp_path)(ids), hf_logits(case, ids))
 
 
+_OLD_YARN = dict(type="yarn", factor=8.0, original_max_position_embeddings=32, finetuned=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("mistral-no-window-wide-heads", dict(rope_parameters=None, rope_theta=500.0, rope_scaling=_OLD_YARN)),
+        ("apertus-plain", dict(rope_parameters=None, rope_theta=777.0)),
+        ("cohere2-plain", dict(_sliding_window_pattern=4)),
+        ("nemotron-plain", dict(rope_percent=0.5, rope_percentage=0.5)),
+        ("granite_swa-default-pattern", dict(eos_token_id=[2, 3])),
+    ],
+)
+def test_old_spellings(name: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    """transformers reads the same config.json."""
+    case = by_name(name)
+    data = json.loads((write(case) / "config.json").read_text()) | fields
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    shutil.copy(write(case) / "model.safetensors", tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, **cases.EAGER).eval()
+    ids, model = tokens(case, 2, 41), cases.load(tmp_path)
+    with torch.no_grad():
+        close(model(ids), theirs(ids, use_cache=False).logits)
+    eos = theirs.config.eos_token_id
+    assert model.config.eos_token_ids == tuple(eos if isinstance(eos, list) else [eos])
+
+
 def test_a_full_context_beside_a_short_row() -> None:
     """A row that has filled the context is still computed along, but there is no position after the last."""
     case = by_name("gpt2-plain")  # 128 positions
@@ -60,11 +89,13 @@ def test_a_full_context_beside_a_short_row() -> None:
         ("gpt2-plain", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
         ("gptj-plain", dict(rotary_dim=None), "rotary_dim=None"),
         ("gptj-plain", dict(rotary_dim=14), "rotary_dim=14"),
+        ("gptj-plain", dict(n_head=97), "the head size, 0"),
         ("falcon-7b", dict(alibi=True), "alibi=True"),
         ("falcon-7b", dict(num_ln_in_parallel_attn=2), "num_ln_in_parallel_attn=2"),
         ("falcon-40b", dict(parallel_attn=False), "parallel_attn=False"),
         ("phi3-mini", dict(lm_head_bias=True), "lm_head_bias=True"),
         ("starcoder2-full", dict(norm_type="rms_norm"), "norm_type='rms_norm'"),
+        ("nemotron-plain", dict(rope_percent=0.25), "rope_percent=0.25"),
         ("opt-plain", dict(do_layer_norm_before=False), "do_layer_norm_before=False"),
         ("opt-plain", dict(word_embed_proj_dim=24), "word_embed_proj_dim=24"),
         ("codegen-plain", dict(n_head=6), "n_head=6 must be a multiple of 4"),

@@ -67,7 +67,9 @@ def test_facts_are_complete(family: str) -> None:
 def test_gated_models() -> None:
     asked = ("meta-llama/", "google/", "CohereLabs/", "tiiuae/falcon-180B", "mistralai/Mistral-Large", "mistralai/Code")
     for info in map(get_model, NAMES):
-        if info.hub_id.startswith(asked):
+        if info.hub_id.startswith("google/gemma-4-"):  # the first Gemmas under Apache's licence
+            assert not info.gated, info.name
+        elif info.hub_id.startswith(asked):
             assert info.gated, info.name
         if info.license in ("apache-2.0", "mit", "llama2") and not info.hub_id.startswith(asked):
             assert not info.gated, info.name
@@ -77,7 +79,7 @@ def test_what_is_there(litgpt: ModuleType) -> None:
     """The families that users ask for first, each with its flagship."""
     for name in (
         "qwen3-235b-a22b-thinking-2507", "qwen3-coder-480b-a35b-instruct", "gpt-oss-120b", "deepseek-v3.1",
-        "deepseek-r1", "deepseek-v2-lite", "glm-4.6", "glm-4.5-air", "gemma-3-27b-it", "phi-4",
+        "deepseek-r1", "deepseek-v2-lite", "glm-4.6", "glm-4.5-air", "gemma-3-27b-it", "gemma-4-31b-it", "phi-4",
         "mistral-small-24b-instruct-2501", "olmo-2-0325-32b", "olmo-3-1125-32b", "olmoe-1b-7b-0924", "smollm3-3b",
         "granite-3.3-8b-instruct", "c4ai-command-r7b-12-2024", "starcoder2-15b", "minitron-8b-base",
         "llama-4-scout-17b-16e-instruct", "exaone-4.0-32b", "ernie-4.5-21b-a3b-pt", "seed-oss-36b-instruct",
@@ -331,6 +333,8 @@ _PUBLISHED = {
     # The text part of 109B and 402B; the name has the active ones. Qwen's has no others either.
     107.8: "llama-4-scout-17b-16e-instruct", 400.7: "llama-4-maverick-17b-128e-instruct",
     14.3: "qwen1.5-moe-a2.7b qwen1.5-moe-a2.7b-chat",
+    # Of 5.1B and 8B with encoders for pictures (0.15B) and sound (0.3B).
+    4.65: "gemma-4-e2b gemma-4-e2b-it", 7.5: "gemma-4-e4b gemma-4-e4b-it",
     1.72: "bloom-1b7", 176.2: "bloom",
     0.124: "gpt2", 0.355: "gpt2-medium", 0.774: "gpt2-large", 1.56: "gpt2-xl", 0.305: "microllama",
     1.42: "phi-1 phi-1_5", 2.78: "phi-2", 3.82: "phi-3-mini-4k-instruct phi-3-mini-128k-instruct phi-3.5-mini-instruct",
@@ -340,7 +344,8 @@ _PUBLISHED = {
     35.0: "c4ai-command-r-v01", 32.3: "c4ai-command-r-08-2024", 8.03: "c4ai-command-r7b-12-2024",
     15.7: "deepseek-v2-lite deepseek-v2-lite-chat deepseek-coder-v2-lite-base deepseek-coder-v2-lite-instruct",
     236: "deepseek-v2 deepseek-v2-chat deepseek-v2.5",
-    671: "deepseek-v3-base deepseek-v3 deepseek-v3-0324 deepseek-v3.1-base deepseek-v3.1 deepseek-r1 deepseek-r1-0528",
+    671: "deepseek-v3-base deepseek-v3 deepseek-v3-0324 deepseek-v3.1-base deepseek-v3.1 deepseek-v3.1-terminus "
+    "deepseek-r1 deepseek-r1-0528",
     # 358B and 110B with the layer that predicts one more token.
     353: "glm-4.5 glm-4.5-base glm-4.6", 107: "glm-4.5-air glm-4.5-air-base", 229: "minimax-m2",
 }  # fmt: skip
@@ -372,7 +377,7 @@ def test_active_parameters() -> None:
         "mixtral-8x7b-v0.1": 12.9, "mixtral-8x22b-v0.1": 39, "gpt-oss-20b": 3.6, "gpt-oss-120b": 5.1,
         "deepseek-v2-lite": 2.4, "deepseek-v2": 21, "deepseek-v3": 37, "olmoe-1b-7b-0924": 1.3, "glm-4.5": 32,
         "glm-4.5-air": 12, "ernie-4.5-21b-a3b-pt": 3, "minimax-m2": 10, "granite-3.0-3b-a800m-base": 0.8,
-        "llama-4-scout-17b-16e-instruct": 17, "llama-4-maverick-17b-128e-instruct": 17,
+        "llama-4-scout-17b-16e-instruct": 17, "llama-4-maverick-17b-128e-instruct": 17, "gemma-4-26b-a4b": 3.8,
     }.items():  # fmt: skip
         config = Config.from_name(name)
         active = config.n_active_parameters() / 1e9

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from litlm.config import AttentionConfig, Config, Llama3Scaling, MLPConfig, NormConfig, QKNormConfig
+from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
 from litlm.families.base import (
     HF_ACTIVATIONS,
     LLAMA_RULES,
@@ -19,22 +18,30 @@ from litlm.families.base import (
 )
 from litlm.families.gguf import GGUFFields, GGUFSpec
 
+_DEFAULT_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 12000000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     bias = hf.take("attention_bias", False)
     norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5)))
     for key, value in (("qk_norm", True), ("post_norm", False), ("mlp_bias", False)):  # stated, never varied
         hf.expect(key, value, value)
-    rope = hf.rope(theta=12000000.0)
     if not hf.data.get("rope_parameters") and not hf.data.get("rope_scaling"):
-        rope = dataclasses.replace(rope, scaling=Llama3Scaling(factor=8.0, original_max_seq_len=8192))
+        hf.data = {**hf.data, "rope_parameters": _DEFAULT_ROPE}  # also if the file has a rope_theta
     return hf.common(max_seq_len=65536, bos_token_id=1, eos_token_id=2, pad_token_id=3) | dict(
         n_kv_head=hf.take("num_key_value_heads", 0),
         head_dim=hf.take("head_dim", 0),
         norm=norm,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
         mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "xielu")),  # type: ignore[arg-type]
-        rope=rope,
+        rope=hf.rope(theta=12000000.0),
     )
 
 

@@ -213,6 +213,7 @@ class HFFields:
                 original_max_seq_len=original,
             )
         elif kind == "yarn":
+            data.pop("finetuned", None)  # of the first YaRN checkpoints: about their dynamic variant
             factor = number("factor")
             mscale, mscale_all = number("mscale", None), number("mscale_all_dim", None)
             attention_factor = number("attention_factor", None)

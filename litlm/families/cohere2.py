@@ -19,11 +19,16 @@ _FIXED = dict(
     use_qk_norm=False,
 )
 
+# The pattern with an underscore stands beside layer_types in newer files.
+_UNUSED = """
+    _sliding_window_pattern cache_implementation layer_switch use_embedding_sharing use_parallel_embedding
+"""
+
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     for key, value in _FIXED.items():
         hf.expect(key, value, value)
-    for key in ("cache_implementation", "layer_switch", "use_embedding_sharing", "use_parallel_embedding"):
+    for key in _UNUSED.split():
         hf.take(key, None)
     values = cohere.without_rope(hf)
     bias, head_dim = hf.take("attention_bias", False), values["n_embd"] // max(values["n_head"], 1)

@@ -54,7 +54,7 @@ def to_hf(config: Config) -> dict[str, Any]:
         | dict(
             num_key_value_heads=config.n_kv_head,
             head_dim=config.head_dim,
-            sliding_window=config.sliding_window,
+            sliding_window=config.sliding_window or config.max_seq_len,  # transformers wants one in any case
             layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types],
             rms_norm_eps=config.norm.eps,
             hidden_act="silu",

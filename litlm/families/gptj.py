@@ -19,7 +19,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     head_dim = common["n_embd"] // max(common["n_head"], 1)
     if not 0 < turned <= head_dim:
         hf.problems.append(f"rotary_dim={turned or None} must lie between 1 and the head size, {head_dim}")
-        turned = head_dim
+        turned = head_dim = max(head_dim, 1)
     return common | dict(
         block="parallel",
         shared_norm=True,

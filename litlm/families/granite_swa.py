@@ -14,13 +14,14 @@ from litlm.families.granite import to_hf as granite_to_hf
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    return with_windows(hf, granite_from_hf(hf)) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 4, null=0),
-        max_seq_len=hf.take("max_position_embeddings", 8192),
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
-        tie_embeddings=hf.take("tie_word_embeddings", True),
-        bos_token_id=hf.take("bos_token_id", 100257, null=None),
-        eos_token_id=hf.take("eos_token_id", 100257, null=None),
+    common = hf.common(max_seq_len=8192, tie_embeddings=True, bos_token_id=100257, eos_token_id=100257)
+    return (
+        with_windows(hf, granite_from_hf(hf))
+        | common
+        | dict(
+            n_kv_head=hf.take("num_key_value_heads", 4, null=0),
+            norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
+        )
     )
 
 

@@ -11,13 +11,16 @@ from litlm.families.gguf import GGUFFields, GGUFSpec
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     bias, mlp_bias = hf.take("attention_bias", False), hf.take("mlp_bias", False)
+    rope = hf.rope(fraction_key="partial_rotary_factor", fraction=0.5)
+    for key in ("rope_percent", "rope_percentage"):  # NeMo's names for the same share
+        hf.expect(key, rope.fraction, rope.fraction)
     return hf.common(max_seq_len=4096, init_std=0.0134, bos_token_id=2, eos_token_id=3) | dict(
         n_kv_head=hf.take("num_key_value_heads", 0),
         head_dim=hf.take("head_dim", hf.take("kv_channels", 0)),  # NeMo's name, which the first files had
         norm=NormConfig(kind="layer", eps=float(hf.take("norm_eps", 1e-5)), offset=True),
         attention=AttentionConfig(bias=bias, out_bias=bias),
         mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "relu2"), bias=mlp_bias),  # type: ignore[arg-type]
-        rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.5),
+        rope=rope,
     )
 
 

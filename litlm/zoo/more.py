@@ -60,10 +60,10 @@ def _deepseek() -> Iterator[Row]:
         scoring_func="sigmoid", topk_method="noaux_tc", rms_norm_eps=1e-6, rope_theta=1e4, rope_scaling=yarn(1.0),
     )  # fmt: skip
     for name, is_chat in versions(
-        "DeepSeek-V3-Base DeepSeek-V3* DeepSeek-V3-0324* DeepSeek-V3.1-Base DeepSeek-V3.1* DeepSeek-R1* "
-        "DeepSeek-R1-0528*"
+        "DeepSeek-V3-Base DeepSeek-V3* DeepSeek-V3-0324* DeepSeek-V3.1-Base DeepSeek-V3.1* DeepSeek-V3.1-Terminus* "
+        "DeepSeek-R1* DeepSeek-R1-0528*"
     ):
-        style = name.lower().removesuffix("-0324").removesuffix("-0528")
+        style = name.lower().removesuffix("-0324").removesuffix("-0528").removesuffix("-terminus")
         license = "deepseek" if name in ("DeepSeek-V3-Base", "DeepSeek-V3") else "mit"
         yield row(f"deepseek-ai/{name}", third, license=license, **_chat(is_chat, style))
 

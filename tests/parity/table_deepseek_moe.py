@@ -137,6 +137,7 @@ CASES = [
                     truncate=False)),
     _gpt_oss("all-sliding", 423, layer_types=["sliding_attention"] * 3, sliding_window=1, num_experts_per_tok=4,
              hidden_size=26, intermediate_size=31),
+    _gpt_oss("all-full", 425, layer_types=["full_attention"] * 3, sliding_window=128),
     _experts("glm4_moe", "plain", 440, hidden_size=48),
     _experts("glm4_moe", "qk-norm-biases", 441, use_qk_norm=True, attention_bias=True, n_group=3, topk_group=2,
              num_key_value_heads=1, head_dim=12, first_k_dense_replace=2, routed_scaling_factor=2.5,
