@@ -93,6 +93,10 @@ def pair(family: str, hf: dict[str, Any], device: str, dtype: torch.dtype) -> tu
     from litlm.checkpoint.hf import SafetensorsSource
     from litlm.config import Config
 
+    if family == "mistral4":  # known to transformers as a part of mistral3 only
+        from transformers import Mistral4Config, Mistral4ForCausalLM
+
+        AutoModelForCausalLM.register(Mistral4Config, Mistral4ForCausalLM, exist_ok=True)
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **json.loads(json.dumps(hf)))
     with torch.device(device):

@@ -584,6 +584,18 @@ def test_register_family() -> None:
         litlm.families._registered.pop("test_only_llama")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        LLAMA | dict(rms_norm_eps="tiny"), LLAMA | dict(rope_scaling=3), LLAMA | dict(num_hidden_layers="abc"),
+        LLAMA | dict(hidden_act=["silu"]), QWEN | dict(layer_types=7), LLAMA | dict(rms_norm_eps=[1]),
+    ],
+)  # fmt: skip
+def test_values_of_the_wrong_kind(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"wrong kind|must be|not supported|not valid"):
+        Config.from_hf(fields)
+
+
 @pytest.mark.parametrize("module", ["litlm.config", "litlm.families", "litlm.zoo", "litlm"])
 def test_configs_need_no_torch(module: str) -> None:
     code = (

@@ -99,7 +99,14 @@ def config_from_hf(data: Mapping[str, Any]) -> Config:
         raise ValueError("the config has no model_type, so its family is unknown; is this a Hugging Face config.json?")
     family = get_family(model_type)
     fields = HFFields(data)
-    values = family.from_hf(fields)
+    try:
+        values = family.from_hf(fields)
+    except (TypeError, AttributeError, KeyError, IndexError, ArithmeticError) as e:
+        # Text where a number belongs, a zero that divides: readers don't check each field for what no file has.
+        raise ValueError(
+            f"model_type {model_type!r}: a field of the config has a value of the wrong kind ({type(e).__name__}: {e}); "
+            "compare it with the original config.json"
+        ) from e
     fields.finish()
     return Config(**{"family": model_type, **values})  # a part of a larger model is of a family of its own
 
