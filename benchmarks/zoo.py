@@ -236,7 +236,6 @@ def import_checkpoint(gigabytes: float) -> list[dict[str, Any]]:
 
     Beside it: the same files read as plain bytes, also cold, which is what the disk gives.
     """
-    import dataclasses
     import resource
     import shutil
 
@@ -246,7 +245,7 @@ def import_checkpoint(gigabytes: float) -> list[dict[str, Any]]:
     from litlm.model import GPT
 
     config = Config.from_name("llama-3.1-8b")
-    per_layer = (config.n_parameters() - dataclasses.replace(config, n_layer=1, layer_types=()).n_parameters()) / 31
+    per_layer = (config.n_parameters() - Config.from_name("llama-3.1-8b", n_layer=1).n_parameters()) / 31
     rest = config.n_parameters() - 32 * per_layer
     layers = max(1, min(32, round((gigabytes * 1e9 / 2 - rest) / per_layer)))
     config = Config.from_name("llama-3.1-8b", n_layer=layers, dtype="bfloat16")

@@ -101,11 +101,11 @@ def config_from_hf(data: Mapping[str, Any]) -> Config:
     fields = HFFields(data)
     try:
         values = family.from_hf(fields)
-    except (TypeError, AttributeError, KeyError, IndexError, ArithmeticError) as e:
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError) as e:
         # Text where a number belongs, a zero that divides: readers don't check each field for what no file has.
         raise ValueError(
-            f"model_type {model_type!r}: a field of the config has a value of the wrong kind ({type(e).__name__}: {e}); "
-            "compare it with the original config.json"
+            f"model_type {model_type!r}: a field of the config has a value of the wrong kind "
+            f"({type(e).__name__}: {e}); compare it with the original config.json"
         ) from e
     fields.finish()
     return Config(**{"family": model_type, **values})  # a part of a larger model is of a family of its own
