@@ -38,7 +38,7 @@ _WIDE = {
     "word_embed_proj_dim", "hidden_size_per_layer_input",
 }  # fmt: skip
 _LONG = {
-    "max_position_embeddings", "n_positions", "sliding_window", "attention_chunk_size", "window_size",
+    "max_position_embeddings", "max_seq_len", "n_positions", "sliding_window", "attention_chunk_size", "window_size",
     "original_max_position_embeddings",
 }  # fmt: skip
 
