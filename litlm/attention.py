@@ -36,6 +36,13 @@ def attention(
     slopes: (H,), ALiBi; a key's score grows with its place by its head's slope. (Falling with the distance is the same
     to a softmax without sinks.)
     """
+    if slopes is not None and softcap is None and sinks is None and q.dtype == torch.float32:
+        # As numbers to add, which the fused kernel takes (half precision would round them).
+        bias = slopes.view(1, -1, 1, 1) * torch.arange(k.size(2), dtype=torch.float32, device=k.device)
+        seen = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril() if causal else mask
+        if seen is not None:
+            bias = bias.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else bias + seen
+        mask, causal, slopes = bias, False, None
     if softcap is None and sinks is None and slopes is None:
         grouped = q.size(1) != k.size(1)
         return F.scaled_dot_product_attention(
