@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from litlm.config import Config, LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
+from litlm.config import Config, DynamicScaling, LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
 from litlm.model import GPT
 from litlm.rope import Rope, apply_rope, rope_frequencies
 
@@ -214,3 +214,52 @@ def test_frequencies_of_different_layers_are_shared_by_kind() -> None:
     frequencies, factor = rope_frequencies(RopeConfig(theta=100.0, fraction=0.5), 8)
     assert frequencies.tolist() == pytest.approx([1.0, 0.1])
     assert factor == 1.0
+
+
+@pytest.mark.parametrize(("head_dim", "theta", "factor", "original"), [(64, 1e4, 2.0, 4096), (26, 777.0, 5.5, 300)])
+def test_dynamic_tables(head_dim: int, theta: float, factor: float, original: int) -> None:
+    """Each row by its own length: transformers' frequencies for that length, and the formula in float64."""
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    hf = LlamaConfig(
+        hidden_size=2 * head_dim, num_attention_heads=2, head_dim=head_dim, max_position_embeddings=original,
+        rope_parameters=dict(rope_type="dynamic", rope_theta=theta, factor=factor),
+    )  # fmt: skip
+    module = Rope(
+        RopeConfig(theta=theta, scaling=DynamicScaling(factor=factor, original_max_seq_len=original)), head_dim
+    )
+    lengths = torch.tensor([original // 2, original, original + 1, 131072, 1_000_000])
+    positions = torch.stack([torch.zeros_like(lengths), lengths // 3, lengths - 1], dim=1)
+    cos, sin = module(positions)
+    for row, length in enumerate(lengths):
+        frequencies, _ = ROPE_INIT_FUNCTIONS["dynamic"](hf, torch.device("cpu"), seq_len=length)
+        assert torch.equal(cos[row], (positions[row, :, None].float() * frequencies).cos())
+        assert torch.equal(sin[row], (positions[row, :, None].float() * frequencies).sin())
+        # emozilla 2023: the base grows so that the slowest pair is interpolated and the fastest is left alone.
+        stretch = max(1.0, factor * length.item() / original - (factor - 1))
+        base = theta * stretch ** (head_dim / (head_dim - 2))
+        exact = torch.tensor([base ** (-2 * j / head_dim) for j in range(head_dim // 2)], dtype=torch.float64)
+        angle = positions[row, :, None].double() * exact
+        # The exponent multiplies the rounding of the base's logarithm.
+        assert ((cos[row].double() - angle.cos()).abs() <= 1e-6 + 24 * 2**-24 * angle).all()
+
+
+def test_proportional_tables() -> None:
+    """Gemma 4's: the frequencies of the whole head, of which the first share turns."""
+    from transformers import Gemma4TextConfig
+    from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRotaryEmbedding
+
+    hf = Gemma4TextConfig(num_hidden_layers=6, head_dim=24, global_head_dim=48, num_attention_heads=2, hidden_size=48)
+    theirs = Gemma4TextRotaryEmbedding(hf)
+    their_cos, their_sin = theirs(torch.zeros(1), FAR[None], layer_type="full_attention")
+    module = Rope(RopeConfig(theta=1e6, fraction=0.25, proportional=True), 48)
+    cos, sin = module(FAR[None])
+    pairs = cos.size(-1)
+    assert torch.equal(cos, their_cos[..., :pairs])
+    assert torch.equal(sin, their_sin[..., :pairs])
+    assert (their_sin[..., pairs:24] == 0).all()  # what does not turn
+    turned = int(48 * 0.25) // 2
+    exact = torch.tensor([1e6 ** (-2 * j / 48) for j in range(turned)], dtype=torch.float64)
+    angle = FAR[:, None].double() * exact
+    assert ((sin[0, :, :turned].double() - angle.sin()).abs() <= 1e-6 + 8 * 2**-24 * angle).all()
