@@ -67,7 +67,8 @@ def _wanted(info: ModelInfo, settings: ModelsCommand) -> bool:
 
 
 def _fits(config: Config, settings: ModelsCommand) -> bool:
-    most = None if settings.max_size is None else parameters_of(settings.max_size)
+    # Names round: what calls itself 8B may have 8.2 billion.
+    most = None if settings.max_size is None else parameters_of(settings.max_size) * 1.03
     return (not settings.moe or config.moe is not None) and (most is None or config.n_parameters() <= most)
 
 

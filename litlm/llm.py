@@ -133,7 +133,7 @@ class LLM:
                 missing = str(e)
         kind = pick_dtype(dtype, config.dtype, place, quantized=quantized)
         model = load_model(config, weights, device=place, dtype=kind)
-        llm = cls(model, config, source=str(source), style_name=info.style if info else None)
+        llm = cls(model, model.config, source=str(source), style_name=info.style if info else None)
         llm._tokenizer, llm._no_tokenizer, llm._generation = tokenizer, missing, generation
         if noted_style is not None:
             from litlm.prompts import get_style

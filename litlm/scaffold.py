@@ -147,7 +147,10 @@ def _family_file(
 ) -> str:
     reading = [f"    # FILL IN: {nearest.model_type} objects: {problem}\n" for problem in problems]
     for key, value in unknown.items():
-        reading += ["    # FILL IN: what does it change?\n", f"    hf.expect({_source(key)}, {_source(value)})\n"]
+        # Until somebody takes it, the field is an error for whoever loads the model.
+        reading.append(
+            f"    # FILL IN: {key} is {_source(value)} here. What does it change? hf.take or hf.expect it.\n"
+        )
     writing = "".join(f"\n        {key}={_source(value)}," for key, value in unknown.items())
     rules = [
         f"        # FILL IN: which of our tensors is it?\n        rename({_source(name)}, {_source('?')}),\n"

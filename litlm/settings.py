@@ -236,7 +236,7 @@ class ModelsCommand:
         access: Only models that the hub gives to anyone (open), or only those it asks agreement for (gated).
         kind: Only models tuned to converse (chat), or only the others (base).
         moe: Only mixtures of experts.
-        max_size: Only models of at most this many parameters, such as 8B or 700M.
+        max_size: Only models of at most about this many parameters, such as 8B or 700M.
         json: Print JSON, for scripts.
     """
 

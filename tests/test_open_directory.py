@@ -69,6 +69,29 @@ def test_integer_weights_without_an_explanation(tmp_path: Path) -> None:
         LLM.load(path, device="cpu")
 
 
+@torch.no_grad()
+def test_a_head_of_its_own_beside_a_config_that_ties(tmp_path: Path) -> None:
+    """transformers does not tie weights that a file holds twice with different values; a copy is a copy."""
+    from transformers import AutoModelForCausalLM
+
+    tied = _copy(tmp_path, {}, tie_word_embeddings=True)
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tied, attn_implementation="eager")
+    llm, ids = LLM.load(tied, device="cpu"), tokens(CASE, 2, 9)
+    assert not llm.config.tie_embeddings
+    close(llm.model(ids), theirs.eval()(ids, use_cache=False).logits)
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    embed = load_file(cases.write(CASE) / "model.safetensors")["model.embed_tokens.weight"]
+    llm = LLM.load(_copy(copied, {"lm_head.weight": embed.clone()}, tie_word_embeddings=True), device="cpu")
+    assert llm.config.tie_embeddings
+    assert llm.model.lm_head is None
+
+
+def test_a_quantization_that_is_no_object(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="quantization_config='fp8' must be an object"):
+        LLM.load(_copy(tmp_path, {}, quantization_config="fp8"), device="cpu")
+
+
 def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only tables that everybody recomputes go without a word."""
     from litlm.checkpoint.hf import open_directory

@@ -56,10 +56,15 @@ def test_new_fields_and_tensors_are_named(tmp_path: Path, capsys: pytest.Capture
     save_file(tensors | extra, tmp_path / "model.safetensors", {"format": "pt"})
     main(["new-family", str(tmp_path / "config.json"), "--out_dir", str(tmp_path)])
     draft = (tmp_path / "brandnew.py").read_text()
-    assert 'hf.expect("frobnicate", 3)' in draft
+    assert "FILL IN: frobnicate is 3 here" in draft
     assert 'nested={"a": [1.5, None]}' in draft
     assert draft.count('rename("model.layers.{i}.mlp.experts.{e}.twist.weight", "?")') == 1
     assert "frobnicate, nested" in capsys.readouterr().out
+    # Until the fields are handled, nothing is loaded as if they did not matter.
+    fields = families.HFFields(json.loads((tmp_path / "config.json").read_text()))
+    runpy.run_path(str(tmp_path / "brandnew.py"))["FAMILY"].from_hf(fields)
+    with pytest.raises(ValueError, match="frobnicate=3 is not understood"):
+        fields.finish()
 
 
 @pytest.mark.parametrize(

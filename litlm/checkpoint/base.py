@@ -4,6 +4,7 @@ time, and files that are either old or new, never half written.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -46,6 +47,7 @@ def load_model(config: Config, source: WeightSource, *, device: torch.device, dt
 
     Besides the model itself, memory holds one tensor at a time.
     """
+    config = _with_its_own_head(config, source)
     with torch.device("meta"):
         model = GPT(config)
     plan = _plan(config, model, source)
@@ -66,6 +68,17 @@ def load_model(config: Config, source: WeightSource, *, device: torch.device, dt
         if isinstance(module, Rope):
             module.to_empty(device=device)
     return model.eval()
+
+
+def _with_its_own_head(config: Config, source: WeightSource) -> Config:
+    """A file may hold a head beside embeddings that its config calls tied: a copy, or one of its own after all."""
+    if not config.tie_embeddings:
+        return config
+    weights, shapes = source.weight_map(config), source.shapes()
+    names = [m.theirs for ours in ("embed.weight", "lm_head.weight") for m in weights.from_ours(ours, ())]
+    if len(names) < 2 or not all(name in shapes for name in names) or torch.equal(*map(source.read, names)):
+        return config
+    return dataclasses.replace(config, tie_embeddings=False)
 
 
 def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:

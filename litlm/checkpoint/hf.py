@@ -43,6 +43,10 @@ def open_directory(path: Path) -> tuple[Config, WeightSource, list[str]]:
     if quantization := written.get("quantization_config") or text.get("quantization_config"):
         from litlm.checkpoint.quantized import dequantized, describe
 
+        if not isinstance(quantization, dict):
+            raise ValueError(
+                f"{path}: quantization_config={quantization!r} must be an object that names a quant_method"
+            )
         try:
             notes.append(f"the weights are quantized, {describe(quantization)}; they are read as {config.dtype}")
             source = dequantized(source, quantization)

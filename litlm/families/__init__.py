@@ -74,7 +74,7 @@ def get_family(model_type: str) -> Family:
         raise ValueError(
             f"model_type={model_type!r} is not supported"
             + (f"; the closest that is: {close[0]!r}. " if close else ". ")
-            + f"Supported: {', '.join(list_families())}. `litlm.families.register_family` adds one."
+            + f"Supported: {', '.join(list_families())}. `litlm new-family` drafts one (docs/adding-a-model.md)."
         )
     return family
 
