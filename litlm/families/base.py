@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -351,6 +351,47 @@ def expert_rules(
         Rule(f"{theirs}{name}.weight", (f"layers.{{i}}.mlp.experts.{own}",))
         for name, own in zip(names.split(), ours, strict=True)
     ]
+
+
+def within(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The same tensors inside a multimodal checkpoint: as on the hub, and as transformers names them since 4.52."""
+    inner = [replace(rule, theirs=rule.theirs.replace("model.", "model.language_model.", 1)) for rule in rules]
+    return *(replace(rule, theirs="language_model." + rule.theirs) for rule in rules), *(
+        new for new, old in zip(inner, rules, strict=True) if old.theirs.startswith("model.")
+    )
+
+
+# What a multimodal model's config says about its text model as well, and says last.
+_OUTER = ("dtype", "torch_dtype", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def text_part(hf: HFFields, families: Sequence[Family], others: str, outer: Sequence[str] = _OUTER) -> dict[str, Any]:
+    """`from_hf` of a multimodal model, of which `text_config` alone is read.
+
+    families: of the text model, the first where `text_config` names none. others: fields of the parts left out. outer:
+    which fields of the whole model's config go before the text model's own; the others are for what it does not say.
+    """
+    for key in (*others.split(), *_OUTER):
+        hf.take(key, None)
+    known = {family.model_type: family for family in families}
+    text = hf.take("text_config", None)
+    if not isinstance(text, dict):
+        hf.problems.append("text_config is missing, so there is no text model to load")
+        hf.finish()
+        return {}
+    name = text.get("model_type", families[0].model_type)
+    if name not in known:
+        hf.problems.append(f"text_config.model_type={name!r} is not supported; known are {', '.join(known)}")
+        hf.finish()
+    said = {key: hf.data[key] for key in _OUTER if hf.data.get(key) is not None}
+    last = {key: value for key, value in said.items() if key in outer}
+    spare = {key: value for key, value in said.items() if key not in outer and key != "tie_word_embeddings"}
+    fields = HFFields(
+        {"model_type": name} | spare | {k: v for k, v in text.items() if k not in spare or v is not None} | last
+    )
+    values = known[name].from_hf(fields)
+    fields.finish()
+    return values | dict(family=name)
 
 
 def in_two(dim: int = 0) -> dict[str, Any]:

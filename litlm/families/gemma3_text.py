@@ -8,7 +8,7 @@ from typing import Any
 
 from litlm.config import Config, NormConfig, QKNormConfig, RopeConfig
 from litlm.families import gemma2
-from litlm.families.base import Family, HFFields, hf_rope, hf_rope_parameters, rename
+from litlm.families.base import Family, HFFields, hf_rope, hf_rope_parameters, rename, within
 from litlm.families.gguf import GGUFFields, GGUFSpec, without_one
 
 
@@ -75,11 +75,6 @@ _RULES = (
     rename("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attn.q_norm.weight"),
     rename("model.layers.{i}.self_attn.k_norm.weight", "layers.{i}.attn.k_norm.weight"),
 )
-# Multimodal checkpoints: names as on the hub, and as transformers has them in memory since 4.52.
-_MULTIMODAL = (
-    *(rename(f"language_model.{rule.theirs}", *rule.ours) for rule in _RULES),
-    *(rename(rule.theirs.replace("model.", "model.language_model.", 1), *rule.ours) for rule in _RULES),
-)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
@@ -97,7 +92,7 @@ FAMILY = Family(
     architecture="Gemma3ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(*_RULES, *_MULTIMODAL),
+    rules=(*_RULES, *within(_RULES)),
     ignore=(r"^(model\.)?(vision_tower|multi_modal_projector)\.",),
     gguf=GGUFSpec(
         arch="gemma3", config=from_gguf, restore=without_one(rule.theirs for rule in _RULES if "norm" in rule.theirs)

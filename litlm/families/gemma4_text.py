@@ -30,6 +30,7 @@ from litlm.families.base import (
     hf_rope_parameters,
     in_two,
     rename,
+    within,
 )
 from litlm.families.gguf import GGUFFields, GGUFSpec, share_of
 
@@ -297,11 +298,7 @@ FAMILY = Family(
     architecture="Gemma4ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    # Multimodal checkpoints hold the same tensors under longer names.
-    rules=(
-        *_RULES,
-        *(dataclasses.replace(r, theirs=r.theirs.replace("model.", "model.language_model.", 1)) for r in _RULES),
-    ),
+    rules=(*_RULES, *within(_RULES)),
     ignore=(r"^model\.(vision_tower|audio_tower|embed_vision|embed_audio)\.",),
     ignore_for=_unused,
     gguf=GGUFSpec(

@@ -8,21 +8,12 @@ import dataclasses
 from typing import Any
 
 from litlm.families import llama4_text
-from litlm.families.base import HFFields
-
-# What the whole model's config says about its text model as well.
-_OUTER = "dtype torch_dtype bos_token_id eos_token_id pad_token_id"
-_VISION = "vision_config boi_token_index eoi_token_index image_token_index"
+from litlm.families.base import HFFields, text_part
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    for key in (*_VISION.split(), "tie_word_embeddings"):
-        hf.take(key, None)
-    outer = {key: hf.data[key] for key in _OUTER.split() if hf.take(key, None) is not None}
-    text = HFFields(outer | {k: v for k, v in dict(hf.take("text_config", {})).items() if v is not None})
-    values = llama4_text.from_hf(text)
-    text.finish()
-    return values | dict(family="llama4_text")
+    others = "vision_config boi_token_index eoi_token_index image_token_index"
+    return text_part(hf, (llama4_text.FAMILY,), others, outer=())
 
 
 FAMILY = dataclasses.replace(

@@ -5,7 +5,6 @@ is weighted. Norms of queries and keys have no weight and come after rope; layer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, QKNormConfig, TemperatureConfig
@@ -20,6 +19,7 @@ from litlm.families.base import (
     hf_rope,
     in_two,
     rename,
+    within,
 )
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.gpt_oss import transposed
@@ -137,8 +137,7 @@ FAMILY = Family(
     architecture="Llama4ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    # The second half: the same tensors inside a multimodal checkpoint.
-    rules=(*_RULES, *(replace(rule, theirs="language_model." + rule.theirs) for rule in _RULES)),
+    rules=(*_RULES, *within(_RULES)),
     ignore=(r"^vision_model\.", r"^multi_modal_projector\.", r"\.rotary_emb\.inv_freq$"),
     gguf=GGUFSpec(
         arch="llama4",

@@ -16,7 +16,7 @@ from litlm.families.base import (
     HFFields,
     hf_common,
     hf_rope,
-    rename,
+    within,
 )
 from litlm.families.gguf import HALVES, GGUFSpec
 
@@ -53,16 +53,7 @@ def to_hf(config: Config) -> dict[str, Any]:
     )
 
 
-# Multimodal checkpoints (`mistral3`): names as on the hub, and as transformers has them in memory since 4.52.
-RULES = (
-    *LLAMA_RULES,
-    *(rename(f"language_model.{rule.theirs}", *rule.ours) for rule in LLAMA_RULES),
-    *(
-        rename(rule.theirs.replace("model.", "model.language_model.", 1), *rule.ours)
-        for rule in LLAMA_RULES
-        if rule.theirs.startswith("model.")
-    ),
-)
+RULES = (*LLAMA_RULES, *within(LLAMA_RULES))  # also inside multimodal checkpoints (`mistral3`)
 IGNORE = (r"\.rotary_emb\.inv_freq$", r"^(model\.)?(vision_tower|multi_modal_projector)\.")
 
 FAMILY = Family(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from litlm.config import Config, MLPConfig, MoEConfig, NormConfig, TemperatureConfig, YarnScaling
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, in_two, rename
+from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, in_two, rename, within
 from litlm.families.deepseek_v3 import (
     GGUF_MERGED,
     LATENT_RULES,
@@ -124,8 +124,7 @@ FAMILY = Family(
     architecture="Mistral4ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    # The second half: the same tensors inside a multimodal checkpoint (`mistral3`).
-    rules=(*_RULES, *(replace(rule, theirs="language_model." + rule.theirs) for rule in _RULES)),
+    rules=(*_RULES, *within(_RULES)),
     ignore=(r"^(vision_tower|multi_modal_projector)\.",),
     gguf=GGUFSpec(
         arch="mistral4",
