@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,6 +170,10 @@ def explain(message: str, flags: list[str], positional: str) -> str:
         leaves = [flag for flag in flags if flag.rpartition(".")[2] == wrong.lstrip("-")]
         close = leaves or difflib.get_close_matches(wrong, flags, n=1)
         return f"{wrong} is unknown." + (f" Did you mean {close[0]}?" if close else "")
+    union = re.search(r'Parser key "([^"]+)".*?Subtypes: \[typing\.Literal\[(.*?)\].*Given value: (.*)', message, re.S)
+    if union:
+        key, choices, given = union.groups()
+        return f"--{key} must be one of {choices}, not {given.strip()!r}."
     if "arguments are required:" in message or "Key" in message and "required" in message:
         return message[0].upper() + message[1:] + "."
     return (

@@ -134,6 +134,8 @@ class Config:
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))
         self._raise(type_problems(self))
+        if not self.head_dim and self.attention.latent is None and self.n_head > 0 and self.n_embd % self.n_head:
+            self._raise([f"n_embd={self.n_embd} must be a multiple of n_head={self.n_head}, or head_dim be given"])
         for key, value in self._derived().items():
             object.__setattr__(self, key, getattr(self, key) or value)
         self._raise(self._problems())

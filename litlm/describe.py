@@ -7,6 +7,7 @@ on how a step is run and are left out, which is said.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import re
@@ -45,6 +46,12 @@ def size(n: float) -> str:
 
 
 def models(settings: ModelsCommand) -> None:
+    known = sorted({get_model(name).hf["model_type"] for name in list_models()})
+    if settings.family is not None and settings.family not in known:
+        near = [name for name in known if name.startswith(settings.family.lower())]
+        near = near or difflib.get_close_matches(settings.family.lower(), known, n=1)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"No named model is of family={settings.family!r}.{hint} There are: {', '.join(known)}")
     infos = [info for info in map(get_model, list_models(settings.family)) if _wanted(info, settings)]
     found = [(info, config) for info in infos if _fits(config := Config.from_name(info.name), settings)]
     if not found:
