@@ -257,13 +257,14 @@ class HFFields:
 
     def finish(self) -> None:
         """Raise one ValueError that names every field that is missing, unsupported or not understood."""
-        for key, value in self.unknown().items():
+        unknown = self.unknown()
+        for key, value in unknown.items():
             self.problems.append(f"{key}={value!r} is not understood, and it might change what the model computes")
         if self.problems:
             raise ValueError(
                 f"model_type {self.data.get('model_type')!r} with fields that litlm can't follow:\n"
                 + "\n".join(f"- {p}" for p in dict.fromkeys(self.problems))
-                + "\nRemove a field only if you know that it does not matter."
+                + ("\nRemove a field only if you know that it does not matter." if unknown else "")
             )
 
 
