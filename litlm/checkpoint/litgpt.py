@@ -87,7 +87,8 @@ def config_from_litgpt(data: Mapping[str, Any], **known: Any) -> Config:
             reasons.append(str(e))
         else:
             return config
-    closest = min(reasons, key=lambda reason: reason.count("\n"))
+    # A format that can't even be written with these values ("can't follow") stops at its first difference.
+    closest = min(reasons, key=lambda reason: ("can't follow" in reason, reason.count("\n- ")))
     raise ValueError(f"no family of litlm's is built like this. The closest one: {closest}")
 
 
