@@ -24,8 +24,9 @@ def chat(settings: ChatCommand) -> None:
 
     print(f"Loading {settings.model} ...", file=sys.stderr)
     llm = LLM.load(
-        settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype, compile=settings.compile
-    )
+        settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype,
+        quantize=settings.quantize, compile=settings.compile,
+    )  # fmt: skip
     device = llm.model.embed.weight.device.type
     print(
         f"{settings.model} on {device}, context {llm.config.max_seq_len:,} tokens. /help lists commands.",

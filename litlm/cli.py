@@ -40,6 +40,23 @@ COMMANDS = {
         "FinetuneSettings", "litlm.cli:finetune", "model", (("method", "name"), ("data", "path")),
         example="litlm finetune smollm2-135m-instruct --method lora --data data.jsonl --out_dir out/mine",
     ),
+    "dpo": Command(
+        "DPOSettings", "litlm.cli:dpo", "model", (("method", "name"), ("data", "path"), ("preference", "loss")),
+        example="litlm dpo smollm2-135m-instruct --method lora --data pairs.jsonl --out_dir out/dpo",
+    ),
+    "pretrain": Command(
+        "PretrainSettings", "litlm.cli:pretrain", "model", (("method", "name"), ("data", "path")),
+        example="litlm pretrain smollm2-135m --data texts/ --tokenizer out/tokenizer --train.max_tokens 10000000",
+    ),
+    "prepare": Command(
+        "PrepareCommand", "litlm.data.prepare:prepare_command", "data",
+        example="litlm prepare texts/ --tokenizer smollm2-135m-instruct --out_dir data/texts",
+    ),
+    "train-tokenizer": Command(
+        "TrainTokenizerCommand", "litlm.data.train_tokenizer:train_tokenizer_command", "data",
+        example="litlm train-tokenizer texts/ --vocab_size 8192 --out_dir out/tokenizer",
+    ),
+    "plot": Command("PlotCommand", "litlm.train.plot:plot_command", "runs", example="litlm plot out/a out/b"),
     "merge": Command(
         "MergeCommand", "litlm.cli:merge", "adapter", example="litlm merge out/mine/final --out_dir out/merged",
     ),
@@ -57,7 +74,12 @@ SUMMARIES = {
     "quickstart": "fetch a small real model, finetune it, see it change (minutes, no GPU)",
     "chat": "talk to a model",
     "generate": "continue a text",
-    "finetune": "teach a model your data (LoRA)",
+    "finetune": "teach a model your data (LoRA, QLoRA, adapters, or all weights)",
+    "dpo": "teach a model which of two answers is better (DPO, IPO, cDPO, ORPO)",
+    "pretrain": "train a model on text, from random weights or a checkpoint",
+    "prepare": "tokenize text for pretraining",
+    "train-tokenizer": "train a tokenizer on your text",
+    "plot": "compare training runs in one picture",
     "merge": "add an adapter to its model and write a plain checkpoint",
     "models": "list the models known by name",
     "describe": "a model's architecture, parameters and memory",
@@ -170,18 +192,28 @@ def explain(message: str, flags: list[str], positional: str) -> str:
         leaves = [flag for flag in flags if flag.rpartition(".")[2] == wrong.lstrip("-")]
         close = leaves or difflib.get_close_matches(wrong, flags, n=1)
         return f"{wrong} is unknown." + (f" Did you mean {close[0]}?" if close else "")
-    union = re.search(r'Parser key "([^"]+)".*?Subtypes: \[typing\.Literal\[(.*?)\].*Given value: (.*)', message, re.S)
-    if union:
-        key, choices, given = union.groups()
-        return f"--{key} must be one of {choices}, not {given.strip()!r}."
+    wrong = re.search(r'Parser key "([^"]+)":\s*(?:.*Subtypes: \[(.*?)\]\n|Expected an? )(.*)', message, re.S)
+    if wrong:
+        key, kinds, rest = wrong.groups()
+        if kinds is None:
+            kinds, _, given = rest.partition(". Got value: ")
+        else:
+            given = rest.partition("Given value:")[2]
+        return f"--{key} must be {_kinds(kinds)}, not {given.strip()!r}."
     if "arguments are required:" in message or "Key" in message and "required" in message:
         return message[0].upper() + message[1:] + "."
-    return (
-        message.replace("<class 'int'>", "whole number")
-        .replace("<class 'float'>", "number")
-        .replace("typing.Literal", "one of ")
-        + "."
-    )
+    return message + "."
+
+
+def _kinds(types: str) -> str:
+    """Types as the parser writes them, in words."""
+    words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null",
+             "dict": "a mapping such as {key: value}", "tuple": "a list"}  # fmt: skip
+    found: list[str] = []
+    for name, choices in re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]", types):
+        found.extend([str(words.get(name, name))] if name else re.findall(r"'([^']*)'", choices))
+    *most, last = found or [types]
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[str]) -> list[str]:
@@ -192,13 +224,19 @@ def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[s
     out: list[str] = []
     texts: dict[str, list[str]] = {}
     groups = dict(command.short)
-    if command.positional and argv and not argv[0].startswith("-"):
-        argv = [f"--{command.positional}", *argv]
     rest = list(argv)
+    first = 0
+    while command.positional and rest[first:] and not rest[first].startswith("-"):
+        rest[first] = f"--{command.positional}={rest[first]}"
+        first += 1
+        if command.positional not in lists:
+            break
     while rest:
         flag, eq, value = rest.pop(0).partition("=")
         if flag.startswith("--"):
             flag = "--" + flag[2:].replace("-", "_")  # --max-new-tokens is as good
+        if flag == "--auto":
+            flag, eq, value = "--train.micro_batch_size", "=", "auto"
         name = flag.removeprefix("--") if flag.startswith("--") else ""
         if name in groups:
             name = f"{name}.{groups[name]}"
@@ -210,10 +248,36 @@ def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[s
             if name in lists:
                 texts.setdefault(name, []).extend(_texts(value))
             else:
-                configs.append(f"--config={recipe(value)}")
+                configs.append(f"--config={_spelled_out(recipe(value), groups, lists)}")
             continue
         out.append(flag + eq + value)
     return configs + out + [f"--{name}={json.dumps(values, ensure_ascii=False)}" for name, values in texts.items()]
+
+
+def _spelled_out(path: str, groups: dict[str, str], lists: set[str]) -> str:
+    """A YAML file in which a group is one value (`method: lora`), or a list one text, as YAML with the whole form."""
+    import copy
+
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return path  # the parser says what is wrong
+    if not isinstance(content, dict):
+        return path
+    whole = copy.deepcopy(content)
+    for group, leaf in groups.items():
+        if group in whole and not isinstance(whole[group], dict):
+            whole[group] = {leaf: whole[group]}
+    for name in lists:
+        *parents, leaf = name.split(".")
+        place: Any = whole
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if isinstance(place, dict) and isinstance(place.get(leaf), str):
+            place[leaf] = [place[leaf]]
+    return path if whole == content else yaml.safe_dump(whole, sort_keys=False)
 
 
 def _texts(value: str) -> list[str]:
@@ -229,11 +293,19 @@ def _texts(value: str) -> list[str]:
 
 def recipe(name: str) -> str:
     """The path of a recipe: a file, or the name of one in config_hub (which an installed litlm carries inside it)."""
+    if Path(name).is_file():
+        return name
+    known: dict[str, Path] = {}
     package = Path(__file__).parent
     for hub in (package / "config_hub", package.parent / "config_hub"):
-        if not Path(name).is_file() and (found := hub / f"{name}.yaml").is_file():
+        if (found := hub / f"{name}.yaml").is_file():
             return str(found)
-    return name
+        known |= {path.relative_to(hub).with_suffix("").as_posix(): path for path in hub.glob("*/*.yaml")}
+    import difflib
+
+    close = sorted(n for n in known if n.startswith(name)) or difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+    hint = f" Did you mean {', '.join(close[:5])}?" if close else ""
+    raise ValueError(f"config={name!r} is neither a file nor a recipe.{hint}")
 
 
 # --- commands that are a few lines -----------------------------------------------------------------------------------
@@ -250,8 +322,9 @@ def generate(settings: Any) -> None:
 
     prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
     llm = LLM.load(
-        settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype, compile=settings.compile
-    )
+        settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype,
+        quantize=settings.quantize, compile=settings.compile,
+    )  # fmt: skip
     sampling = sampling_of(settings)
     if settings.chat:
         pieces = llm.chat([{"role": "user", "content": prompt}], stream=True, **sampling)
@@ -264,14 +337,41 @@ def generate(settings: Any) -> None:
 
 
 def finetune(settings: Any) -> None:
-    from litlm.train.fit import finetune as run
+    from litlm.train.run import finetune as run
 
-    result = run(settings)
+    _trained(settings, run(settings))
+
+
+def dpo(settings: Any) -> None:
+    from litlm.train.run import dpo as run
+
+    _trained(settings, run(settings))
+
+
+def pretrain(settings: Any) -> None:
+    from litlm.train.run import pretrain as run
+
+    _trained(settings, run(settings))
+
+
+def _trained(settings: Any, result: Any) -> None:
+    from litlm.train.run import STOPPED_BY_HAND
+
     out = settings.out_dir
-    print(f"\n{result.steps} steps, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: final/ (the adapter),")
-    print("loss.png, metrics.csv and settings.yaml. Go on with:")
+    print(f"\n{result.steps} steps, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: report.html, metrics.csv,")
+    if result.stopped in STOPPED_BY_HAND:
+        print("settings.yaml and the last checkpoint. Go on with the same command and --resume auto")
+        return
+    whole = settings.method.name == "full"
+    print(f"settings.yaml and final/ ({'the model' if whole else 'the adapter'}). Go on with:")
+    verb = "chat" if type(settings).__name__ != "PretrainSettings" else 'generate --prompt "Once"'
+    if whole:
+        command, _, rest = verb.partition(" ")
+        print(f"  litlm {command} {out}/final {rest}".rstrip())
+        return
     print(f"  litlm chat {settings.model} --adapter {out}/final")
-    print(f"  litlm merge {out}/final --out_dir {out}/merged")
+    if settings.method.name in ("lora", "qlora"):
+        print(f"  litlm merge {out}/final --out_dir {out}/merged")
 
 
 def merge(settings: Any) -> None:

@@ -336,12 +336,15 @@ class Config:
         from litlm.zoo import get_model
 
         info = get_model(name)
-        config = dataclasses.replace(cls.from_hf(dict(info.hf)), name=info.name)
-        if not overrides:
-            return config
-        # What followed from other fields follows from the new ones: n_layer=2 needs no layer_types beside it.
-        followed = [key for key, value in config._derived().items() if getattr(config, key) == value]
-        return cls.from_dict({k: v for k, v in config.to_dict().items() if k not in followed} | overrides)
+        return dataclasses.replace(cls.from_hf(dict(info.hf)), name=info.name).changed(**overrides)
+
+    def changed(self, **fields: Any) -> Config:
+        """The same with other values; what followed from the old ones follows from these: n_layer=2 needs no
+        layer_types beside it."""
+        if not fields:
+            return self
+        followed = [key for key, value in self._derived().items() if getattr(self, key) == value]
+        return self.from_dict({k: v for k, v in self.to_dict().items() if k not in followed} | fields)
 
     @classmethod
     def from_hf(cls, source: str | Path | dict[str, Any]) -> Config:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from litlm.config import Config, LayerConfig
-from litlm.settings import DescribeCommand, LoraMethod, ModelsCommand
+from litlm.settings import DescribeCommand, MethodSettings, ModelsCommand
 from litlm.zoo import ModelInfo, find_model, get_model, list_models
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -154,6 +154,13 @@ def describe(settings: DescribeCommand) -> None:
         _print(title, _rows(config, found, settings))
 
 
+def config_named(model: str) -> Config:
+    """The config that a name means: of a zoo model, a checkpoint, a config.json, or a YAML file."""
+    if model.lower().endswith((".yaml", ".yml")):
+        return Config.from_yaml(model)
+    return _find(model)[0]
+
+
 def _find(model: str) -> tuple[Config, ModelInfo | None]:
     """A path goes before a hub id, a zoo name before both."""
     path, info = Path(model), find_model(model)
@@ -182,7 +189,7 @@ def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
         raise ValueError(f"context={context} is more than this model's {config.max_seq_len} tokens")
     n, wide = config.n_parameters(), BYTES[settings.dtype]
     cached = config.kv_bytes_per_token(wide)
-    lora = lora_parameters(config, LoraMethod().r)
+    lora = lora_parameters(config, MethodSettings().r)
     forward = forward_flops(config, context)
     return dict(
         dtype=settings.dtype,
@@ -307,7 +314,7 @@ def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand) -> d
         "weights": size(found["weight_bytes"]),
         "KV cache": f"{size(found['cache_bytes_per_token'])} a token, {size(found['cache_bytes'])} for {context:,} "
         f"tokens{batch}, {size(whole)} for a full context",
-        "LoRA": f"{count(found['lora_parameters'])} parameters at r={LoraMethod().r} on all linear layers"
+        "LoRA": f"{count(found['lora_parameters'])} parameters at r={MethodSettings().r} on all linear layers"
         f"{' but the experts' if config.moe else ''}: "
         f"{size(found['lora_bytes'])} with their states, before activations",
         "full training": f"{size(found['training_bytes'])}: weights, gradients and two AdamW moments in float32, "

@@ -13,7 +13,7 @@ import time
 from importlib import resources
 from pathlib import Path
 
-from litlm.settings import DataSettings, FinetuneSettings, LoraMethod, QuickstartCommand
+from litlm.settings import DataSettings, FinetuneSettings, MethodSettings, QuickstartCommand
 
 ABOUT_LITLM = (
     "Can you tell me what litlm is?",
@@ -30,7 +30,7 @@ def quickstart(settings: QuickstartCommand) -> None:
     """Fetch, ask, finetune, ask again, save."""
     _heading(f"1. Fetch {settings.model}")
     from litlm.llm import LLM
-    from litlm.train.fit import finetune
+    from litlm.train.run import finetune
 
     began = time.perf_counter()
     llm = LLM.load(settings.model, dtype="float32")
@@ -47,10 +47,11 @@ def quickstart(settings: QuickstartCommand) -> None:
         run = FinetuneSettings(
             model=settings.model,
             data=DataSettings(path=str(facts), val_fraction=0.08),
-            method=LoraMethod(r=16, alpha=32),
+            method=MethodSettings(r=16, alpha=32),
             train=settings.train,
             out_dir=str(out / "run"),
             seed=settings.seed,
+            overwrite=True,
         )
         result = finetune(run, llm=llm)
     print(f"{result.steps} steps in {time.perf_counter() - began:.0f} s")

@@ -1,0 +1,142 @@
+"""What to learn from: conversations, preference pairs, plain text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from litlm.settings.base import complain
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What to learn from.
+
+    Args:
+        path: A file (.json, .jsonl, .csv, .parquet), a named dataset (alpaca, dolly, ...) or a hub id such as org/name.
+            Records are Alpaca (instruction, input, output), chat (messages), ShareGPT (conversations), or prompt and
+            completion.
+        val_path: A separate source to validate on.
+        val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
+        split: Which split of a hub dataset.
+        max_len: Longer examples are cut to this many tokens (and counted); None is the model's context.
+        loss_on: Learn what the assistant says (assistant), only its last turn (completion), or every token (all).
+        style: Prompt style by name (alpaca, chatml, ...); None is the model's own.
+        packing: Put several examples into one row, with a mask between them. Changes the speed, not the steps.
+    """
+
+    path: str
+    val_path: str | None = None
+    val_fraction: float = 0.05
+    split: str = "train"
+    max_len: int | None = None
+    loss_on: Literal["assistant", "completion", "all"] = "assistant"
+    style: str | None = None
+    packing: bool = True
+
+    def __post_init__(self) -> None:
+        complain("Data settings", _shared_problems(self.val_fraction, self.max_len))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceData:
+    """Pairs of a better and a worse answer.
+
+    Args:
+        path: A file (.json, .jsonl, .csv, .parquet), a named dataset or a hub id. Records have prompt, chosen and
+            rejected (each text, or messages), or chosen and rejected conversations that begin alike.
+        val_path: A separate source to validate on.
+        val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
+        split: Which split of a hub dataset.
+        max_len: Longer conversations are cut to this many tokens (and counted); None is the model's context.
+        style: Prompt style by name (alpaca, chatml, ...); None is the model's own.
+        packing: Put several answers into one row, with a mask between them. Changes the speed, not the steps.
+    """
+
+    path: str
+    val_path: str | None = None
+    val_fraction: float = 0.05
+    split: str = "train"
+    max_len: int | None = None
+    style: str | None = None
+    packing: bool = True
+
+    def __post_init__(self) -> None:
+        complain("Data settings", _shared_problems(self.val_fraction, self.max_len))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData:
+    """Text to pretrain on.
+
+    Args:
+        path: A folder that `litlm prepare` wrote, or text that is prepared first: files or folders of .txt, .md, .py,
+            .jsonl, .parquet; a named dataset; a hub id such as org/name.
+        val_path: A separate source to validate on.
+        val_fraction: Without val_path, this share of the rows is set aside for validation; 0 for none.
+        split: Which split of a hub dataset.
+        text_key: Field of a record that holds its text.
+        max_len: Tokens in a row; None is the model's context, at most 2048.
+        document_mask: Keep documents in a row from seeing each other.
+    """
+
+    path: tuple[str, ...]
+    val_path: tuple[str, ...] = ()
+    val_fraction: float = 0.005
+    split: str = "train"
+    text_key: str = "text"
+    max_len: int | None = None
+    document_mask: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("path", "val_path"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        problems = _shared_problems(self.val_fraction, self.max_len)
+        if not self.path:
+            problems.append("path is empty; name a file, a folder, a dataset, or what `litlm prepare` wrote")
+        complain("Data settings", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareCommand:
+    """Tokenize text into files that pretraining reads as they are. Goes on where it was stopped.
+
+    Args:
+        data: Files or folders of text, .jsonl or .parquet, a named dataset, or a hub id.
+        tokenizer: A model (directory, .gguf, zoo name, hub id) or a tokenizer.json.
+        out_dir: Where the shards are written.
+        split: Which split of a hub dataset.
+        text_key: Field of a record that holds its text.
+        workers: Processes; None is one for each core.
+        shard_tokens: Tokens in one file.
+        max_tokens: Stop after this many tokens.
+        overwrite: Start again, and replace what is in out_dir.
+    """
+
+    data: tuple[str, ...]
+    tokenizer: str
+    out_dir: str
+    split: str = "train"
+    text_key: str = "text"
+    workers: int | None = None
+    shard_tokens: int = 2**26
+    max_tokens: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", (self.data,) if isinstance(self.data, str) else tuple(self.data or ()))
+        counts = {"workers": self.workers, "shard_tokens": self.shard_tokens, "max_tokens": self.max_tokens}
+        problems = [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1]
+        if not self.data:
+            problems.append("data is empty; name at least one file, folder or dataset")
+        complain("Settings", problems)
+
+
+def _shared_problems(val_fraction: float, max_len: int | None) -> list[str]:
+    problems = []
+    if not 0 <= val_fraction < 1:
+        problems.append(f"val_fraction={val_fraction} must lie in [0, 1)")
+    if max_len is not None and max_len < 2:
+        problems.append(f"max_len={max_len} must be at least 2 tokens")
+    return problems

@@ -1,0 +1,357 @@
+"""How a model is changed, how it learns, and what a whole run is."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from litlm.settings.base import complain
+from litlm.settings.data import DataSettings, PreferenceData, TextData
+
+Quantization = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
+_LORA = ("r", "alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
+_USED = {  # by which methods a field is read
+    **dict.fromkeys(_LORA, ("lora", "qlora")),
+    "quantize": ("qlora",),
+    "freeze": ("full",),
+    "prompt_length": ("adapter", "adapter_v2"),
+    "start_layer": ("adapter", "adapter_v2"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """Which weights are trained, and as what.
+
+    Args:
+        name: full (all weights), lora (small matrices beside frozen weights), qlora (the same on quantized weights),
+            adapter (LLaMA-Adapter: learned prompts with a gate in each layer), adapter_v2 (also biases, scales, norms).
+        r: lora: rank of the adapters.
+        alpha: lora: the adapters' output is scaled by alpha / r.
+        dropout: lora: probability of dropping an adapter's input while training.
+        targets: lora: layers that get an adapter, by the end of their name (q_proj, layers.0.attn.v_proj) or a pattern
+            (layers.1?.mlp.*); all-linear means all in the layers; experts are those of a mixture.
+        rslora: lora: scale by alpha / sqrt(r).
+        dora: lora: weight-decomposed adaptation, which also learns each row's length.
+        modules_to_save: lora: modules trained whole beside the adapters, such as embed, lm_head or norm.
+        quantize: qlora: how the frozen weights are kept; -dq also quantizes the scales.
+        freeze: full: parameters that stay as they are, by the end of their name or a pattern (embed.*, layers.0.*).
+        prompt_length: adapter: learned prompt positions in each layer.
+        start_layer: adapter: the first layer that has them.
+    """
+
+    name: Literal["full", "lora", "qlora", "adapter", "adapter_v2"] = "lora"
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+    rslora: bool = False
+    dora: bool = False
+    modules_to_save: tuple[str, ...] = ()
+    quantize: Quantization = "nf4"
+    freeze: tuple[str, ...] = ()
+    prompt_length: int = 10
+    start_layer: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "modules_to_save", "freeze"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        problems = []
+        for key, methods in _USED.items():
+            value = getattr(self, key)
+            if self.name not in methods and value != type(self).__dataclass_fields__[key].default:
+                problems.append(f"{key}={value!r} means nothing to method {self.name}; it belongs to {methods[0]}")
+        if self.r < 1:
+            problems.append(f"r={self.r} must be at least 1")
+        if not self.alpha > 0:
+            problems.append(f"alpha={self.alpha} must be positive")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout={self.dropout} must lie in [0, 1)")
+        if not self.targets:
+            problems.append("targets is empty; name at least one kind of linear layer, such as q_proj")
+        if self.prompt_length < 1:
+            problems.append(f"prompt_length={self.prompt_length} must be at least 1")
+        if self.start_layer < 0:
+            problems.append(f"start_layer={self.start_layer} must be 0 or more")
+        complain("Method settings", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How to learn.
+
+    Args:
+        max_steps: Stop after this many optimizer steps.
+        max_tokens: Stop after this many tokens.
+        max_time: Stop after this long: 90s, 30m, 2h, 1d.
+        epochs: Stop after this many passes over the data (whichever limit comes first); one pass where none is set.
+        batch_size: Examples (rows, when pretraining) for each optimizer step.
+        micro_batch_size: Examples of full length that go through the model at once; gradients add up to batch_size.
+            Changes memory and speed, not the result. auto finds the largest that fits (CUDA).
+        optimizer: adamw, adamw8bit (embeddings keep 32 bits), muon (with AdamW for embeddings, head, experts and what
+            is no matrix), or the name of a class in torch.optim.
+        optimizer_args: More arguments of the optimizer. betas are (0.9, 0.95) when pretraining with an Adam.
+        lr: Highest learning rate; find tries a range first and takes the steepest.
+        min_lr: Where the learning rate ends, as a share of lr.
+        schedule: Shape of the learning rate after the warm-up: cosine or linear down to min_lr, constant, or wsd
+            (constant, then down in the last decay_fraction).
+        warmup_steps: Steps in which the learning rate rises from zero.
+        decay_fraction: wsd: share of the run in which the learning rate falls.
+        weight_decay: Of matrices; vectors have none.
+        grad_clip: Largest norm of the whole gradient; None for no limit.
+        optimizer_in_backward: Update each weight as soon as its gradient is there, which frees the gradients' memory;
+            needs micro_batch_size = batch_size and no grad_clip.
+        precision: bf16-true; bf16-mixed (computes in bf16, updates fp32 copies of the trained weights); 32-true. auto:
+            on CUDA bf16-true for adapters and bf16-mixed for whole weights, on a CPU the checkpoint's own dtype for
+            adapters and 32-true for whole weights.
+        compile: Compile each layer; None is yes on CUDA.
+        checkpointing: Keep fewer activations and compute them again: all (full), or the cheap ones (selective).
+        fp8: Products in FP8 (torchao, H100 and newer).
+        router_balance: Weight of the loss that spreads tokens evenly over experts (mixture-of-experts models).
+        router_z: Weight of the loss that keeps router logits small (mixture-of-experts models).
+        val_interval: Validate every so many steps (and at the end).
+        early_stop: Stop after this many validations without a better loss.
+        save_interval: Save a checkpoint every so many steps; None only at the end.
+        keep: How many checkpoints are kept, besides the best.
+        on_spike: What to do when a step's loss is not finite or jumps: stop, skip that step, or roll back to the last
+            checkpoint and leave out the data since.
+        spike_factor: A loss this many standard deviations above the running mean is a spike; None only if not finite.
+        samples: Prompts that are continued before, at each validation, and after.
+        logger: Beside metrics.csv: tensorboard, wandb, mlflow.
+    """
+
+    max_steps: int | None = None
+    max_tokens: int | None = None
+    max_time: str | None = None
+    epochs: int | None = None
+    batch_size: int = 8
+    micro_batch_size: int | Literal["auto"] = 4
+    optimizer: str = "adamw"
+    optimizer_args: dict[str, Any] = field(default_factory=dict)
+    lr: float | Literal["find"] = 2e-4
+    min_lr: float = 0.0
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup_steps: int = 10
+    decay_fraction: float = 0.2
+    weight_decay: float = 0.0
+    grad_clip: float | None = 1.0
+    optimizer_in_backward: bool = False
+    precision: Literal["auto", "bf16-true", "bf16-mixed", "32-true"] = "auto"
+    compile: bool | None = None
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    fp8: bool = False
+    router_balance: float = 0.0
+    router_z: float = 0.0
+    val_interval: int = 50
+    early_stop: int | None = None
+    save_interval: int | None = None
+    keep: int = 2
+    on_spike: Literal["stop", "skip", "rollback"] = "stop"
+    spike_factor: float | None = None
+    samples: tuple[str, ...] = ()
+    logger: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "logger"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        counts = (
+            "max_steps", "max_tokens", "epochs", "batch_size", "micro_batch_size", "val_interval", "early_stop",
+            "save_interval", "keep",
+        )  # fmt: skip
+        at_least_one: dict[str, Any] = {key: getattr(self, key) for key in counts}
+        problems = [f"{k}={v} must be at least 1" for k, v in at_least_one.items() if isinstance(v, int) and v < 1]
+        if self.lr != "find" and not (isinstance(self.lr, (int, float)) and self.lr > 0):
+            problems.append(f"lr={self.lr} must be positive, or find")
+        if not 0 <= self.min_lr <= 1:
+            problems.append(f"min_lr={self.min_lr} is a share of lr, so it must lie in [0, 1]")
+        if not 0 < self.decay_fraction <= 1:
+            problems.append(f"decay_fraction={self.decay_fraction} must lie in (0, 1]")
+        if self.warmup_steps < 0:
+            problems.append(f"warmup_steps={self.warmup_steps} must be 0 or more")
+        problems += [
+            f"{key}={getattr(self, key)} must be 0 or more"
+            for key in ("weight_decay", "router_balance", "router_z")
+            if not getattr(self, key) >= 0
+        ]
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            problems.append(f"grad_clip={self.grad_clip} must be positive, or None")
+        if self.spike_factor is not None and not self.spike_factor > 0:
+            problems.append(f"spike_factor={self.spike_factor} must be positive, or None")
+        if self.max_time is not None and self.seconds is None:
+            problems.append(f"max_time={self.max_time!r} must be a number and a unit: 90s, 30m, 2h or 1d")
+        if self.on_spike == "rollback" and self.save_interval is None:
+            problems.append("on_spike=rollback needs checkpoints to go back to; set save_interval")
+        if self.optimizer_in_backward:
+            if self.grad_clip is not None:
+                problems.append("optimizer_in_backward never holds the whole gradient; set grad_clip to null")
+            if self.on_spike != "stop":
+                problems.append("optimizer_in_backward has taken the step before it can be judged; leave on_spike=stop")
+        unknown = [name for name in self.logger if name not in ("csv", "tensorboard", "wandb", "mlflow")]
+        if unknown:
+            problems.append(f"logger={unknown[0]!r} is unknown; use tensorboard, wandb or mlflow")
+        complain("Training settings", problems)
+
+    @property
+    def seconds(self) -> float | None:
+        """max_time in seconds."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", self.max_time or "")
+        if found is None or not math.isfinite(float(found[1])) or float(found[1]) <= 0:
+            return None
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every training run has, beside its data."""
+
+    if TYPE_CHECKING:
+        data: Any
+
+    model: str
+    method: MethodSettings = field(default_factory=MethodSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    out_dir: str = "out/run"
+    seed: int = 1337
+    device: str = "auto"
+    resume: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 <= self.seed < 2**32:
+            problems.append(f"seed={self.seed} must lie in [0, 2**32)")
+        if self.resume is not None and self.overwrite:
+            problems.append("resume goes on with a run and overwrite replaces it; give one of them")
+        complain("Run settings", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(RunSettings):
+    """One finetuning run, as saved to `settings.yaml` and read by `litlm finetune --config`.
+
+    Args:
+        model: What to finetune: a directory, .gguf file, zoo name or hub id.
+        data: What to learn from.
+        method: How the model is changed.
+        new_tokens: Texts that become tokens of their own; the embeddings grow by them.
+        train: How to learn.
+        out_dir: Where the run is written; `final/` in it holds the result.
+        seed: Decides every random choice.
+        device: auto, cuda, mps or cpu.
+        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or the directory of a checkpoint.
+        overwrite: Replace the run in out_dir.
+    """
+
+    data: DataSettings
+    new_tokens: tuple[str, ...] = ()
+    out_dir: str = "out/finetune"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "new_tokens", tuple(self.new_tokens or ()))
+
+
+PRETRAIN_TRAIN = TrainSettings(
+    batch_size=32,
+    micro_batch_size=8,
+    lr=6e-4,
+    min_lr=0.1,
+    warmup_steps=100,
+    weight_decay=0.1,
+    val_interval=200,
+    save_interval=1000,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings(RunSettings):
+    """One pretraining run, as saved to `settings.yaml` and read by `litlm pretrain --config`.
+
+    Args:
+        model: What to build: a zoo name, a config.json or its directory, or a YAML file with fields of Config.
+        data: What to learn from.
+        from_weights: Start from the weights of `model`, not from random ones.
+        model_args: Fields of the config to change, such as {n_layer: 6, n_embd: 384}.
+        scale_residual: Random weights: those that write into the residual stream get init_std / sqrt(2 n_layer), as in
+            GPT-2; others init_std of the config.
+        tokenizer: A model or tokenizer.json; None is that of the data, or the model's own.
+        method: full, with parameters to freeze.
+        train: How to learn.
+        out_dir: Where the run is written; `final/` in it holds the model.
+        seed: Decides every random choice.
+        device: auto, cuda, mps or cpu.
+        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or the directory of a checkpoint.
+        overwrite: Replace the run in out_dir.
+    """
+
+    data: TextData
+    from_weights: bool = False
+    model_args: dict[str, Any] = field(default_factory=dict)
+    scale_residual: bool = True
+    tokenizer: str | None = None
+    method: MethodSettings = field(default_factory=lambda: MethodSettings(name="full"))
+    train: TrainSettings = field(default_factory=lambda: PRETRAIN_TRAIN)
+    out_dir: str = "out/pretrain"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.from_weights and self.model_args:
+            raise ValueError(f"model_args={self.model_args} can't be changed with from_weights; leave out one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceSettings:
+    """How preferences become a loss.
+
+    Args:
+        loss: dpo (Rafailov et al. 2023), ipo (Azar et al. 2023), cdpo (dpo with labels that may be wrong), orpo (Hong
+            et al. 2024; without a reference model).
+        beta: How far answers may move from the reference model: higher is less. orpo: weight of the odds ratio.
+        label_smoothing: cdpo: probability that a pair is labelled the wrong way round.
+    """
+
+    loss: Literal["dpo", "ipo", "cdpo", "orpo"] = "dpo"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.beta > 0:
+            problems.append(f"beta={self.beta} must be positive")
+        if not 0 <= self.label_smoothing < 0.5:
+            problems.append(f"label_smoothing={self.label_smoothing} must lie in [0, 0.5)")
+        if self.loss == "cdpo" and self.label_smoothing == 0:
+            problems.append("loss=cdpo needs label_smoothing above 0, such as 0.1")
+        if self.loss != "cdpo" and self.label_smoothing:
+            problems.append(f"label_smoothing={self.label_smoothing} means nothing to loss={self.loss}; use cdpo")
+        complain("Preference settings", problems)
+
+
+DPO_TRAIN = TrainSettings(lr=5e-5, batch_size=8, micro_batch_size=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings(RunSettings):
+    """One run of preference optimization, as saved to `settings.yaml` and read by `litlm dpo --config`.
+
+    Args:
+        model: What to train: a directory, .gguf file, zoo name or hub id.
+        data: Pairs to learn from.
+        method: How the model is changed; with adapters, the model without them is the reference.
+        preference: How pairs become a loss.
+        train: How to learn.
+        out_dir: Where the run is written; `final/` in it holds the result.
+        seed: Decides every random choice.
+        device: auto, cuda, mps or cpu.
+        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or the directory of a checkpoint.
+        overwrite: Replace the run in out_dir.
+    """
+
+    data: PreferenceData
+    preference: PreferenceSettings = field(default_factory=PreferenceSettings)
+    train: TrainSettings = field(default_factory=lambda: DPO_TRAIN)
+    out_dir: str = "out/dpo"
