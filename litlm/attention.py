@@ -97,9 +97,45 @@ def alibi_slopes(n_head: int, device: torch.device) -> Tensor:
     return torch.tensor([2.0**-x for x in exponents], device=device)
 
 
-def fused_fits(q: Tensor, v: Tensor, softmax: Mapping[str, Any]) -> bool:
-    """Whether `fused_attention` is the better way: on CUDA, in half precision, for rows of some length."""
-    special = any(softmax.get(key) is not None for key in ("softcap", "sinks", "slopes"))
+def varlen_fits(q: Tensor, v: Tensor, softmax: Mapping[str, Any], chunk: int | None) -> bool:
+    """Whether `varlen_attention` can do it: on CUDA from Ampere on, in half precision, plain softmax, heads of a size
+    that flash attention takes."""
+    plain = chunk is None and all(softmax.get(key) is None for key in ("softcap", "sinks", "slopes"))
+    sizes = q.size(3) == v.size(3) <= 256 and q.size(3) % 8 == 0
+    half = q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
+    return plain and sizes and half and torch.cuda.get_device_properties(q.device).major >= 8
+
+
+def varlen_attention(
+    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, *, window: int | None, scale: float | None
+) -> Tensor:
+    """Causal `attention` within documents, which end at `ends` (0 first, int32) of all rows laid end to end."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = dict(scale=scale, window_size=(-1 if window is None else window - 1, 0))
+    if _varlen_groups():
+        options["enable_gqa"] = q.size(1) != k.size(1)
+    elif q.size(1) != k.size(1):
+        k, v = (t.repeat_interleave(q.size(1) // k.size(1), dim=1) for t in (k, v))
+    flat = [t.transpose(1, 2).flatten(0, 1) for t in (q, k, v)]  # (B T, H, D)
+    y = varlen_attn(flat[0], flat[1], flat[2], ends, ends, longest, longest, **options)
+    assert isinstance(y, Tensor)
+    return y.view(q.size(0), q.size(2), q.size(1), -1).transpose(1, 2)
+
+
+def _varlen_groups() -> bool:
+    """Whether this PyTorch's kernel takes fewer kv heads than heads (2.12)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in (varlen_attn.__kwdefaults__ or {})  # not kept: the compiler warns of caches
+
+
+def fused_fits(q: Tensor, v: Tensor, softmax: Mapping[str, Any], *, document: bool = False) -> bool:
+    """Whether `fused_attention` is the better way: on CUDA, in half precision, for rows of some length.
+
+    document: rows hold several, for which plain softmax has no other fused kernel either.
+    """
+    special = document or any(softmax.get(key) is not None for key in ("softcap", "sinks", "slopes"))
     sizes = {q.size(3), v.size(3)}
     return special and q.is_cuda and q.dtype != torch.float32 and q.size(2) >= 128 and sizes <= {64, 128, 256}
 
@@ -115,9 +151,13 @@ def fused_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
+    document: Tensor | None = None,
+    kept: dict[Any, Any] | None = None,
 ) -> Tensor:
     """`attention` of rows with nothing before them (T = S), each query seeing itself and what is before it, within its
-    `window` or `chunk`."""
+    `window` or `chunk`, and with document (B, T) numbers within its own. kept: where masks of documents stay for the
+    next layer.
+    """
 
     def number(value: float | None) -> Tensor | None:
         # As a tensor: where a plain number differs from the last call's, the compiler makes it an input, and fails.
@@ -126,9 +166,16 @@ def fused_attention(
     usual = q.size(3) ** -0.5
     more = number(None if scale is None or scale == usual else scale / usual)
     change = _score_change(more, number(softcap), slopes)
+    if document is not None:
+        kept = {} if kept is None else kept
+        if (key := ("blocks", window, chunk)) not in kept:
+            kept[key] = _make_mask(q.size(2), window, chunk, q.device, document)
+        mask = kept[key]
+    else:
+        mask = (_make_mask if torch.compiler.is_compiling() else _kept_mask)(q.size(2), window, chunk, q.device)
     options: dict[str, Any] = dict(
         score_mod=change,
-        block_mask=(_make_mask if torch.compiler.is_compiling() else _kept_mask)(q.size(2), window, chunk, q.device),
+        block_mask=mask,
         enable_gqa=q.size(1) != k.size(1),
     )
     flex = _flex()
@@ -155,18 +202,33 @@ def _score_change(
     return change
 
 
-def _make_mask(length: int, window: int | None, chunk: int | None, device: torch.device) -> Any:
+def _make_mask(
+    length: int, window: int | None, chunk: int | None, device: torch.device, document: Tensor | None = None
+) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
+
+    first = None if document is None or chunk is None else _first_of(document)
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         mask = query >= key
         if window is not None:
             mask = mask & (query - key < window)
+        if document is not None:
+            mask = mask & (document[batch, query] == document[batch, key])
         if chunk is not None:
-            mask = mask & (query // chunk == key // chunk)
+            start = 0 if first is None else first[batch, query]
+            mask = mask & ((query - start) // chunk == (key - start) // chunk)
         return mask
 
-    return create_block_mask(seen, None, None, length, length, device=device)
+    return create_block_mask(seen, None if document is None else len(document), None, length, length, device=device)
+
+
+def _first_of(document: Tensor) -> Tensor:
+    """(B, T): where the document that each token is part of begins."""
+    at = torch.arange(document.size(1), device=document.device).expand_as(document)
+    begins = torch.ones_like(document, dtype=torch.bool)
+    begins[:, 1:] = document[:, 1:] != document[:, :-1]
+    return torch.where(begins, at, 0).cummax(dim=1).values
 
 
 _kept_mask = lru_cache(maxsize=32)(_make_mask)

@@ -165,17 +165,16 @@ class LatentAttention(nn.Module):
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
             y = context.attend(layer, q, k, v, stored=stored, **where)  # (B, H, T, E)
         else:
-            to_k, to_v = context.once(layer, self._expansion).view(H, N + E, -1).split((N, E), dim=1)
+            to_k, to_v = context.once(layer, lambda: self._expansion(c)).view(H, N + E, -1).split((N, E), dim=1)
             q = torch.cat((q.transpose(1, 2) @ to_k, q_turned.transpose(1, 2)), dim=-1)  # (B, H, T, rank + R)
             y = context.attend(layer, q, stored, stored[..., : latent.kv_rank], **where)
             y = y @ to_v.transpose(1, 2)  # (B, H, T, E)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
-    def _expansion(self) -> Tensor:
+    def _expansion(self, like: Tensor) -> Tensor:
         """(H * (N + E), rank): the matrix of kv_b_proj, with whatever transforms added to that layer."""
         if type(self.kv_b_proj) is Linear and not self.kv_b_proj._forward_hooks:
             return self.kv_b_proj.weight
-        like = self.o_proj.weight
         return self.kv_b_proj(torch.eye(self.latent.kv_rank, dtype=like.dtype, device=like.device)).T
 
 
@@ -265,6 +264,7 @@ class GPT(nn.Module):
         context = Causal() if context is None else context
         own = context.begin(*tokens.shape, device=tokens.device)
         positions = own if positions is None else positions
+        lengths = context.row_lengths if lengths is None else lengths[:, None]
         x = self.embed(tokens)  # (B, T, C)
         if self.config.embed_scale != 1:
             x = x * torch.tensor(self.config.embed_scale, dtype=x.dtype)  # rounded to x's dtype first, as Gemma does
@@ -304,8 +304,12 @@ class GPT(nn.Module):
         return logits
 
     @torch.no_grad()
-    def init_weights(self) -> None:
-        """Fresh weights: matrices and embeddings normal with `config.init_std`, norms one, biases zero (as GPT-2)."""
+    def init_weights(self, *, scale_residual: bool = False) -> None:
+        """Fresh weights: matrices and embeddings normal with `config.init_std`, norms one, biases zero.
+
+        scale_residual: what writes into the residual stream (o_proj, down_proj) is smaller by sqrt(2 n_layer), so that
+        the stream does not grow with depth (GPT-2).
+        """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=self.config.init_std)
@@ -325,6 +329,10 @@ class GPT(nn.Module):
                 module.reset_parameters()
         if self.head_bias is not None:
             nn.init.zeros_(self.head_bias)
+        if scale_residual:
+            for name, p in self.layers.named_parameters():
+                if name.removesuffix(".weight").endswith((".o_proj", ".down_proj")):
+                    p.div_((2 * self.config.n_layer) ** 0.5)
 
 
 def _heat(positions: Tensor, temperature: TemperatureConfig) -> Tensor:

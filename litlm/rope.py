@@ -108,11 +108,12 @@ class Rope(nn.Module):
         return angles.cos() * self.factor, angles.sin() * self.factor
 
     def _frequencies_at(self, positions: Tensor, lengths: Tensor | None) -> Tensor:
-        """(R / 2,), or (B, 1, R / 2) where they depend on each row's length: `lengths`, or up to its last position."""
+        """(R / 2,), or (B, 1 or T, R / 2) where they depend on a length: `lengths`, (B, 1 or T), or up to each row's
+        last position."""
         scaling = self.config.scaling
         if not isinstance(scaling, (DynamicScaling, LongRopeScaling)):
             return self.frequencies
-        length = (positions.amax(-1) + 1 if lengths is None else lengths)[:, None, None]  # (B, 1, 1)
+        length = (positions.amax(-1, keepdim=True) + 1 if lengths is None else lengths)[..., None]  # (B, 1 or T, 1)
         if isinstance(scaling, LongRopeScaling):
             return torch.where(length > scaling.original_max_seq_len, self.frequencies[1], self.frequencies[0])
         turned = 2 * self.frequencies.numel()

@@ -55,7 +55,7 @@ def test_frequencies_of_short_and_long_rows(original: int, share: float) -> None
         assert torch.equal(sin[row], angles.sin() * factor)
     assert not torch.equal(cos[1, 1], cos[0, 1])
     # A stated length goes before where the (padded) positions end.
-    padded = module(torch.arange(60)[None], torch.tensor([3, original, original + 1]))
+    padded = module(torch.arange(60)[None], torch.tensor([[3], [original], [original + 1]]))
     for row, length in enumerate([3, original, original + 1]):
         frequencies, factor = ROPE_INIT_FUNCTIONS["longrope"](hf, torch.device("cpu"), seq_len=length)
         assert torch.equal(padded[0][row], (torch.arange(60)[:, None].float() * frequencies).cos() * factor)
