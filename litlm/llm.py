@@ -85,11 +85,13 @@ class LLM:
         adapter: str | Path | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        quantize: str | None = None,
         compile: bool = False,
     ) -> LLM:
         """Load a directory, a .gguf file, a zoo name or a hub id.
 
         adapter: a directory in PEFT's format; one given as the source itself is put on the model that it names.
+        quantize: keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8.
         compile: decode one prompt at a time with compiled layers on a CPU, for some seconds of compiling at first.
         """
         from litlm.checkpoint.base import load_model
@@ -97,12 +99,17 @@ class LLM:
         from litlm.tokenizer import Tokenizer
         from litlm.zoo import find_model
 
+        if quantize is not None:
+            from litlm.transforms.quantize import check_kind
+
+            check_kind(quantize)
         place, info = pick_device(device), find_model(str(source))
         path = resolve(source)
         if adapter is None and (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             from litlm.checkpoint.peft import base_of
 
-            return cls.load(base_of(path), adapter=path, device=device, dtype=dtype, compile=compile)
+            options: dict[str, Any] = dict(device=device, dtype=dtype, quantize=quantize, compile=compile)
+            return cls.load(base_of(path), adapter=path, **options)
         tokenizer, missing, noted_style = None, "", None
         quantized = path.suffix.lower() == ".gguf"
         generation: dict[str, Any] = {}
@@ -132,7 +139,7 @@ class LLM:
             except ValueError as e:
                 missing = str(e)
         kind = pick_dtype(dtype, config.dtype, place, quantized=quantized)
-        model = load_model(config, weights, device=place, dtype=kind)
+        model = load_model(config, weights, device=place, dtype=kind, quantize=quantize)
         llm = cls(model, model.config, source=str(source), style_name=info.style if info else None)
         llm._tokenizer, llm._no_tokenizer, llm._generation = tokenizer, missing, generation
         if noted_style is not None:
@@ -143,6 +150,9 @@ class LLM:
             from litlm.checkpoint.peft import load_adapter
 
             load_adapter(model, adapter)
+            llm.config = model.config  # new tokens may have made it larger
+            if model.config.vocab_size != config.vocab_size and (Path(adapter) / "tokenizer.json").is_file():
+                llm._tokenizer = Tokenizer.from_dir(adapter)
         if compile:
             from litlm.transforms.compile import compile_decoding
 
@@ -212,11 +222,16 @@ class LLM:
         return self.generate(self.style.encode(list(messages), self.tokenizer), **sampling)
 
     def save(self, out_dir: str | Path) -> None:
-        """Write a directory that `LLM.load`, transformers and vLLM read as it is. Adapters are merged into the copy."""
+        """Write a directory that `LLM.load`, transformers and vLLM read as it is. Adapters are merged into the copy.
+
+        Weights that are kept quantized are written unpacked, in the model's dtype: with the values that they compute.
+        """
         from litlm.checkpoint.base import write_text
         from litlm.checkpoint.hf import save_weights
+        from litlm.transforms.adapter import refuse_to_merge
         from litlm.transforms.lora import merged_state
 
+        refuse_to_merge(self.model)
         out_dir = Path(out_dir)
         save_weights(merged_state(self.model), self.config, out_dir)
         # A checkpoint may name more end tokens here than config.json does.

@@ -36,6 +36,8 @@ class Routing(NamedTuple):
 class Router(nn.Module):
     """Chooses k of E experts for each token, and how much each counts."""
 
+    noted: Routing | None = None  # of the pass under way, for `watch_routers`
+
     def __init__(self, n_embd: int, config: MoEConfig, eps: float = 1e-6) -> None:
         super().__init__()
         self.config, self.eps = config, eps
@@ -126,11 +128,16 @@ def rows_end(experts: Tensor, n_expert: int) -> Tensor:
     return torch.searchsorted(experts, torch.arange(n_expert, device=experts.device), right=True, out_int32=True)
 
 
-def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
+def grouped_linear(
+    x: Tensor, weight: Tensor | nn.Module, ends: Tensor, experts: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """Rows of x (M, in), sorted by expert, each times the weight (E, out, in) of its own expert -> (M, out).
 
-    ends: (E,) where each expert's rows end; experts: (M,) the expert of each row; bias: (E, out).
+    ends: (E,) where each expert's rows end; experts: (M,) the expert of each row; bias: (E, out). A module in the place
+    of the weight (`QuantizedStack`) knows itself how.
     """
+    if isinstance(weight, nn.Module):
+        return weight(x, ends, experts, bias)
     aligned = x.size(1) % 8 == 0 and weight.size(1) % 8 == 0  # the fused kernel wants rows of whole 16 bytes
     if x.device.type == "cuda" and x.dtype == weight.dtype == torch.bfloat16 and aligned:
         y = (_grouped_mm if torch.compiler.is_compiling() else _grouped_mm_eager)(x, weight, ends)
@@ -329,13 +336,29 @@ class RouterWatch:
 def watch_routers(model: nn.Module) -> Iterator[RouterWatch]:
     """While the block runs, collect what every router of the model does."""
     watch = RouterWatch()
+    routers = [module for module in model.modules() if isinstance(module, Router)]
 
-    def note(_module: nn.Module, _args: Any, routing: Any) -> None:
-        watch.seen.append(routing)
+    # Collected when the pass is over: a list that grows with each layer would give each a compiled graph of its own.
+    def note(router: nn.Module, _args: Any, routing: Any) -> None:
+        if torch.is_grad_enabled():  # not those of a reference model
+            router.noted = routing
 
-    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, Router)]
+    def collect(*_: Any) -> None:
+        watch.seen += [router.noted for router in routers if router.noted is not None]
+        forget_routing(model)
+
+    hooks = [router.register_forward_hook(note) for router in routers]
+    hooks += [model.register_forward_pre_hook(lambda *_: forget_routing(model)), model.register_forward_hook(collect)]
     try:
         yield watch
     finally:
         for hook in hooks:
             hook.remove()
+        forget_routing(model)
+
+
+def forget_routing(module: nn.Module) -> None:
+    """Drop what routers noted outside of a pass, as when a layer is computed again for its backward pass."""
+    for router in module.modules():
+        if isinstance(router, Router):
+            router.noted = None

@@ -90,6 +90,7 @@ class Tokenizer:
         self.prefix_ids: tuple[int, ...] = meta.prefix_ids
         self.suffix_ids: tuple[int, ...] = meta.suffix_ids
         self.chat_template: str | None = meta.chat_template
+        self._grown = False
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, bos_id={self.bos_id}, eos_ids={self.eos_ids})"
@@ -200,6 +201,20 @@ class Tokenizer:
         """The vocabulary's spelling of an id, or None where no token has it."""
         return self._backend.id_to_token(int(token)) if token >= 0 else None
 
+    def add_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Make each text one token; returns their ids. New ones have the ids behind the last, which is `vocab_size`."""
+        _check_texts(texts)
+        if "" in texts:
+            raise ValueError("a new token can't be empty")
+        if not isinstance(self._backend, Fast):
+            raise ValueError(
+                "this tokenizer is a SentencePiece model (tokenizer.model), which takes no new tokens; convert it to a "
+                "tokenizer.json first, as transformers does when it saves it"
+            )
+        ids = self._backend.add(texts)
+        self.vocab_size, self._grown = self._backend.size, True
+        return ids
+
     # --- to disk ------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tokenizer into a directory, for this class and for transformers.
@@ -216,13 +231,15 @@ class Tokenizer:
             config = json.dumps(self._config(), indent=2, ensure_ascii=False)
             write_file(folder / "tokenizer_config.json", config + "\n")
             return
-        if source.resolve() == folder.resolve():
+        if source.resolve() == folder.resolve() and not self._grown:
             return
         found = [name for name in (*_FILES, *_SIDE_FILES) if (source / name).is_file()]
         if not any(name in found for name in _FILES):
             raise ValueError(f"{source}: the tokenizer files that were loaded from here are gone; cannot copy them")
         for name in found:
             write_file(folder / name, (source / name).read_bytes())
+        if self._grown:
+            self._backend.write(folder)
         for name in (*_FILES, *_SIDE_FILES):  # an older tokenizer's files would be read together with these
             if name not in found:
                 (folder / name).unlink(missing_ok=True)

@@ -110,6 +110,15 @@ class Fast:
     def token_to_id(self, token: str) -> int | None:
         return self.core.token_to_id(token)
 
+    def add(self, texts: Sequence[str]) -> list[int]:
+        """Make each text one token that is found before anything else is done to the text around it."""
+        import tokenizers
+
+        self.core.add_tokens([tokenizers.AddedToken(text, normalized=False) for text in texts])
+        ids = [token for text in texts if (token := self.core.token_to_id(text)) is not None]
+        self.size = max([self.size, *(token + 1 for token in ids)])
+        return ids
+
     def write(self, folder: Path) -> None:
         write_file(folder / "tokenizer.json", self.core.to_str(pretty=True))
 

@@ -1,8 +1,13 @@
-"""LoRA: what it starts as, what it moves, what merging leaves; gradients against PEFT's on the same weights."""
+"""LoRA: what it starts as, what it moves, what merging leaves; gradients against PEFT's on the same weights.
+
+DoRA, experts and modules trained whole are compared with PEFT in `test_peft_fused.py`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +16,27 @@ from parity import cases
 from parity.cases import Case
 from torch import Tensor, nn
 
+from litlm.checkpoint.peft import load_adapter, places, save_adapter
 from litlm.model import GPT
-from litlm.settings import LoraMethod
+from litlm.moe import Experts
+from litlm.settings import MethodSettings
 from litlm.train.loss import cross_entropy_sum
-from litlm.transforms.lora import ALL_LINEAR, LoRA, adapters, apply_lora, attach, merge, merged_state, targets
+from litlm.transforms.lora import (
+    ALL_LINEAR,
+    LoRA,
+    Original,
+    adapters,
+    adapters_off,
+    apply_lora,
+    attach,
+    merge,
+    merged_state,
+    targets,
+    trained_whole,
+)
+from litlm.transforms.quantize import QuantizedLinear, QuantizedStack
 
+MIXTRAL, DEEPSEEK = cases.by_name("mixtral-plain"), cases.by_name("deepseek_v3-groups")
 # PEFT reads a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 CASES = [cases.by_name(name) for name in ("llama-mha-biases", "llama-mqa-tied", "qwen3-plain", "gpt_neox-odd-share")]
@@ -32,6 +53,11 @@ def _fill(model: nn.Module, seed: int = 0) -> None:
     for _, lora in adapters(model):
         lora.A.copy_(torch.randn(lora.A.shape, generator=gen) * lora.A.size(1) ** -0.5)
         lora.B.copy_(torch.randn(lora.B.shape, generator=gen) * 0.3)
+        if lora.magnitude is not None:
+            lora.magnitude.mul_(1 + 0.2 * torch.randn(lora.magnitude.shape, generator=gen))
+    for name in trained_whole(model):
+        for p in model.get_submodule(name).parameters(recurse=False):
+            p.add_(torch.randn(p.shape, generator=gen) * 0.1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -40,7 +66,7 @@ def test_the_model_starts_unchanged_to_the_bit(case: Case, dtype: torch.dtype) -
     model = _fresh(case, dtype)
     tokens = cases.tokens(case, 2, 9)
     before = model(tokens)
-    names = apply_lora(model, LoraMethod(r=3, alpha=5, dropout=0.5))
+    names = apply_lora(model, MethodSettings(r=3, alpha=5, dropout=0.5))
     assert torch.equal(model(tokens), before)
     assert names == [n for n, _ in adapters(model)]
     per_layer = 7 if case.family != "gpt_neox" else 6
@@ -57,7 +83,7 @@ def test_the_model_starts_unchanged_to_the_bit(case: Case, dtype: torch.dtype) -
 def test_three_steps_move_every_adapter_and_nothing_else(case: Case, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = _fresh(case, dtype)
-    apply_lora(model, LoraMethod(r=4))
+    apply_lora(model, MethodSettings(r=4))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
     model.train()
@@ -76,7 +102,7 @@ def test_three_steps_move_every_adapter_and_nothing_else(case: Case, dtype: torc
 def test_merging_changes_no_logits(case: Case) -> None:
     model = _fresh(case)
     plain = {name: p.detach().clone() for name, p in model.named_parameters()}
-    apply_lora(model, LoraMethod(r=5, alpha=7))
+    apply_lora(model, MethodSettings(r=5, alpha=7))
     _fill(model)
     tokens = cases.tokens(case, 2, 11)
     with torch.no_grad():
@@ -96,14 +122,14 @@ def test_merging_changes_no_logits(case: Case) -> None:
     assert {name for name, _ in model.named_parameters()} == plain.keys()
     assert not list(adapters(model))
     assert all(not m._forward_hooks for m in model.modules())
-    apply_lora(model, LoraMethod())  # a second adapter on the merged model
+    apply_lora(model, MethodSettings())  # a second adapter on the merged model
     cases.close(model(tokens).detach(), expected)
 
 
 def test_merging_in_bf16_rounds_once() -> None:
     case = CASES[0]
     model = _fresh(case, torch.bfloat16)
-    apply_lora(model, LoraMethod(r=4, alpha=4))
+    apply_lora(model, MethodSettings(r=4, alpha=4))
     _fill(model)
     state = merged_state(model)
     for name, lora in adapters(model):
@@ -138,11 +164,10 @@ def _peft(case: Case, names: list[str], r: int, alpha: float) -> Any:
 )
 def test_gradients_equal_peft(case: Case, ours: tuple[str, ...], theirs: list[str]) -> None:
     model, peft = _fresh(case), _peft(case, theirs, r=3, alpha=8)
-    apply_lora(model, LoraMethod(r=3, alpha=8, targets=ours))
+    apply_lora(model, MethodSettings(r=3, alpha=8, targets=ours))
     _fill(model, seed=3)
-    from litlm.checkpoint.peft import hf_module
-
-    modules = {name: peft.get_submodule(f"base_model.model.{hf_module(model, name)}") for name, _ in adapters(model)}
+    place_of = places(model)
+    modules = {name: peft.get_submodule(f"base_model.model.{place_of[name].module}") for name, _ in adapters(model)}
     assert len(modules) == sum("lora_A.default.weight" in n for n, _ in peft.named_parameters())
     with torch.no_grad():
         for name, lora in adapters(model):
@@ -167,7 +192,7 @@ def test_gradients_equal_peft(case: Case, ours: tuple[str, ...], theirs: list[st
 def test_fresh_adapters_are_drawn_as_peft_draws_them() -> None:
     """A uniform within 1 / sqrt(in), B zero."""
     torch.manual_seed(0)
-    lora = LoRA(400, 30, r=64, scale=2.0)
+    lora = LoRA((30, 400), r=64, scale=2.0)
     assert lora.B.abs().max() == 0
     bound = 400**-0.5
     assert lora.A.abs().max() <= bound
@@ -219,7 +244,7 @@ def test_targets_are_the_ends_of_names() -> None:
 @pytest.mark.parametrize("names", [("proj",), ("Q_proj",), ("lm_head",), ("embed",), ("q_proj", "c_attn", "fc")])
 def test_unknown_targets_are_named_with_those_there_are(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="no linear layer is called") as e:
-        apply_lora(_fresh(CASES[0]), LoraMethod(targets=names))
+        apply_lora(_fresh(CASES[0]), MethodSettings(targets=names))
     for name in names:
         assert (repr(name) in str(e.value)) == (name != "q_proj")
     assert "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (or all-linear)" in str(e.value)
@@ -227,25 +252,17 @@ def test_unknown_targets_are_named_with_those_there_are(names: tuple[str, ...]) 
 
 def test_one_target_only_trains_that() -> None:
     model = _fresh(CASES[2])
-    assert apply_lora(model, LoraMethod(targets=("layers.2.mlp.gate_proj",))) == ["layers.2.mlp.gate_proj"]
+    assert apply_lora(model, MethodSettings(targets=("layers.2.mlp.gate_proj",))) == ["layers.2.mlp.gate_proj"]
     assert [n for n, p in model.named_parameters() if p.requires_grad] == [
         "layers.2.mlp.gate_proj.lora.A", "layers.2.mlp.gate_proj.lora.B",
     ]  # fmt: skip
 
 
-def test_left_out_layers_get_none_and_can_not_be_asked_for() -> None:
-    model = _fresh(CASES[3])
-    leave = [n for n in targets(model, (ALL_LINEAR,)) if n.endswith(("q_proj", "k_proj", "v_proj"))]
-    assert len(apply_lora(model, LoraMethod(), leave=leave)) == 9
-    with pytest.raises(ValueError, match="q_proj can't be saved"):
-        apply_lora(_fresh(CASES[3]), LoraMethod(targets=("q_proj", "o_proj")), leave=leave)
-
-
 def test_twice_is_an_error() -> None:
     model = _fresh(CASES[0])
-    apply_lora(model, LoraMethod())
+    apply_lora(model, MethodSettings())
     with pytest.raises(ValueError, match="merge them first"):
-        apply_lora(model, LoraMethod())
+        apply_lora(model, MethodSettings())
 
 
 @pytest.mark.parametrize(
@@ -254,7 +271,7 @@ def test_twice_is_an_error() -> None:
 )
 def test_bad_settings_are_named(bad: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        LoraMethod(**bad)
+        MethodSettings(**bad)
 
 
 def test_bf16_base_with_fp32_adapters() -> None:
@@ -264,7 +281,7 @@ def test_bf16_base_with_fp32_adapters() -> None:
     tokens = cases.tokens(case, 2, 12)
     grads: list[list[Tensor]] = []
     for model in (half, whole):
-        apply_lora(model, LoraMethod(r=4))
+        apply_lora(model, MethodSettings(r=4))
         _fill(model)
         hidden = model(tokens[:, :-1], output="hidden")
         assert hidden.dtype == model.embed.weight.dtype
@@ -273,3 +290,297 @@ def test_bf16_base_with_fp32_adapters() -> None:
     flat = [torch.cat([g.flatten() for g in row]) for row in grads]
     assert flat[0].dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.97
+
+
+# --- DoRA, experts, modules trained whole --------------------------------------------------------------------------
+
+KINDS = [
+    (CASES[0], dict(dora=True)), (CASES[1], dict(rslora=True, modules_to_save=("embed", "norm"))),
+    (CASES[2], dict(dora=True, modules_to_save=("lm_head",))), (MIXTRAL, dict(targets=("all-linear", "experts"))),
+    (DEEPSEEK, dict(targets=("experts.down_proj", "layers.[01].mlp.*"), modules_to_save=("router",))),
+]  # fmt: skip
+
+
+def _exact(model: GPT, plain: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The merged weights in float64, by the papers' formulas."""
+    state = {n: t.double() for n, t in plain.items()}
+    for name, lora in adapters(model):
+        key = name if name in plain else f"{name}.weight"
+        weight = state[key] + lora.scale * lora.B.double() @ lora.A.double()
+        if lora.magnitude is not None:
+            weight = lora.magnitude.double()[:, None] * weight / weight.square().sum(1, keepdim=True).sqrt()
+        state[key] = weight
+    for name in trained_whole(model):
+        module = model.get_submodule(name)
+        state |= {f"{name}.{key}": p.double() for key, p in module.named_parameters(recurse=False)}
+    return {n: t.detach() for n, t in state.items()}
+
+
+@pytest.mark.parametrize(("case", "options"), KINDS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_kind_starts_unchanged_merges_and_can_be_off(
+    case: Case, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    model, tokens = _fresh(case, dtype), cases.tokens(case, 2, 9)
+    plain = {n: t.clone() for n, t in model.state_dict().items()}
+    with torch.no_grad():
+        before = model(tokens)
+        apply_lora(model, MethodSettings(r=3, alpha=5, dropout=0.3, **options))
+        assert torch.equal(model(tokens), before)
+        _fill(model)
+        adapted = model(tokens)
+        assert (adapted - before).abs().max() > 0.05 * before.abs().max()
+        with adapters_off(model):
+            assert torch.equal(model(tokens), before)
+        assert torch.equal(model(tokens), adapted)
+        state, exact = merged_state(model), _exact(model, plain)
+        assert state.keys() == plain.keys() == exact.keys()
+        for name, tensor in state.items():
+            assert tensor.dtype == plain[name].dtype
+            error = (tensor.double() - exact[name]).abs().max()
+            half = tensor.dtype == torch.bfloat16
+            assert error <= exact[name].abs().max() * (2**-8 if half else 2e-6), name
+        other = _fresh(case)
+        other.load_state_dict({n: t.float() for n, t in exact.items()})
+        if dtype == torch.float32:
+            cases.close(adapted, other(tokens))
+        else:
+            wanted = other(tokens)
+            assert (adapted.float() - wanted).norm() < 0.1 * wanted.norm()
+        merge(model)
+        assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in plain.items()}
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, state[name])
+    assert not any(isinstance(m, (LoRA, Original)) or m._forward_hooks for m in model.modules())
+    assert all(type(m) is Experts for m in model.modules() if isinstance(m, Experts))
+
+
+@pytest.mark.parametrize(("case", "options"), KINDS, ids=str)
+def test_all_that_is_trained_has_a_gradient_and_nothing_else(case: Case, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, tokens = _fresh(case), cases.tokens(case, 4, 31)
+    apply_lora(model, MethodSettings(r=2, dropout=0.2, **options))
+    _fill(model)
+    model.train()
+    cross_entropy_sum(model(tokens[:, :-1], output="hidden"), model.head_weight, tokens[:, 1:]).backward()
+    whole = trained_whole(model)
+    for name, p in model.named_parameters():
+        assert p.requires_grad == (".lora." in name or name.rpartition(".")[0] in whole), name
+        assert (p.grad is not None and bool(p.grad.abs().max() > 0)) == p.requires_grad, name
+        assert ".lora." not in name or p.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        (CASES[0], dict(dora=True)), (CASES[0], dict(dora=True, targets=("q_proj",))), (CASES[1], dict(rslora=True)),
+        (CASES[1], dict(targets=("k_proj", "up_proj"))), (MIXTRAL, dict(targets=("experts.up_proj", "v_proj"))),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_mixed_precision(case: Case, options: dict[str, Any]) -> None:
+    """Layers with and without adapters meet in attention, so that all must give the same dtype."""
+    model, tokens = _fresh(case), cases.tokens(case, 2, 9)
+    apply_lora(model, MethodSettings(r=2, **options))
+    _fill(model)
+    exact = model(tokens, output="hidden")
+    for mode in (False, True):
+        model.train(mode)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model(tokens, output="hidden")
+        assert (hidden - exact).norm() < 0.2 * exact.norm()
+        hidden.float().square().sum().backward()
+        assert all(p.grad is not None for n, p in model.named_parameters() if ".lora." in n)
+
+
+def test_off_is_undone_after_an_error_and_gradients_flow_as_before() -> None:
+    model, tokens = _fresh(CASES[0]), cases.tokens(CASES[0], 2, 9)
+    apply_lora(model, MethodSettings(r=2, dora=True, modules_to_save=("norm",)))
+    _fill(model)
+    loss = model(tokens).square().mean()
+    with pytest.raises(IndexError), adapters_off(model), torch.no_grad():
+        model(tokens + 10**6)
+    loss.backward()
+    first = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    model(tokens).square().mean().backward()
+    for a, b in zip(first, (p.grad for p in model.parameters() if p.grad is not None), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_dora_with_dropout_equals_peft(seed: int) -> None:
+    """On one layer, where both draw the same mask from the same seed."""
+    from peft import LoraConfig, get_peft_model
+
+    gen = torch.Generator().manual_seed(seed)
+    layer, x = nn.Linear(13, 7), torch.randn(5, 3, 13, generator=gen)
+    holder = nn.Sequential(copy.deepcopy(layer))
+    config = LoraConfig(r=3, lora_alpha=5, lora_dropout=0.4, use_dora=True, target_modules=["0"])
+    theirs = get_peft_model(holder, config)  # type: ignore[arg-type]
+    layer.requires_grad_(False)
+    lora = attach(layer, 3, 5 / 3, 0.4, dora=True)
+    wrapped: Any = theirs.base_model.model[0]  # type: ignore[index]
+    his = (wrapped.lora_A.default.weight, wrapped.lora_B.default.weight, wrapped.lora_magnitude_vector.default.weight)
+    mine = (lora.A, lora.B, lora.magnitude)
+    with torch.no_grad():
+        for a, b in zip(mine, his, strict=True):
+            a.copy_(torch.rand(a.shape, generator=gen) + 0.2)  # type: ignore[union-attr]
+            b.copy_(a)
+    grad = torch.randn(5, 3, 7, generator=gen)
+    outputs = []
+    for model in (layer.train(), theirs.train()):
+        torch.manual_seed(seed)
+        outputs.append(model(x))
+        outputs[-1].backward(grad)
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    for a, b in zip(mine, his, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
+
+
+def test_experts_with_dropout_keep_the_mean() -> None:
+    model = _fresh(MIXTRAL)
+    apply_lora(model, MethodSettings(r=2, targets=("experts.up_proj",), dropout=0.25))
+    _fill(model)
+    experts: Any = model.layers[0].mlp.experts  # type: ignore[union-attr]
+    lora, E = experts.lora["up_proj"], experts.up_proj.size(0)
+    x, which = torch.randn(E, 48), torch.arange(E)
+    ends = torch.arange(1, E + 1, dtype=torch.int32)
+    with torch.no_grad():
+        exact = torch.stack([lora.scale * lora.B[e] @ (lora.A[e] @ x[e]) for e in range(E)])
+        cases.close(lora.eval().rows(x, ends, which), exact)
+        lora.train()
+        torch.manual_seed(0)
+        runs = torch.stack([lora.rows(x, ends, which) for _ in range(3000)])
+    assert not torch.equal(runs[0], runs[1])
+    assert ((runs.mean(0) - exact).abs() < 6 * runs.std(0) / 3000**0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "dropout"),
+    [*((*kind, 0.0) for kind in (KINDS[0], KINDS[3], KINDS[4])), *((*kind, 0.3) for kind in KINDS[:2])],
+    ids=str,
+)
+def test_an_adapted_layer_is_one_graph(case: Case, options: dict[str, Any], dropout: float) -> None:
+    """The compiler traces a whole layer through; with its plain backend the numbers stay those of eager code."""
+    torch._dynamo.reset()
+    model = _fresh(case)
+    apply_lora(model, MethodSettings(r=2, dropout=dropout, **options))
+    _fill(model)
+    model.train(dropout > 0)
+    tokens, seen = cases.tokens(case, 2, 9), {}
+
+    def keep(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen["args"], seen["kwargs"] = (args[0].detach(), *args[1:]), kwargs
+
+    last = model.layers[-1]
+    with last.register_forward_pre_hook(keep, with_kwargs=True):
+        model(tokens)
+    step = torch.compile(type(last).forward, fullgraph=True, backend="eager")
+    # Compiled, plain LoRA draws its mask otherwise.
+    for off in (True,) if dropout and not options.get("dora") else (False, True):
+        step(last, *seen["args"], **seen["kwargs"])
+        with adapters_off(model) if off else contextlib.nullcontext():
+            torch.manual_seed(0)
+            expected = last(*seen["args"], **seen["kwargs"])
+            torch.manual_seed(0)
+            cases.close(step(last, *seen["args"], **seen["kwargs"]), expected)
+    torch._dynamo.reset()
+
+
+def _quantized(case: Case) -> GPT:
+    from litlm.checkpoint.base import load_model
+    from litlm.checkpoint.hf import SafetensorsSource
+    from litlm.config import Config
+
+    path, device = cases.write(case), torch.device("cpu")
+    source = SafetensorsSource(path)
+    return load_model(Config.from_hf(path), source, device=device, dtype=torch.float32, quantize="int8")
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [(CASES[0], dict(dora=True)), (CASES[2], {}), (MIXTRAL, dict(targets=("all-linear", "experts")))],
+    ids=str,
+)
+def test_adapters_on_quantized_weights(case: Case, options: dict[str, Any], tmp_path: Path) -> None:
+    model, tokens = _quantized(case), cases.tokens(case, 2, 9)
+    plain = merged_state(model)  # nothing to merge: the weights as they compute
+    assert plain.keys() == cases.ours(case).state_dict().keys()
+    before = model(tokens)
+    apply_lora(model, MethodSettings(r=3, **options))
+    assert torch.equal(model(tokens), before)
+    _fill(model)
+    exact = _exact(model, plain)
+    other = _fresh(case)
+    other.load_state_dict({n: t.float() for n, t in exact.items()})
+    with torch.no_grad():
+        adapted, expected = model(tokens), other(tokens)
+        assert (expected - before).abs().max() > 0.1
+        cases.close(adapted, expected)
+        for name, tensor in merged_state(model).items():
+            assert (tensor.double() - exact[name]).abs().max() <= 2e-6 * exact[name].abs().max(), name
+        save_adapter(model, tmp_path, base="x")
+        again = _quantized(case)
+        load_adapter(again, tmp_path)
+        assert torch.equal(again(tokens), adapted)
+        merge(model)
+        cases.close(model(tokens), expected)
+    assert not any(isinstance(m, (QuantizedLinear, QuantizedStack)) for m in model.layers.modules())
+
+
+def test_a_quantized_layer_is_not_trained_whole() -> None:
+    with pytest.raises(ValueError, match=r"modules_to_save names layers\.0\.attn\.q_proj, which is quantized"):
+        apply_lora(_quantized(CASES[0]), MethodSettings(targets=("v_proj",), modules_to_save=("q_proj",)))
+
+
+# --- more names ----------------------------------------------------------------------------------------------------
+
+
+def test_patterns_and_experts_as_targets() -> None:
+    model = _fresh(DEEPSEEK)  # one dense layer, then experts and a shared MLP
+    up = targets(model, ("up_proj",))
+    assert up == ["layers.0.mlp.up_proj", *(f"layers.{i}.mlp.shared.up_proj" for i in (1, 2))]
+    stacked = [f"layers.{i}.mlp.experts.{p}_proj" for i in (1, 2) for p in ("gate", "up", "down")]
+    assert targets(model, ("experts",)) == stacked
+    assert targets(model, ("1.mlp.experts",)) == stacked[:3]
+    assert targets(model, ("experts.down_proj",)) == [stacked[2], stacked[5]]
+    assert set(stacked[:3]) < set(targets(model, ("layers.1.mlp.*",)))
+    assert targets(model, ("layers.?.mlp.shared.*", "layers.[02].attn.o_proj")) == [
+        n
+        for n in targets(model, (ALL_LINEAR,))
+        if ".shared." in n or n in ("layers.0.attn.o_proj", "layers.2.attn.o_proj")
+    ]
+    assert not set(stacked) & set(targets(model, (ALL_LINEAR,)))
+    assert set(targets(model, (ALL_LINEAR, "experts"))) == set(targets(model, (ALL_LINEAR,))) | set(stacked)
+    for name in ("*.w1", "experts.w1", "layers.7.*"):
+        with pytest.raises(ValueError, match="and experts"):
+            targets(model, (name,))
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "text"),
+    [
+        (CASES[0], dict(targets=("lm_head",)), "modules_to_save=lm_head"),
+        (CASES[0], dict(targets=("experts",)), "no linear layer is called 'experts'"),
+        (CASES[1], dict(modules_to_save=("lm_head",)), "Its head is tied to embed"),
+        (CASES[0], dict(modules_to_save=("wte", "head")), "nothing is called 'wte', 'head'; this model has embed"),
+        (CASES[0], dict(targets=("q_proj",), modules_to_save=("0.attn",)), "layers.0.attn.q_proj is in both"),
+        (MIXTRAL, dict(targets=("experts", "q_proj"), dora=True), "dora=True is for linear layers"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_adapted_is_said(case: Case, options: dict[str, Any], text: str) -> None:
+    model = _fresh(case)
+    with pytest.raises(ValueError, match=".") as e:
+        apply_lora(model, MethodSettings(**options))
+    assert text in str(e.value)
+    assert not list(adapters(model))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_all_linear_leaves_out_what_is_trained_whole() -> None:
+    model = _fresh(CASES[0])
+    names = apply_lora(model, MethodSettings(modules_to_save=("1.mlp", "norm")))
+    assert len(names) == 21 - 3
+    assert trained_whole(model) == [*(f"layers.1.mlp.{p}_proj" for p in ("gate", "up", "down")), "norm"]

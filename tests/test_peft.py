@@ -17,12 +17,12 @@ from parity.cases import Case
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, save_adapter, without_place
+from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from litlm.cli import main
 from litlm.config import Config
 from litlm.llm import LLM
 from litlm.model import GPT
-from litlm.settings import LoraMethod
+from litlm.settings import MethodSettings
 from litlm.transforms.lora import adapters, apply_lora
 
 # PEFT reads a property that transformers has renamed.
@@ -71,12 +71,13 @@ def test_peft_reads_what_litlm_writes(case: Case, targets: tuple[str, ...], tmp_
     from peft import PeftModel
 
     model = _fresh(case)
-    names = apply_lora(model, LoraMethod(r=3, alpha=7, targets=targets), leave=without_place(model))
+    names = apply_lora(model, MethodSettings(r=3, alpha=7, targets=targets))
     _fill(model)
     save_adapter(model, tmp_path, base="org/base")
     tokens = cases.tokens(case, 2, 15)
     theirs = PeftModel.from_pretrained(copy.deepcopy(cases.build(case)), str(tmp_path)).eval()
-    assert sum(name.endswith("lora_A.default.weight") for name, _ in theirs.named_parameters()) == len(names)
+    fused = 6 if case is NEOX and targets == ("all-linear",) else 0  # q, k and v of three layers are one there
+    assert sum(name.endswith("lora_A.default.weight") for name, _ in theirs.named_parameters()) == len(names) - fused
     with torch.no_grad():
         expected = theirs(tokens).logits
         assert (expected - cases.hf_logits(case, tokens)).abs().max() > 0.1
@@ -115,7 +116,7 @@ def test_more_layers_than_ten_are_not_confused(tmp_path: Path) -> None:
 
     case = Case("llama-deep", "llama", TIED.hf | {"num_hidden_layers": 12, "vocab_size": 31}, 77)
     model = _fresh(case)
-    apply_lora(model, LoraMethod(r=2, targets=("layers.1.attn.q_proj", "layers.10.mlp.up_proj")))
+    apply_lora(model, MethodSettings(r=2, targets=("layers.1.attn.q_proj", "layers.10.mlp.up_proj")))
     _fill(model)
     save_adapter(model, tmp_path, base="x")
     theirs = PeftModel.from_pretrained(copy.deepcopy(cases.build(case)), str(tmp_path)).eval()
@@ -125,17 +126,8 @@ def test_more_layers_than_ten_are_not_confused(tmp_path: Path) -> None:
         cases.close(model(tokens), theirs(tokens).logits)
 
 
-def test_a_fused_layer_has_no_place(tmp_path: Path) -> None:
-    model = _fresh(NEOX)
-    assert {name.rsplit(".", 1)[-1] for name in without_place(model)} == {"q_proj", "k_proj", "v_proj"}
-    apply_lora(model, LoraMethod(targets=("k_proj",)))
-    with pytest.raises(ValueError, match=r"layers\.0\.attn\.k_proj can't be written"):
-        save_adapter(model, tmp_path, base="x")
-    assert not list(tmp_path.iterdir())
-
-
 def test_nothing_to_save(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no LoRA adapters"):
+    with pytest.raises(ValueError, match="no LoRA adapters to save"):
         save_adapter(_fresh(LLAMA), tmp_path, base="x")
 
 
@@ -197,7 +189,7 @@ def test_half_precision_adapters_are_read_into_fp32(tmp_path: Path) -> None:
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     model = _fresh(LLAMA)
-    apply_lora(model, LoraMethod(r=2, targets=("q_proj", "up_proj")))
+    apply_lora(model, MethodSettings(r=2, targets=("q_proj", "up_proj")))
     save_adapter(model, tmp_path / "a", base="x")
     return tmp_path / "a"
 
@@ -215,7 +207,7 @@ def _refused(path: Path, *texts: str, case: Case = LLAMA) -> str:
 @pytest.mark.parametrize(
     "options",
     [
-        dict(use_dora=True), dict(bias="lora_only"), dict(modules_to_save=["norm"]),
+        dict(bias="lora_only"),
         dict(init_lora_weights="pissa"), dict(init_lora_weights="olora"), dict(trainable_token_indices=[3]),
         dict(lora_bias=True), dict(layer_replication=[[0, 2], [1, 3]]), dict(alora_invocation_tokens=[1]),
     ],
@@ -232,16 +224,9 @@ def test_kinds_of_adapters_that_are_more_than_lora(options: dict[str, Any], tmp_
 
 
 def test_everything_unsupported_is_named_at_once(adapter: Path) -> None:
-    config = json.loads((adapter / CONFIG).read_text()) | {"peft_type": "IA3", "use_dora": True, "bias": "all"}
+    config = json.loads((adapter / CONFIG).read_text()) | {"peft_type": "IA3", "lora_bias": True, "bias": "all"}
     (adapter / CONFIG).write_text(json.dumps(config))
-    _refused(adapter, "peft_type='IA3'", "use_dora=True", "bias='all'")
-
-
-def test_a_fused_neox_adapter(tmp_path: Path) -> None:
-    _written_by_peft(NEOX, tmp_path, r=2, target_modules=["query_key_value", "dense"])
-    message = _refused(tmp_path, "query_key_value", case=NEOX)
-    assert message.count("adapts a fused layer") == 6  # lora_A and lora_B of three layers
-    assert "layers.0.attn.q_proj" in message
+    _refused(adapter, "peft_type='IA3'", "lora_bias=True", "bias='all'")
 
 
 def test_an_adapter_on_the_embedding(tmp_path: Path) -> None:
@@ -311,7 +296,7 @@ def test_merge_writes_a_plain_checkpoint(family: str, tmp_path: Path, capsys: py
     from transformers import AutoModelForCausalLM
 
     llm = tiny.load(family)
-    apply_lora(llm.model, LoraMethod(r=3), leave=without_place(llm.model))
+    apply_lora(llm.model, MethodSettings(r=3))
     _fill(llm.model)
     save_adapter(llm.model, tmp_path / "a", base=str(tiny.folder(family)))
     main(["merge", str(tmp_path / "a"), "--out_dir", str(tmp_path / "merged")])

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -42,15 +43,21 @@ class WeightSource(ABC):
         """One tensor; it may be backed by the file."""
 
 
-def load_model(config: Config, source: WeightSource, *, device: torch.device, dtype: torch.dtype) -> GPT:
+def load_model(
+    config: Config, source: WeightSource, *, device: torch.device, dtype: torch.dtype, quantize: str | None = None
+) -> GPT:
     """Build the model without memory, check the whole plan, then stream the weights in.
 
-    Besides the model itself, memory holds one tensor at a time.
+    Besides the model itself, memory holds one tensor at a time. quantize: pack the layers' weights as they arrive.
     """
     config = _with_its_own_head(config, source)
     with torch.device("meta"):
         model = GPT(config)
     plan = _plan(config, model, source)
+    if quantize is not None:
+        from litlm.transforms.quantize import quantize_layers
+
+        quantize_layers(model, quantize, dtype)
     for match in plan:
         tensor = source.read(match.theirs)
         if not tensor.is_floating_point():
@@ -132,11 +139,14 @@ def set_tensor(
 ) -> None:
     """Replace a parameter by a copy of `value` in memory of our own, or fill entry `index` of it.
 
-    A buffer keeps the dtype that the file has it in.
+    A buffer keeps the dtype that the file has it in; a layer of packed weights packs its own.
     """
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
-    if index is not None:
+    keeper: Any = module if leaf == "weight" else getattr(module, leaf)
+    if hasattr(keeper, "set_weight"):
+        keeper.set_weight(value, device, index)
+    elif index is not None:
         whole = getattr(module, leaf)
         if whole.is_meta:
             whole = nn.Parameter(torch.empty(whole.shape, device=device, dtype=dtype))

@@ -1,47 +1,104 @@
-"""LoRA (Hu et al. 2021): y = W x + (alpha / r) B A x, with W frozen.
+"""LoRA (Hu et al. 2021): y = W x + scale B A x, with W frozen. Also DoRA, experts, and modules trained whole beside it.
 
 An adapter is a child named `lora` of the linear layer it adapts, added to the layer's output by a forward hook. So the
-layer keeps its class and its weight's name, and the same transform fits a quantized or sharded layer. Adapters are fp32
-whatever the model's dtype: bf16 would round most small updates away.
+layer keeps its class and its weight's name, and the same transform fits a quantized or sharded layer. The experts of a
+mixture get one for each stacked projection. Adapters are fp32 whatever the model's dtype: bf16 would round most small
+updates away.
+
+An adapter's name is that of its layer (layers.0.attn.q_proj) or stacked weight (layers.0.mlp.experts.up_proj).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litlm.ops import linear
-from litlm.settings import LoraMethod
+from litlm.moe import Experts, grouped_linear, rows_end
+from litlm.ops import Linear, linear
+from litlm.settings import MethodSettings
+from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
 
 ALL_LINEAR = "all-linear"
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
 class LoRA(nn.Module):
-    """The low-rank part. A: (r, in), B: (out, r); B starts at zero, so the model starts unchanged."""
+    """The low-rank part for a weight of `shape` (out, in); for stacked experts everything has E in front.
 
-    def __init__(self, in_features: int, out_features: int, r: int, scale: float, dropout: float = 0.0) -> None:
+    A: (r, in), B: (out, r); B starts at zero, so the model starts unchanged.
+
+    rslora: the scale was chosen as alpha / sqrt(r) (Kalajdzievski 2023); only said, for the file. magnitude: (out,) of
+    DoRA, else None. off: contribute nothing.
+    """
+
+    magnitude: nn.Parameter | None
+
+    def __init__(
+        self, shape: Sequence[int], r: int, scale: float, dropout: float = 0.0, *, rslora: bool = False
+    ) -> None:
         super().__init__()
-        self.scale, self.dropout = scale, dropout
-        self.A = nn.Parameter(torch.empty(r, in_features, dtype=torch.float32))
-        self.B = nn.Parameter(torch.empty(out_features, r, dtype=torch.float32))
+        *stack, out_features, in_features = shape
+        self.scale, self.dropout, self.rslora, self.off = scale, dropout, rslora, False
+        self.A = nn.Parameter(torch.empty(*stack, r, in_features, dtype=torch.float32))
+        self.B = nn.Parameter(torch.empty(*stack, out_features, r, dtype=torch.float32))
+        self.register_parameter("magnitude", None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as PEFT does
+        bound = self.A.size(-1) ** -0.5  # as PEFT does
+        nn.init.uniform_(self.A, -bound, bound)
         nn.init.zeros_(self.B)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dropout and self.training:
-            return _DropLoRA.apply(x, self.A, self.B, self.scale, self.dropout)  # type: ignore[return-value]
+        if not (self.dropout and self.training):
+            return self._product(x)
+        if torch.compiler.is_compiling():  # which decides itself what to keep
+            return self._product(F.dropout(x, self.dropout))
+        return _DropLoRA.apply(x, self.A, self.B, self.scale, self.dropout)  # type: ignore[return-value]
+
+    def _product(self, x: Tensor) -> Tensor:
         return linear(linear(x, self.A.to(x.dtype)), (self.B * self.scale).to(x.dtype))
 
+    def rows(self, x: Tensor, ends: Tensor, experts: Tensor) -> Tensor:
+        """The same for rows sorted by expert, as `grouped_linear` takes them."""
+        x = F.dropout(x, self.dropout, self.training)
+        low = grouped_linear(x, self.A.to(x.dtype), ends, experts)
+        return grouped_linear(low, (self.B * self.scale).to(x.dtype), ends, experts)
+
+    def directed(self, x: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """DoRA (Liu et al. 2024): the layer's output with m W' / |W'| for its weight, each row by its own length."""
+        assert self.magnitude is not None
+        # The length counts as a constant (section 4.3 there), so W' itself needs no gradient.
+        factor = self.magnitude / self.lengths(weight)
+        if self.dropout and self.training:  # as in PEFT: W sees all inputs, and what DoRA changes of it dropped ones
+            x = F.dropout(x, self.dropout)
+            base = linear(x, weight.to(x.dtype))
+        else:
+            base = output if bias is None else output - bias
+        return output + (factor - 1).to(output.dtype) * base + factor.to(output.dtype) * self._product(x)
+
+    @torch.no_grad()
+    def lengths(self, weight: Tensor) -> Tensor:
+        """(out,) in fp32: the length of each row of the weight with the low-rank part added."""
+        with torch.autocast(weight.device.type, enabled=False):
+            return (weight.float() + self.delta()).norm(dim=-1)
+
     def delta(self) -> Tensor:
-        """(out, in) in fp32: what merging adds to the weight."""
+        """(out, in) in fp32: what the low-rank part adds to the weight."""
         return self.scale * (self.B.float() @ self.A.float())
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """(out, in) in fp32: the weight with this adapter in it."""
+        if self.magnitude is None:
+            return weight.float() + self.delta()
+        return (self.magnitude / self.lengths(weight))[:, None] * (weight.float() + self.delta())
 
 
 class _DropLoRA(torch.autograd.Function):
@@ -68,76 +125,277 @@ class _DropLoRA(torch.autograd.Function):
         return None if grad_x is None else grad_x.to(x.dtype), grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
 
 
-def _add_lora(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output + module.lora(args[0])  # type: ignore[operator]
+class AdaptedExperts(Experts):
+    """What `Experts` become while they have adapters: `lora` holds one for each adapted projection."""
+
+    lora: nn.ModuleDict
+
+    def forward(self, x: Tensor, experts: Tensor) -> Tensor:
+        ends = rows_end(experts, self.up_proj.size(0))
+        up = self._project("up_proj", x, ends, experts, self.up_bias)
+        gate = None if self.gate_proj is None else self._project("gate_proj", x, ends, experts, self.gate_bias)
+        return self._project("down_proj", self.act(gate, up), ends, experts, self.down_bias)
+
+    def _project(self, name: str, x: Tensor, ends: Tensor, experts: Tensor, bias: Tensor | None) -> Tensor:
+        y = grouped_linear(x, getattr(self, name), ends, experts, bias)
+        if name not in self.lora or self.lora[name].off:
+            return y
+        return y + self.lora[name].rows(x, ends, experts)  # type: ignore[operator]
 
 
-def attach(linear: nn.Linear, r: int, scale: float, dropout: float = 0.0) -> LoRA:
+def _add_lora(module: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    lora: LoRA = module.lora  # type: ignore[assignment]
+    if lora.off:
+        return output
+    if lora.magnitude is None:
+        return output + lora(args[0])
+    return lora.directed(args[0], output, weight_of(module), module.bias)
+
+
+def attach(
+    linear: nn.Linear, r: int, scale: float, dropout: float = 0.0, *, rslora: bool = False, dora: bool = False
+) -> LoRA:
     """Give one linear layer an adapter."""
-    lora = LoRA(linear.in_features, linear.out_features, r, scale, dropout).to(linear.weight.device)
+    shape = (linear.out_features, linear.in_features)
+    lora = LoRA(shape, r, scale, dropout, rslora=rslora).to(linear.weight.device)
+    if dora:
+        lora.magnitude = nn.Parameter(lora.lengths(weight_of(linear)))
     lora.train(linear.training)
     linear.add_module("lora", lora)
     linear.register_forward_hook(_add_lora)
     return lora
 
 
+def attach_to_experts(
+    experts: Experts, projection: str, r: int, scale: float, dropout: float = 0.0, *, rslora: bool = False
+) -> LoRA:
+    """Give one stacked projection of the experts an adapter."""
+    weight: Tensor | QuantizedStack = getattr(experts, projection)
+    lora = LoRA(weight.shape, r, scale, dropout, rslora=rslora).to(weight.device)
+    lora.train(experts.training)
+    if not isinstance(experts, AdaptedExperts):
+        experts.__class__ = AdaptedExperts
+        experts.add_module("lora", nn.ModuleDict())
+    experts.lora[projection] = lora  # type: ignore[index]
+    return lora
+
+
+# --- what gets one -------------------------------------------------------------------------------------------------
+
+
+def _is_pattern(name: str) -> bool:
+    return any(c in name for c in "*?[")
+
+
+def _fits(full: str, name: str) -> bool:
+    """Does `name` mean the module called `full`? It is the end of its name, or a pattern for all of it."""
+    return fnmatchcase(full, name) if _is_pattern(name) else full == name or full.endswith("." + name)
+
+
+def _expert_weights(model: nn.Module) -> list[str]:
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, Experts)]
+    return [f"{n}.{p}" for n, m in found for p in PROJECTIONS if getattr(m, p) is not None]
+
+
 def targets(model: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """The linear layers inside the blocks whose names end in one of `names`; a name that fits nothing is an error."""
+    """What `names` means: linear layers inside the blocks, and stacked weights of experts where `names` says so.
+
+    A name that fits nothing is an error.
+    """
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith("layers.")]
-    if names == (ALL_LINEAR,):
-        return linear
-    unused = [name for name in names if not any(n == name or n.endswith("." + name) for n in linear)]
-    if unused:
+    stacked = _expert_weights(model)
+
+    def hits(name: str) -> set[str]:
+        if name == ALL_LINEAR:
+            return set(linear)
+        found = {n for n in linear if _fits(n, name)}
+        # `down_proj` alone means the linear layers, as in PEFT; experts are meant where their name is in it.
+        if _is_pattern(name) or "experts" in name.split("."):
+            found |= {n for n in stacked if _fits(n, name) or _fits(n.rpartition(".")[0], name)}
+        return found
+
+    chosen = {name: hits(name) for name in names}
+    if unused := [name for name, found in chosen.items() if not found]:
         known = ", ".join(dict.fromkeys(n.rsplit(".", 1)[-1] for n in linear))
         raise ValueError(
             f"targets: no linear layer is called {', '.join(map(repr, unused))}; this model has {known} (or all-linear)"
+            + (", and experts" if stacked else "")
+            + (". The head can be trained whole: modules_to_save=lm_head" if "lm_head" in unused else "")
         )
-    return [n for n in linear if any(n == name or n.endswith("." + name) for name in names)]
+    every = set().union(*chosen.values())
+    return [n for n in (*linear, *stacked) if n in every]
 
 
-def apply_lora(model: nn.Module, method: LoraMethod, *, leave: Collection[str] = ()) -> list[str]:
-    """Freeze the model and give the layers that `method.targets` names an adapter each; returns their names.
+def whole_modules(model: nn.Module, names: tuple[str, ...]) -> list[str]:
+    """The modules that `modules_to_save` names: each that holds weights of its own, in what is named."""
+    holders = [n for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))]
+    outer = list(dict.fromkeys(n for n, m in model.named_modules() if n and any(True for _ in m.parameters())))
 
-    leave: layers that get none even where all-linear names them.
+    def hits(name: str) -> set[str]:
+        return {name} if name in outer else {n for n in outer if _fits(n, name)}  # norm is the last one, not any
+
+    chosen = {name: hits(name) for name in names}
+    if unused := [name for name, found in chosen.items() if not found]:
+        tops = ", ".join(dict.fromkeys(n.split(".")[0] for n in holders))
+        inner = ", ".join(dict.fromkeys(n.rsplit(".", 1)[-1] for n in holders if n.startswith("layers.")))
+        raise ValueError(
+            f"modules_to_save: nothing is called {', '.join(map(repr, unused))}; this model has {tops}, "
+            f"and in its layers {inner}"
+            + (". Its head is tied to embed: name that" if "lm_head" in unused and "embed" in holders else "")
+        )
+    every = set().union(*chosen.values()) if chosen else set()
+    return [n for n in holders if any(n == e or n.startswith(e + ".") for e in every)]
+
+
+def apply_lora(model: nn.Module, method: MethodSettings) -> list[str]:
+    """Freeze the model and give what `method.targets` names an adapter each; returns their names.
+
+    What `method.modules_to_save` names is trained whole.
     """
-    if any(isinstance(m, LoRA) for m in model.modules()):
+    if any(isinstance(m, (LoRA, Original)) for m in model.modules()):
         raise ValueError("the model has LoRA adapters already; merge them first (litlm merge)")
-    names = targets(model, method.targets)
-    if (refused := [n for n in names if n in leave]) and method.targets != (ALL_LINEAR,):
-        raise ValueError(f"targets: an adapter on {refused[0]} can't be saved for this family; leave it out")
-    names = [n for n in names if n not in leave]
+    names, whole = targets(model, method.targets), whole_modules(model, method.modules_to_save)
+    problems = []
+    inside = [n for n in names if n in whole or n.rpartition(".")[0] in whole and n in _expert_weights(model)]
+    if inside and method.targets != (ALL_LINEAR,):
+        problems.append(f"{inside[0]} is in both targets and modules_to_save; leave it out of one")
+    names = [n for n in names if n not in inside]
+    stacked = set(_expert_weights(model)).intersection(names)
+    if method.dora and stacked:
+        problems.append("dora=True is for linear layers, and targets names experts; leave out one of them")
+    if odd := [n for n in whole if isinstance(model.get_submodule(n), (QuantizedLinear, QuantizedStack))]:
+        problems.append(f"modules_to_save names {odd[0]}, which is quantized and can't be trained whole")
+    if problems:
+        raise ValueError("LoRA can't be applied:\n" + "\n".join(f"- {p}" for p in problems))
     model.requires_grad_(False)
+    scale = method.alpha / (math.sqrt(method.r) if method.rslora else method.r)
     for name in names:
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        attach(linear, method.r, method.alpha / method.r, method.dropout)
+        owner, _, leaf = name.rpartition(".")
+        if name in stacked:
+            experts = model.get_submodule(owner)
+            assert isinstance(experts, Experts)
+            attach_to_experts(experts, leaf, method.r, scale, method.dropout, rslora=method.rslora)
+        else:
+            layer = model.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
+            attach(layer, method.r, scale, method.dropout, rslora=method.rslora, dora=method.dora)
+    for name in whole:
+        train_whole(model.get_submodule(name))
     return names
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoRA]]:
-    """(name of the adapted layer, adapter) for each adapter."""
+    """(name, adapter) for each adapter."""
     for name, module in model.named_modules():
         if isinstance(module, LoRA):
-            yield name.removesuffix(".lora"), module
+            yield name.removesuffix(".lora").replace(".lora.", "."), module
 
 
+# --- modules trained whole -----------------------------------------------------------------------------------------
+
+
+class Original(nn.Module):
+    """The weights that a module had before it was trained whole; a child of it named `original`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        for name, p in module.named_parameters(recurse=False):
+            self.register_buffer(name, p.detach().clone(), persistent=False)
+
+
+def train_whole(module: nn.Module) -> None:
+    """Make the module's own weights trainable, and keep what they were."""
+    module.add_module("original", Original(module))
+    for p in module.parameters(recurse=False):
+        p.requires_grad_(True)
+
+
+def trained_whole(model: nn.Module) -> list[str]:
+    """The names of the modules trained whole."""
+    return [name.rpartition(".")[0] for name, m in model.named_modules() if isinstance(m, Original)]
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """In the block, the model computes what it did before it was adapted. Don't train in it."""
+    loras = [m for m in model.modules() if isinstance(m, LoRA)]
+    swapped = [
+        (p, original)
+        for name in trained_whole(model)
+        for (key, p) in model.get_submodule(name).named_parameters(recurse=False)
+        if (original := getattr(model.get_submodule(name).original, key)) is not None
+    ]
+    trained = [p.data for p, _ in swapped]
+    try:
+        for lora in loras:
+            lora.off = True
+        for p, original in swapped:
+            p.data = original
+        yield
+    finally:
+        for lora in loras:
+            lora.off = False
+        for (p, _), data in zip(swapped, trained, strict=True):
+            p.data = data
+
+
+# --- merging -------------------------------------------------------------------------------------------------------
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds, without adapters; weights that are kept quantized are in it as they compute."""
+    state = {name: t for name, t in model.state_dict().items() if ".lora." not in name}
+    for name, module in model.named_modules():
+        if isinstance(module, (QuantizedLinear, QuantizedStack)):
+            for key in [k for k in state if k.startswith(name + ".") and k != f"{name}.bias"]:
+                del state[key]
+            state[name if isinstance(module, QuantizedStack) else f"{name}.weight"] = weight_of(module).detach()
+    return state
+
+
+@torch.no_grad()
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights with every adapter added in (in fp32, then rounded once); the model itself is not changed."""
-    state = {name: p.detach() for name, p in model.named_parameters() if ".lora." not in name}
+    """What a checkpoint holds, with every adapter in it (in fp32, then rounded once); the model stays as it is."""
+    state = _state(model)
     for name, lora in adapters(model):
-        weight = state[f"{name}.weight"]
-        state[f"{name}.weight"] = (weight.float() + lora.delta().detach().to(weight.device)).to(weight.dtype)
+        key = name if name in state else f"{name}.weight"
+        weight = state[key]
+        state[key] = lora.merged(weight.to(lora.A.device)).to(weight.device, weight.dtype)
     return state
 
 
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
-    """Add every adapter to its weight, in place, and take the adapters off."""
+    """Put every adapter into its weight and take the adapters off. What was quantized then is not."""
     for name, lora in list(adapters(model)):
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        linear.weight.copy_(linear.weight.float() + lora.delta())
-        del linear.lora
-        for key, hook in list(linear._forward_hooks.items()):
+        owner, _, leaf = name.rpartition(".")
+        parent = model.get_submodule(owner)
+        if isinstance(parent, AdaptedExperts):
+            weight = getattr(parent, leaf)
+            if isinstance(weight, QuantizedStack):
+                plain = nn.Parameter(weight_of(weight), requires_grad=False)
+                delattr(parent, leaf)
+                parent.register_parameter(leaf, plain)
+                weight = plain
+            weight.copy_(lora.merged(weight))
+            del parent.lora[leaf]
+            if not len(parent.lora):
+                del parent.lora
+                parent.__class__ = Experts  # pyright: ignore[reportAttributeAccessIssue]
+            continue
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        merged = lora.merged(weight_of(layer))
+        del layer.lora
+        for key, hook in list(layer._forward_hooks.items()):
             if hook is _add_lora:
-                del linear._forward_hooks[key]
+                del layer._forward_hooks[key]
+        if isinstance(layer, QuantizedLinear):
+            plain = Linear(layer.in_features, layer.out_features, bias=False, device="meta").train(layer.training)
+            plain.weight = nn.Parameter(merged.to(weight_of(layer).dtype), requires_grad=False)
+            plain.bias = layer.bias
+            setattr(parent, leaf, plain)
+        else:
+            layer.weight.copy_(merged)
+    for name in trained_whole(model):
+        del model.get_submodule(name).original

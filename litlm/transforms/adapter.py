@@ -1,0 +1,201 @@
+"""LLaMA-Adapter (Zhang et al. 2023) and LLaMA-Adapter V2 (Gao et al. 2023), as LitGPT computes them.
+
+adapter: all queries of a layer also attend to P learned positions, in a softmax of their own, and each head adds what
+it read times its gate. Gates start at zero, so the model starts unchanged. The positions become keys and values
+through the layer's own projections; keys get neither rope nor norm. (The paper has a gate per head too, PEFT one per
+layer.) adapter_v2 also trains all norms, and every linear layer in the blocks becomes y = scale * (W x + bias). The
+head has none: the loss reads its weight without running the layer.
+
+Each is a child named `adapter` of the module it adapts, used by a hook, so modules keep their classes and weights with
+their names, and the same transform fits a quantized model. Adapters are fp32 whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from litlm.attention import attention
+from litlm.context import Context
+from litlm.model import GPT, Attention, EachHeadNorm, Turn
+from litlm.settings import MethodSettings
+from litlm.transforms.lora import LoRA
+
+
+class Adapter(nn.Module):
+    """Something learned beside a frozen module. on: whether it is used."""
+
+    on = True
+
+
+class Prompt(Adapter):
+    """Positions (P, C) that all queries attend to, and a gate for each head (H,)."""
+
+    def __init__(self, length: int, n_embd: int, n_head: int) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.randn(length, n_embd, dtype=torch.float32))
+        self.gate = nn.Parameter(torch.zeros(n_head, dtype=torch.float32))
+
+
+class ScaleBias(Adapter):
+    """A scale and a bias (out,) of a linear layer's output."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(out_features, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=torch.float32))
+
+    def forward(self, y: Tensor) -> Tensor:
+        y = y + self.bias.to(y.dtype)
+        # Not scale * y: bf16 knows no number between 1 and 1.008, so a scale would not move until it is far from 1.
+        return torch.addcmul(y, y, (self.scale - 1).to(y.dtype))
+
+
+class NormCopy(Adapter):
+    """A copy of a norm that is trained in its place, in fp32."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = copy.deepcopy(norm).to(torch.float32).requires_grad_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.float()).to(x.dtype)
+
+
+class _Prompted(Context):
+    """A pass's context for one layer, where queries also attend to the layer's prompt."""
+
+    def __init__(self, context: Context, attn: Attention) -> None:
+        self.context, self.attn = context, attn
+        self.fresh = context.fresh
+
+    def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
+        return self.context.begin(batch, length, device)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, **options: Any) -> Tensor:
+        y = self.context.attend(layer, q, k, v, **options)  # (B, H, T, D)
+        adapter = self.attn.adapter
+        assert isinstance(adapter, Prompt)
+        kept = self.context.once(layer, lambda: _keys_and_values(self.attn, adapter.prompt.to(q.dtype)))
+        keys, values = kept.expand(-1, q.size(0), -1, -1, -1)
+        more = attention(q, keys, values, scale=options.get("scale"), softcap=options.get("softcap"))
+        return torch.addcmul(y, adapter.gate.to(y.dtype).view(1, -1, 1, 1), more)
+
+
+def _keys_and_values(attn: Attention, prompt: Tensor) -> Tensor:
+    """(P, C) -> (2, 1, K, P, D)"""
+    assert attn.k_proj is not None
+    k = attn.k_proj(prompt[None])
+    v = attn._heads(k if attn.v_proj is None else attn.v_proj(prompt[None]))
+    v = v if attn.v_norm is None else attn.v_norm(v)
+    return torch.stack((attn._heads(k), v)).transpose(2, 3)
+
+
+def _attend_to_prompt(attn: Attention, args: tuple[Tensor, Turn, Context, int]) -> Any:
+    x, turn, context, layer = args
+    return (x, turn, _Prompted(context, attn), layer) if attn.adapter.on else None  # type: ignore[union-attr]
+
+
+def _scale_and_shift(linear: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return linear.adapter(output) if linear.adapter.on else output  # type: ignore[operator,union-attr]
+
+
+def _norm_anew(norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return norm.adapter(args[0]) if norm.adapter.on else output  # type: ignore[operator,union-attr]
+
+
+def make_adapters(model: GPT, method: MethodSettings) -> dict[str, Adapter]:
+    """Fresh adapters for the modules that the method adapts, by these modules' names; the model is not changed."""
+    _check(model, method)
+    made: dict[str, Adapter] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Attention):
+            if int(name.split(".")[1]) >= method.start_layer:
+                c = module.config
+                made[name] = Prompt(method.prompt_length, c.n_embd, c.n_head).to(module.o_proj.weight.device)
+        elif method.name != "adapter_v2":
+            continue
+        elif isinstance(module, nn.Linear) and name.startswith("layers."):
+            made[name] = ScaleBias(module.out_features).to(module.weight.device)
+        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, EachHeadNorm)) and any(True for _ in module.parameters()):
+            made[name] = NormCopy(module)
+    return made
+
+
+def _check(model: GPT, method: MethodSettings) -> None:
+    family, n_layer = model.config.family, model.config.n_layer
+    problems = []
+    if any(isinstance(m, (LoRA, Adapter)) for m in model.modules()):
+        problems.append(
+            "the model has adapters already; merge LoRA adapters first (litlm merge), or load the base model"
+        )
+    if method.start_layer >= n_layer:
+        problems.append(f"start_layer={method.start_layer} must be less than the model's {n_layer} layers")
+    layers = [model.config.layer(i) for i in range(method.start_layer, n_layer)]
+    if any(c.attention.latent is not None for c in layers):
+        problems.append(
+            f"{family} has latent attention, whose keys and values a prompt can't share; use method lora instead"
+        )
+    if readers := [i for i, c in enumerate(layers, method.start_layer) if c.kv_layer is not None]:
+        problems.append(
+            f"{family}: layers {readers[0]} to {readers[-1]} read another layer's keys and values and have no "
+            "projections of their own for a prompt; use method lora instead"
+        )
+    if problems:
+        raise ValueError(f"method {method.name} does not fit the model:\n" + "\n".join(f"- {p}" for p in problems))
+
+
+def attach_adapters(model: GPT, made: dict[str, Adapter]) -> None:
+    """Put adapters on the modules they are named after."""
+    for name, adapter in made.items():
+        module = model.get_submodule(name)
+        module.add_module("adapter", adapter.train(module.training))
+        if isinstance(adapter, Prompt):
+            module.register_forward_pre_hook(_attend_to_prompt)
+        else:
+            module.register_forward_hook(_scale_and_shift if isinstance(adapter, ScaleBias) else _norm_anew)
+
+
+def apply_adapter(model: GPT, method: MethodSettings) -> list[str]:
+    """Freeze the model and give its modules what method adapter or adapter_v2 trains; returns the modules' names."""
+    made = make_adapters(model, method)
+    model.requires_grad_(False)
+    attach_adapters(model, made)
+    return list(made)
+
+
+apply_adapter_v2 = apply_adapter  # method.name says which
+
+
+def prompt_adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
+    """(name of the adapted module, adapter) for each adapter of this file."""
+    for name, module in model.named_modules():
+        if isinstance(module, Adapter):
+            yield name.removesuffix(".adapter"), module
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Within the block the model computes what it did before it had these adapters."""
+    adapters = [adapter for _, adapter in prompt_adapters(model) if adapter.on]
+    for adapter in adapters:
+        adapter.on = False
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.on = True
+
+
+def refuse_to_merge(model: nn.Module) -> None:
+    """No weights of the plain model can express a prompt, so an error where there is one."""
+    if any(True for _ in prompt_adapters(model)):
+        raise ValueError(
+            "the model has adapters of method adapter or adapter_v2: their prompts can't be merged into weights; "
+            "use the model and its adapter together (MODEL --adapter DIR), or train with method lora to merge"
+        )

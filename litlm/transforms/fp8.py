@@ -1,0 +1,99 @@
+"""Products in FP8 while training (torchao): the blocks' linear layers multiply 8-bit copies of what they are given.
+
+The weights stay as they are, and so do their names; each product scales its own inputs. Embeddings, head and routers
+stay out: they are few products, and wrong digits cost most there. Undone afterwards, so that saving sees plain layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from litlm.model import GPT
+from litlm.ops import Linear
+
+Recipe = Literal["tensorwise", "rowwise"]
+_ALIGN = 16  # FP8 kernels take matrices whose sides are multiples of this
+_CAPABILITY = (8, 9)
+
+
+@contextmanager
+def fp8_training(model: GPT, recipe: Recipe = "tensorwise", *, emulate: bool = False) -> Iterator[list[str]]:
+    """While the block runs, the linear layers of the model's blocks multiply in FP8; gives their names.
+
+    recipe: one scale for a whole matrix (tensorwise, faster) or one for each row (rowwise, more exact). emulate: the
+    same rounding in ordinary products, where there is no such device.
+    """
+    float8 = _torchao()
+    layers = _layers(model)
+    _check(model, layers, emulate=emulate)
+    config = _config(float8, recipe, emulate)
+    try:
+        # The filter sees a layer under the name that it has in what is converted.
+        float8.convert_to_float8_training(model, module_filter_fn=lambda _, name: name in layers, config=config)
+        for name, layer in layers.items():  # the new ones have the old ones' weights, but not their mode
+            model.get_submodule(name).train(layer.training)
+        yield list(layers)
+    finally:
+        for name, layer in layers.items():
+            owner, _, leaf = name.rpartition(".")
+            layer.train(model.get_submodule(name).training)
+            setattr(model.get_submodule(owner), leaf, layer)
+
+
+def _torchao() -> Any:
+    try:
+        import torchao.float8 as float8
+    except ImportError as e:
+        raise ValueError(f"fp8=True needs torchao ({e}): pip install 'litlm[fp8]' (or pip install torchao)") from None
+    return float8
+
+
+def _config(float8: Any, recipe: Recipe, emulate: bool) -> Any:
+    from dataclasses import replace
+
+    if recipe not in ("tensorwise", "rowwise"):
+        raise ValueError(f"recipe={recipe!r} is unknown; use tensorwise or rowwise")
+    # The weight's gradient is a product over tokens, of which there may be any number.
+    return replace(float8.Float8LinearConfig.from_recipe_name(recipe), pad_inner_dim=True, emulate=emulate)
+
+
+def _layers(model: GPT) -> dict[str, nn.Linear]:
+    """What is converted: sides that FP8 kernels don't take stay as they are."""
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if name.startswith("layers.")
+        and isinstance(m, nn.Linear)
+        and m.in_features % _ALIGN == 0
+        and m.out_features % _ALIGN == 0
+    }
+
+
+def _check(model: GPT, layers: dict[str, nn.Linear], *, emulate: bool) -> None:
+    problems = []
+    device = model.embed.weight.device
+    if not emulate and device.type != "cuda":
+        problems.append(f"it needs a CUDA device of capability 8.9 or more, and the model is on {device.type}")
+    elif not emulate and torch.cuda.get_device_capability(device) < _CAPABILITY:
+        has = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        problems.append(f"it needs a CUDA device of capability 8.9 or more (H100, L4, RTX 40), and this one has {has}")
+    if odd := [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and _changed(m)]:
+        name, layer = odd[0]
+        problems.append(
+            f"{name} is a {type(layer).__name__} with adapters or quantized weights, and FP8 takes plain layers; use "
+            "method full, or leave fp8 out"
+        )
+    elif not layers:
+        problems.append(f"no linear layer in the blocks has sizes divisible by {_ALIGN}; leave fp8 out")
+    if problems:
+        raise ValueError("fp8=True can't be used:\n" + "\n".join(f"- {p}" for p in problems))
+
+
+def _changed(layer: nn.Linear) -> bool:
+    plain = type(layer) in (Linear, nn.Linear)
+    return not plain or bool(layer._forward_hooks or layer._forward_pre_hooks) or any(True for _ in layer.children())

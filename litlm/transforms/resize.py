@@ -1,0 +1,60 @@
+"""More tokens: larger embeddings for a model that is there. Also untying the head from the embedding."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from litlm.model import GPT
+from litlm.ops import Linear
+
+
+@torch.no_grad()
+def resize_embeddings(model: GPT, n: int) -> None:
+    """Grow everything that has a row for each token to `n` rows, in place; the config says so too.
+
+    A new row is the mean of the old ones, so that a new token is likely as one is on average, and nothing is drawn.
+    Many checkpoints have spare rows beyond their tokenizer's: `n` counts rows, not tokens.
+    """
+    config = model.config
+    if n < config.vocab_size:
+        raise ValueError(f"n={n} is less than vocab_size={config.vocab_size}; embeddings can only grow")
+    if n == config.vocab_size:
+        return
+    model.embed.weight = _grown(model.embed.weight, n)
+    model.embed.num_embeddings = n
+    head, inputs = model.lm_head, model.layer_inputs
+    if head is not None:
+        head.weight, head.out_features = _grown(head.weight, n), n
+        if head.bias is not None:
+            head.bias = _grown(head.bias, n)
+    if model.head_bias is not None:
+        model.head_bias = _grown(model.head_bias, n)
+    if inputs is not None and inputs.embed.num_embeddings < n:
+        inputs.embed.weight, inputs.embed.num_embeddings = _grown(inputs.embed.weight, n), n
+    rows = max(config.layer_input_vocab_size, n) if config.layer_input_vocab_size else 0
+    model.config = dataclasses.replace(config, vocab_size=n, layer_input_vocab_size=rows)
+    if inputs is not None:
+        inputs.config = model.config
+
+
+def _grown(weight: Tensor, n: int) -> nn.Parameter:
+    new = weight.float().mean(0, keepdim=True).to(weight.dtype).expand(n - len(weight), *weight.shape[1:])
+    return nn.Parameter(torch.cat([weight.detach(), new]), requires_grad=weight.requires_grad)
+
+
+@torch.no_grad()
+def untie(model: GPT) -> None:
+    """Give a model whose head is its embedding a head of its own, so far with the same weights."""
+    config = model.config
+    if model.lm_head is not None:
+        return
+    weight = model.embed.weight
+    head = Linear(config.n_embd, config.vocab_size, bias=False, device="meta").train(model.training)
+    head.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+    head.register_parameter("bias", model.head_bias)
+    model.head_bias = None
+    model.lm_head = head
+    model.config = dataclasses.replace(config, tie_embeddings=False)
