@@ -1,18 +1,27 @@
-"""Data for finetuning: what is read, what is learned, and what is said about files that can't be used."""
+"""Data for finetuning: what records say, what is learned of them, and what is said about those that can't be used."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Core
 
-from litlm.data.sft import IGNORE, Dataset, Example, collate, load_sft, read_records, split, stream, to_messages
+from litlm.data.base import IGNORE, Example
+from litlm.data.packing import micro_batches
+from litlm.data.sft import Conversation, Encoder, SFTDataset, Text, load_sft, parse, row_length, split
 from litlm.llm import LLM
-from litlm.prompts import get_style
+from litlm.prompts import PromptStyle, TemplateStyle, get_style
+from litlm.settings.data import DataSettings
+from litlm.tokenizer import Tokenizer
 
 ALPACA = [
     {"instruction": "Name a fox.", "input": "", "output": "Reynard."},
@@ -20,18 +29,20 @@ ALPACA = [
     {"instruction": "Say it.", "output": "abab"},
     {"instruction": "No input.", "input": None, "output": "ba"},
 ]
+
+
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
+
+
+TWO = [user("one"), assistant("first answer"), user("two"), assistant("second 🙂")]
 CHAT = [
-    {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "Yes."}]},
-    {
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "one"},
-            {"role": "assistant", "content": "first answer"},
-            {"role": "user", "content": "two"},
-            {"role": "assistant", "content": "second 🙂"},
-        ],
-        "id": 7,
-    },
+    {"messages": [user("a?"), assistant("Yes.")]},
+    {"messages": [{"role": "system", "content": "Be brief."}, *TWO], "id": 7},
 ]
 
 
@@ -40,198 +51,316 @@ def llm() -> LLM:
     return tiny.shared()
 
 
-def _write(path: Path, records: list[Any], *, lines: bool, newline: str = "\n", ascii_only: bool = False) -> Path:
-    dumps = lambda value: json.dumps(value, ensure_ascii=ascii_only)  # noqa: E731
-    text = newline.join(map(dumps, records)) + newline if lines else dumps(records)
-    path.write_bytes(text.encode())
-    return path
+def write(path: Path, records: Iterable[Any]) -> str:
+    path.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records), encoding="utf-8")
+    return str(path)
 
 
-def _load(path: Path, llm: LLM, max_len: int = 200) -> Dataset:
-    return load_sft(path, llm.tokenizer, llm.style, max_len)
+def load(path: str | Path, llm: LLM, context_len: int = 200, **settings: Any) -> SFTDataset:
+    settings = dict(path=str(path), val_fraction=0) | settings
+    data, val = load_sft(DataSettings(**settings), llm.tokenizer, llm.style, context_len)
+    assert val is None
+    return data
 
 
-def _turns(example: Example, llm: LLM) -> list[str]:
+def examples(data: SFTDataset) -> list[Example]:
+    return [data[i] for i in range(len(data))]
+
+
+def learned(example: Example, tokenizer: Tokenizer) -> list[str]:
     """The learned stretches, decoded."""
-    turns: list[list[int]] = []
-    before = False
-    for token, learn in zip(example.ids, example.learn, strict=True):
-        if learn and not before:
-            turns.append([])
-        if learn:
-            turns[-1].append(token)
-        before = learn
-    return [llm.tokenizer.decode(turn) for turn in turns]
+    runs = itertools.groupby(zip(example.ids, example.learn, strict=True), key=lambda pair: pair[1])
+    return [tokenizer.decode([token for token, _ in run]) for learn, run in runs if learn]
 
 
-# --- forms ---------------------------------------------------------------------------------------------------------
+# --- forms ------------------------------------------------------------------------------------------------------------
+ASKED = [user("q"), assistant("a")]
+FORMS: list[tuple[dict[str, Any], Conversation | Text]] = [
+    ({"instruction": "q", "output": "a"}, Conversation(ASKED, 1)),
+    ({"instruction": "q", "input": "", "output": "a", "text": "other"}, Conversation(ASKED, 1)),
+    ({"instruction": "q", "response": "a", "context": None, "category": "c"}, Conversation(ASKED, 1)),
+    ({"prompt": "q", "completion": "a"}, Conversation(ASKED, 1)),
+    ({"prompt": "q", "response": "a"}, Conversation(ASKED, 1)),
+    ({"question": "q", "answer": "a"}, Conversation(ASKED, 1)),
+    ({"prompt": ASKED[:1], "completion": ASKED[1:]}, Conversation(ASKED, 1)),
+    ({"prompt": TWO[:3], "completion": TWO[3:]}, Conversation(TWO, 3)),
+    ({"prompt": TWO[:3], "completion": "second 🙂"}, Conversation(TWO, 3)),
+    ({"prompt": "one", "completion": TWO[1:]}, Conversation(TWO, 1)),
+    ({"messages": TWO, "prompt": "one"}, Conversation(TWO)),
+    ({"messages": TWO, "conversations": None, "text": None, "instruction": None, "output": None}, Conversation(TWO)),
+    ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, Conversation(ASKED)),
+    ({"conversations": [{"from": "user", "value": "q"}, {"from": "chatgpt", "value": "a"}]}, Conversation(ASKED)),
+    ({"conversations": [{**user("q"), "from": None}, assistant("a")]}, Conversation(ASKED)),
+    ({"conversations": ["one", "first answer", "two", "second 🙂"]}, Conversation(TWO)),
+    (
+        {"conversations": [{"from": "system", "value": "s", "w": None}, {"from": "gpt", "value": "a", "w": 1}]},
+        Conversation([{"role": "system", "content": "s"}, assistant("a") | {"w": 1}]),
+    ),
+    (
+        {"system": "s", "prompt": "q", "completion": "a"},
+        Conversation([{"role": "system", "content": "s"}, *ASKED], 2),
+    ),
+    ({"system": "", "conversations": ["q", "a"]}, Conversation(ASKED)),
+    ({"text": "t"}, Text("t")),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("lines", [True, False])
-def test_only_answers_are_learned(lines: bool, tmp_path: Path, llm: LLM) -> None:
-    alpaca = _load(_write(tmp_path / "alpaca.json", ALPACA, lines=lines), llm)
-    assert [_turns(e, llm) for e in alpaca.examples] == [[f"{r['output']}<|im_end|>"] for r in ALPACA]
-    chat = _load(_write(tmp_path / "chat.json", CHAT, lines=lines), llm)
-    assert [_turns(e, llm) for e in chat.examples] == [
-        ["Yes.<|im_end|>"],
-        ["first answer<|im_end|>", "second 🙂<|im_end|>"],
-    ]
-    assert (alpaca.cut, alpaca.empty, chat.cut, chat.empty) == (0, 0, 0, 0)
+@pytest.mark.parametrize(("record", "expected"), FORMS)
+def test_forms(record: dict[str, Any], expected: Conversation | Text) -> None:
+    assert parse(record) == expected
+
+
+def test_a_file_may_mix_forms(tmp_path: Path, llm: LLM) -> None:
+    data = load(write(tmp_path / "d.jsonl", [record for record, _ in FORMS]), llm)
+    assert len(data) == len(FORMS)
+    for example, (_, expected) in zip(examples(data), FORMS, strict=True):
+        if isinstance(expected, Text):
+            assert learned(example, llm.tokenizer) == [expected.text + "<|im_end|>"]
+        else:
+            said = [m["content"] for m in expected.messages[expected.context :] if m["role"] == "assistant"]
+            assert learned(example, llm.tokenizer) == [f"{text}<|im_end|>" for text in said]
 
 
 def test_the_whole_text_is_what_transformers_template_writes(tmp_path: Path, llm: LLM) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny.folder())
-    examples = _load(_write(tmp_path / "d.jsonl", [*CHAT, *ALPACA], lines=True), llm).examples
-    conversations = [r["messages"] for r in CHAT]
+    data = load(write(tmp_path / "d.jsonl", [*CHAT, *ALPACA]), llm)
+    conversations: list[Any] = [r["messages"] for r in CHAT]
     for r in ALPACA:
         question = r["instruction"] + (f"\n\n{r['input']}" if r.get("input") else "")
-        conversations.append([{"role": "user", "content": question}, {"role": "assistant", "content": r["output"]}])
-    for example, messages in zip(examples, conversations, strict=True):
+        conversations.append([user(question), assistant(r["output"] or "")])
+    for example, messages in zip(examples(data), conversations, strict=True):
         assert example.ids == list(tokenizer.apply_chat_template(messages)["input_ids"])
 
 
-def test_a_plain_style_learns_the_answer_and_an_end_token(llm: LLM) -> None:
-    messages = to_messages(ALPACA[0])
-    assert not isinstance(messages, str)
-    ids, learn = get_style("alpaca").encode_with_mask(messages, llm.tokenizer)
-    assert _turns(Example(ids, learn), llm)[0].strip() == "Reynard.<|im_end|>"
+def test_alpacas_style_has_a_section_for_the_input(tmp_path: Path, llm: LLM) -> None:
+    """What LitGPT's and Stanford's prompt for the second record is."""
+    data = load(write(tmp_path / "d.jsonl", ALPACA), llm, 1000, style="alpaca")
+    assert llm.tokenizer.decode(data[1].ids) == (
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+        "response that appropriately completes the request.\n\n### Instruction:\nTranslate.\n\n### Input:\nlazy dog\n\n"
+        "### Response:\n東京\u2028naïve<|im_end|>"
+    )
+    assert [learned(e, llm.tokenizer) for e in examples(data)] == [[f"{r['output']}<|im_end|>"] for r in ALPACA]
+    assert "### Input" not in llm.tokenizer.decode(data[0].ids)
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("lines", [True, False])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-def test_windows_files_and_blank_lines(lines: bool, newline: str, bom: bytes, tmp_path: Path) -> None:
-    path = _write(tmp_path / "d", ALPACA, lines=lines, newline=newline)
-    blank = newline.encode()
-    path.write_bytes(bom + blank * lines + path.read_bytes().replace(blank, blank * 2 + b"  \t" + blank))
-    assert [record for _, record in read_records(path)] == ALPACA
-
-
-@pytest.mark.parametrize("separator", list("\u2028\u2029\x85\x1c\x1d\x1e\x0b\x0c\r\n"), ids=lambda c: f"U+{ord(c):04X}")
-def test_separators_inside_texts_split_nothing(separator: str, tmp_path: Path) -> None:
-    """str.splitlines breaks at all of these; JSON texts hold the first three as they are, the rest escaped."""
-    records = [{"instruction": f"a{separator}b", "output": separator}] * 2
-    path = _write(tmp_path / "d.jsonl", records, lines=True)
-    assert read_records(path) == [(f"{path}, line {i}", records[0]) for i in (1, 2)]
-
-
-def test_without_a_last_newline_and_with_escapes(tmp_path: Path) -> None:
-    path = _write(tmp_path / "d.jsonl", ALPACA, lines=True, ascii_only=True)
-    path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    assert [record for _, record in read_records(path)] == ALPACA
-
-
-def test_broken_lines_are_all_named(tmp_path: Path, llm: LLM) -> None:
-    good = json.dumps(ALPACA[0])
-    path = tmp_path / "d.jsonl"
-    path.write_text(f"{good}\n{{'a': 1}}\n\n{good[:-3]}\n3\n{good} {good}\n[1]\n")
-    with pytest.raises(ValueError, match="The data can't be used") as e:
-        _load(path, llm)
-    lines = str(e.value).splitlines()[1:]
-    assert [line.split(",")[1].split(":")[0].strip() for line in lines] == [
-        "line 2",
-        "line 4",
-        "line 6",
-        "line 5",
-        "line 7",
-    ]
-    assert all(str(path) in line for line in lines)
-    assert "not valid JSON" in lines[0]
-    assert "not a JSON object" in lines[3]
-
-
-@pytest.mark.parametrize("lines", [True, False])
-def test_wrong_records_are_all_named_with_what_they_hold(lines: bool, tmp_path: Path, llm: LLM) -> None:
-    records = [
-        ALPACA[0],
-        {"prompt": "a", "completion": "b"},
-        {},
-        {"instruction": "a"},
-        {"instruction": 3, "output": "b"},
-        {"messages": []},
-        {"messages": [{"role": "user", "content": "a"}]},
-        {"messages": [{"role": "assistant"}]},
-        {"messages": [{"role": "robot", "content": "a"}, {"role": "assistant", "content": "b"}]},
-        {"conversations": []},
+def test_wrong_records_are_all_named_with_what_they_hold(tmp_path: Path, llm: LLM) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"a": 1, "b": 2}, "has the keys a, b; needed are instruction and output (Alpaca), "),
+        ({}, "keys (none)"),
+        ({"instruction": "a"}, "keys instruction;"),
+        ({"instruction": 3, "output": "b"}, "instruction, input, output must be text"),
+        ({"prompt": "a", "completion": 3}, "prompt, completion must be text"),
+        ({"messages": []}, "messages must be a list with at least one message"),
+        ({"messages": [user("a")]}, "messages has no assistant turn"),
+        ({"messages": [{"role": "assistant"}]}, "messages[0] must have a role and a content, both text"),
+        ({"messages": [user("a"), {"role": "robot", "content": "a"}, assistant("b")]}, "role='robot'"),
+        ({"conversations": [{"from": "human", "value": 3}]}, "conversations[0] must have a from and a value"),
+        ({"conversations": ["only asked"]}, "conversations has no assistant turn"),
+        ({"prompt": "a", "completion": [user("b")]}, "completion has no assistant turn"),
+        ({"text": ""}, "text must be text, and not empty"),
+        ({"system": 3, "messages": ASKED}, "system must be text"),
     ]
     with pytest.raises(ValueError, match="The data can't be used") as e:
-        _load(_write(tmp_path / "d", records, lines=lines), llm)
+        load(write(tmp_path / "d", [ALPACA[0], *(record for record, _ in wrong), ALPACA[0]]), llm)
     found = str(e.value).splitlines()[1:]
-    texts = [
-        "keys completion, prompt; needed are instruction and output (Alpaca), or messages (chat)", "keys (none)",
-        "keys instruction;", "must be text", "at least one message", "no assistant turn",
-        "messages[0] must have a role", "robot", "keys conversations",
-    ]  # fmt: skip
-    assert len(found) == len(texts)
-    for number, (line, text) in enumerate(zip(found, texts, strict=True), 2):
-        assert f"{'line' if lines else 'record'} {number}:" in line
+    assert len(found) == len(wrong)
+    for number, (line, (_, text)) in enumerate(zip(found, wrong, strict=True), 2):
+        assert f"line {number}:" in line
         assert text in line
 
 
 def test_very_many_wrong_records_are_counted(tmp_path: Path, llm: LLM) -> None:
     with pytest.raises(ValueError, match=r"and 980 more") as e:
-        _load(_write(tmp_path / "d", [{"a": 1}] * 1000, lines=True), llm)
+        load(write(tmp_path / "d", [{"a": 1}] * 1000), llm)
     assert len(str(e.value).splitlines()) == 22
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        (b"", "holds no examples"),
-        (b"\n \n", "holds no examples"),
-        (b"[]", "holds no examples"),
-        (b"[{]", "not valid JSON"),
-        (b'{\n "data": [\n {"instruction": "a", "output": "b"}\n ]\n}', "one JSON object"),
-        (b"\xff\xfe{}", "can't be read as UTF-8"),
-        (b'"text"', "not a JSON object"),
-    ],
-)
-def test_files_that_hold_no_records(content: bytes, text: str, tmp_path: Path, llm: LLM) -> None:
-    (tmp_path / "d.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match=text) as e:
-        _load(tmp_path / "d.jsonl", llm)
-    assert str(tmp_path / "d.jsonl") in str(e.value)
+# --- what is learned --------------------------------------------------------------------------------------------------
+def byte_tokenizer(folder: Path) -> Tokenizer:
+    """A token for each byte and for each end of turn, so that no token lies across the border of an answer."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Core(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    ends = ["<eos>", *sorted({end.strip() for _, end in AROUND.values()} - {""})]
+    core.add_special_tokens([AddedToken(end, special=True, normalized=False) for end in ends])
+    core.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(dict(eos_token="<eos>", tokenizer_class="PreTrainedTokenizerFast"))
+    )
+    return Tokenizer.from_dir(folder)
 
 
-def test_files_that_are_none(tmp_path: Path, llm: LLM) -> None:
-    with pytest.raises(ValueError, match="does not exist"):
-        _load(tmp_path / "none.json", llm)
-    with pytest.raises(ValueError, match="can't be read"):
-        _load(tmp_path, llm)
+# what the model writes around each answer, from the models' published templates: a space that the prompt does not end
+# with before, the end of turn behind
+AROUND = {
+    "chatml": ("", "<|im_end|>"), "smollm2": ("", "<|im_end|>"), "qwen2.5": ("", "<|im_end|>"),
+    "llama2": (" ", " </s>"), "llama3": ("", "<|eot_id|>"), "llama3.1": ("", "<|eot_id|>"), "llama4": ("", "<|eot|>"),
+    "mistral-v1": (" ", "</s>"), "mistral-v3": (" ", "</s>"), "mistral-v7-tekken": ("", "</s>"),
+    "gemma": ("", "<end_of_turn>"), "gemma3": ("", "<end_of_turn>"), "gemma4": ("", "<turn|>"),
+    "phi-3": ("", "<|end|>"), "phi-4": ("", "<|im_end|>"), "olmo2": ("", "<|endoftext|>"), "vicuna": (" ", "</s>"),
+    "zephyr": ("", "</s>"), "deepseek-v3": ("", "<｜end▁of▁sentence｜>"), "deepseek-r1": ("", "<｜end▁of▁sentence｜>"),
+    "granite-4": ("", "<|end_of_text|>"), "command-r": ("", "<|END_OF_TURN_TOKEN|>"), "qwq": ("", "<|im_end|>"),
+    "minimax-m2": ("", "[e~["), "plain": ("", ""), "alpaca": ("", ""),
+}  # fmt: skip
+TALK = [user("q1 <x>"), assistant("<b>ä 🤗</b>"), user("q2\n"), assistant("second\n\n  x")]
 
 
-# --- length --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return byte_tokenizer(tmp_path_factory.mktemp("bytes"))
 
 
+def answers(text: str, contents: Iterable[str], before: str, end: str) -> Iterator[tuple[int, int]]:
+    """Where in the text the answers are: found by what they say, in their order."""
+    at = 0
+    for content in contents:
+        start = text.index(before + content + end, at)
+        at = start + len(before + content + end)
+        yield start, at
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "completion", "all"])
+@pytest.mark.parametrize("name", AROUND)
+def test_learned_tokens_are_the_answers_in_the_rendered_text(name: str, loss_on: Any, tokenizer: Tokenizer) -> None:
+    style, (before, end) = get_style(name), AROUND[name]
+    for messages in (TALK, TALK[:2], [*TALK, *TALK[:2]]):
+        text = style.format(messages, add_generation_prompt=False)
+        contents = [m["content"] for m in messages if m["role"] == "assistant"]
+        spans = list(answers(text, contents, before, end))
+        spans = {"assistant": spans, "completion": spans[-1:], "all": [(0, len(text))]}[loss_on]
+        expected = [False] * len(text.encode())
+        for start, stop in spans:
+            for byte in range(len(text[:start].encode()), len(text[:stop].encode())):
+                expected[byte] = True
+        example = Encoder(tokenizer, style, loss_on)(Conversation(messages))
+        ids, learn = list(example.ids), list(example.learn)
+        if not end:  # nothing in the text ends the answer
+            assert (ids.pop(), learn.pop()) == (tokenizer.eos_id, True)
+        got: list[bool] = []
+        for token, is_learned in zip(ids, learn, strict=True):
+            got += [is_learned] * len(tokenizer.decode([token]).encode() if token >= 256 else b"x")
+        assert tokenizer.decode(ids) == text
+        assert got == expected
+
+
+def test_learned_tokens_are_those_that_transformers_marks(llm: LLM) -> None:
+    from transformers import AutoTokenizer
+
+    hf = AutoTokenizer.from_pretrained(tiny.folder())
+    marked = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    for style in (llm.style, TemplateStyle(marked), get_style("chatml")):
+        for messages in (TWO, TALK, CHAT[1]["messages"]):
+            theirs = hf.apply_chat_template(
+                messages, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+            )
+            ours = Encoder(llm.tokenizer, style)(Conversation(messages))
+            assert ours == Example(list(theirs["input_ids"]), [bool(m) for m in theirs["assistant_masks"]])
+
+
+def test_what_loss_on_chooses(tmp_path: Path, llm: LLM) -> None:
+    path = write(tmp_path / "d", [CHAT[1], {"prompt": TWO[:2], "completion": TWO[2:]}, {"text": "ab"}])
+    said = [["first answer<|im_end|>", "second 🙂<|im_end|>"], ["second 🙂<|im_end|>"], ["ab<|im_end|>"]]
+    assert [learned(e, llm.tokenizer) for e in examples(load(path, llm))] == said
+    last = [turns[-1:] for turns in said]
+    assert [learned(e, llm.tokenizer) for e in examples(load(path, llm, loss_on="completion"))] == last
+    assert all(all(e.learn) for e in examples(load(path, llm, loss_on="all")))
+
+
+def test_what_follows_the_last_answer_is_left_out(llm: LLM) -> None:
+    unanswered = Conversation([*TWO, user("three")])
+    assert Encoder(llm.tokenizer, llm.style)(unanswered) == Encoder(llm.tokenizer, llm.style)(Conversation(TWO))
+    every = Encoder(llm.tokenizer, llm.style, "all")(unanswered)
+    assert llm.tokenizer.decode(every.ids).endswith("three<|im_end|>\n")
+
+
+def test_every_token_gets_one_end(tokenizer: Tokenizer) -> None:
+    """loss_on=all needs no turns to be found, and still ends where the style's text does not."""
+    ids = Encoder(tokenizer, get_style("alpaca"), "all")(Conversation(TALK)).ids
+    assert ids.count(tokenizer.eos_id) == 1
+    assert ids[-1] == tokenizer.eos_id
+    for name in ("chatml", "deepseek-r1", "qwen3", "gemma"):
+        assert tokenizer.eos_id not in Encoder(tokenizer, get_style(name), "all")(Conversation(TALK)).ids
+    assert Encoder(tokenizer, get_style("plain"))(Text("ab<eos>")).ids.count(tokenizer.eos_id) == 1
+
+
+def test_templates_that_write_earlier_answers_differently_are_reported(tmp_path: Path, llm: LLM) -> None:
+    path = write(tmp_path / "d", [CHAT[1], CHAT[0]])
+    data = load(path, llm, style="qwen3")
+    assert [learned(e, llm.tokenizer) for e in examples(data)] == [
+        ["<think>\n\n</think>\n\nsecond 🙂<|im_end|>"], ["<think>\n\n</think>\n\nYes.<|im_end|>"]
+    ]  # fmt: skip
+    assert any("only the last answer of 1 conversation is learned" in note for note in data.notes)
+    assert not any("only the last" in note for note in load(path, llm).notes)
+    assert not any("only the last" in note for note in load(path, llm, style="qwen3", loss_on="completion").notes)
+
+
+def test_templates_that_ask_with_an_opened_thought_are_reported(tmp_path: Path, llm: LLM) -> None:
+    data = load(write(tmp_path / "d", CHAT), llm, style="deepseek-r1")
+    assert any("2 conversations teach answering without one" in note for note in data.notes)
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
+    )
+    style: PromptStyle = TemplateStyle(template)
+    messages = [user("a"), assistant("<think>b"), user("c"), assistant("<|d")]
+    example = Encoder(llm.tokenizer, style)(Conversation(messages))
+    assert learned(example, llm.tokenizer) == ["b<|im_end|>", "<|d<|im_end|>"]  # the first continues its prompt
+
+
+# --- length -----------------------------------------------------------------------------------------------------------
 def test_long_examples_are_cut_and_counted(tmp_path: Path, llm: LLM) -> None:
     long_answer = {"instruction": "a", "output": "b " * 100}
     long_question = {"instruction": "a " * 100, "output": "b"}
-    path = _write(tmp_path / "d", [ALPACA[0], long_answer, long_question], lines=True)
-    whole = _load(path, llm, 1000)
-    assert (len(whole), whole.cut, whole.empty) == (3, 0, 0)
-    data = _load(path, llm, 40)
-    assert (len(data), data.cut, data.empty) == (2, 2, 1)
-    assert [len(e.ids) for e in data.examples] == [len(whole.examples[0].ids), 40]
-    assert data.examples[1].ids == whole.examples[1].ids[:40]
-    assert data.examples[1].learn == whole.examples[1].learn[:40]
-    exact = _load(path, llm, len(whole.examples[1].ids))
-    assert exact.examples[1] == whole.examples[1]
+    path = write(tmp_path / "d", [ALPACA[0], long_answer, long_question])
+    whole = load(path, llm, 1000)
+    assert len(whole) == 3
+    assert len(whole.notes) == 1
+    n = sum(len(e.ids) for e in examples(whole))
+    count = sum(sum(e.learn) for e in examples(whole))
+    assert f"3 examples of {n / 3:.0f} tokens on average, {n} in all, {count} learned" in whole.notes[0]
+    for options in (dict(max_len=40), dict(context_len=40), dict(max_len=90, context_len=40)):
+        data = load(path, llm, **options)
+        assert [len(e.ids) for e in examples(data)] == [len(whole[0].ids), 40]
+        assert data[1] == Example(whole[1].ids[:40], whole[1].learn[:40])
+        assert data.notes[1].endswith("1 example cut to max_len=40 tokens")
+        assert data.notes[2].endswith("1 example left out because nothing to learn was left")
+    one, n = write(tmp_path / "one", [long_answer]), len(whole[1].ids)
+    assert len(load(one, llm, n).notes) == 1
+    assert load(one, llm, n)[0] == whole[1]
+    assert load(one, llm, n - 1).notes[1] == f"{one}: 1 example cut to max_len={n - 1} tokens"
 
 
 def test_nothing_left_to_learn(tmp_path: Path, llm: LLM) -> None:
-    with pytest.raises(ValueError, match="max_len=5"):
-        _load(_write(tmp_path / "d", ALPACA, lines=True), llm, 5)
+    path = write(tmp_path / "d", ALPACA)
+    with pytest.raises(ValueError, match=r"nothing to learn is left after cutting to max_len=5 tokens"):
+        load(path, llm, max_len=5)
+    with pytest.raises(ValueError, match=r"other: nothing to learn"):
+        load(path, llm, max_len=40, val_path=write(tmp_path / "other", [{"prompt": "a " * 50, "completion": "b"}]))
 
 
-# --- batches -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("longest", "limit", "packing", "expected"),
+    [
+        (100, 131072, True, 512), (100, 131072, False, 100), (3000, 131072, True, 3000), (100, 256, True, 256),
+        (100, None, True, 512), (700, None, False, 700), (40, 40, True, 40),
+    ],
+)  # fmt: skip
+def test_rows_are_as_long_as_the_data_needs(longest: int, limit: int | None, packing: bool, expected: int) -> None:
+    assert row_length(longest, limit, packing=packing) == expected
+    data = SFTDataset.of([Example([1] * longest, [True] * longest)], max_len=limit, packing=packing)
+    assert data.max_len == expected
 
 
-def _examples(lengths: list[int], seed: int = 0) -> list[Example]:
+# --- the data set -----------------------------------------------------------------------------------------------------
+def random_examples(lengths: list[int], seed: int = 0) -> list[Example]:
     gen = torch.Generator().manual_seed(seed)
     return [
         Example(torch.randint(1, 300, (n,), generator=gen).tolist(), (torch.rand(n, generator=gen) < 0.5).tolist())
@@ -239,54 +368,80 @@ def _examples(lengths: list[int], seed: int = 0) -> list[Example]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_targets_are_the_next_learned_tokens(seed: int) -> None:
-    examples = _examples([7, 2, 19, 4, 3], seed)
-    tokens, targets = collate(examples)
-    assert tokens.shape == targets.shape == (5, 18)
-    assert tokens.dtype == targets.dtype == torch.int64
-    for row, e in enumerate(examples):
-        for t in range(18):
-            if t < len(e.ids) - 1:
-                assert tokens[row, t] == e.ids[t]
-                assert targets[row, t] == (e.ids[t + 1] if e.learn[t + 1] else IGNORE)
-            else:
-                assert targets[row, t] == IGNORE
+def test_examples_come_back_as_they_were() -> None:
+    made = random_examples([7, 2, 19, 4, 3])
+    data = SFTDataset.of(iter(made))
+    assert examples(data) == made
+    assert data.ids.dtype == np.int32
+    assert data.learn.dtype == np.bool_
+    assert all(type(token) is int for token in data[0].ids)
+    assert all(type(learn) is bool for learn in data[0].learn)
+    picked = data.pick([3, 0, 3])
+    assert examples(picked) == [made[3], made[0], made[3]]
+    assert picked.ids is data.ids
+    assert len(SFTDataset.of([])) == 0
+    with pytest.raises(ValueError, match="19 tokens, more than max_len=18"):
+        SFTDataset.of(made, max_len=18)
 
 
-def test_padding_changes_no_states_where_there_are_targets() -> None:
-    llm = tiny.shared()
-    examples = _examples([5, 30, 12])
-    tokens, targets = collate(examples)
-    with torch.no_grad():
-        together = llm.model(tokens)
-        for row, e in enumerate(examples):
-            alone = llm.model(torch.tensor([e.ids[:-1]]))[0]
-            torch.testing.assert_close(together[row, : len(e.ids) - 1], alone, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("packing", "whole_rows"), [(False, False), (True, False), (True, True)])
+def test_batches_hold_every_learned_token_once(seed: int, packing: bool, whole_rows: bool) -> None:
+    made = random_examples([7, 2, 190, 44, 3, 60, 61, 300, 250, 9], seed)
+    data = SFTDataset.of(made, max_len=400, packing=packing)
+    data.whole_rows = whole_rows
+    indexes = [9, 2, 4, 7, 1, 8]
+    batches = data.batches(indexes, 2)
+    found = {}
+    for batch in batches:
+        assert batch.tokens.size(0) <= 2
+        assert batch.tokens.size(1) <= data.max_len
+        assert not whole_rows or batch.tokens.size(1) == data.max_len == 400
+        for row in range(batch.tokens.size(0)):
+            at = 0
+            for number, length in zip(batch.examples[row], batch.lengths[row], strict=True):
+                part = slice(at, at + length)
+                found[number] = (batch.tokens[row, part].tolist(), batch.targets[row, part].tolist())
+                at += length
+            assert (batch.targets[row, at:] == IGNORE).all()
+    assert sorted(found) == list(range(len(indexes)))
+    for number, i in enumerate(indexes):
+        e = made[i]
+        assert found[number][0] == e.ids[:-1]
+        assert found[number][1] == [t if learn else IGNORE for t, learn in zip(e.ids[1:], e.learn[1:], strict=True)]
+    direct = micro_batches([made[i] for i in indexes], 2, data.max_len, packing=packing, whole_rows=whole_rows)
+    assert [b.lengths for b in batches] == [b.lengths for b in direct]
 
 
 def test_split() -> None:
-    data = Dataset(_examples([3] * 20), cut=2, empty=1)
+    made = random_examples([3] * 20)
+    data = SFTDataset.of(made)
+    data.notes = ("note",)
     train, val = split(data, 0.25, seed=5)
     assert val is not None
-    assert (len(train), len(val), train.cut, train.empty) == (15, 5, 2, 1)
-    places = [data.examples.index(e) for e in (*train.examples, *val.examples)]
+    assert (len(train), len(val), train.notes, val.notes) == (15, 5, ("note",), ())
+    places = [made.index(e) for e in (*examples(train), *examples(val))]
     assert sorted(places) == list(range(20))
-    assert split(data, 0.25, seed=5) == (train, val)
-    assert split(data, 0.25, seed=6) != (train, val)
+    assert places[:15] == sorted(places[:15])
+    again, val_again = split(data, 0.25, seed=5)
+    assert val_again is not None
+    assert examples(again) + examples(val_again) == examples(train) + examples(val)
+    assert examples(split(data, 0.25, seed=6)[0]) != examples(train)
     assert split(data, 0.0, seed=5) == (data, None)
     assert [len(part) for part in split(data, 0.001, 0) if part] == [19, 1]
     assert [len(part) for part in split(data, 0.999, 0) if part] == [1, 19]
-    one = Dataset(_examples([3]))
+    one = SFTDataset.of(random_examples([3]))
     assert split(one, 0.5, 0) == (one, None)
 
 
-def test_stream_visits_each_example_once_an_epoch() -> None:
-    indexes = stream(7, seed=3)
-    epochs = [[next(indexes) for _ in range(7)] for _ in range(5)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 5
-    again = stream(7, seed=3)
-    assert [next(again) for _ in range(35)] == sum(epochs, [])
-    other = stream(7, seed=4)
-    assert [next(other) for _ in range(35)] != sum(epochs, [])
+def test_validation(tmp_path: Path, llm: LLM) -> None:
+    path, other = write(tmp_path / "d", ALPACA * 5), write(tmp_path / "other", CHAT)
+    train, val = load_sft(DataSettings(path=path, val_fraction=0.25), llm.tokenizer, llm.style, 200)
+    assert val is not None
+    assert (len(train), len(val)) == (15, 5)
+    train, val = load_sft(DataSettings(path=path, val_path=other, packing=False), llm.tokenizer, llm.style, 200)
+    assert val is not None
+    assert (len(train), len(val), train.packing, val.packing) == (20, 2, False, False)
+    assert train.notes[0].startswith(f"{path}: 20 examples")
+    assert val.notes[0].startswith(f"{other}: 2 examples")
+    assert val.max_len == max(len(e.ids) for e in examples(val))

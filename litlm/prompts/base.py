@@ -8,8 +8,11 @@ Unusual:
 
 from __future__ import annotations
 
+import bisect
 import difflib
+import os.path
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -17,6 +20,22 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 Style = TypeVar("Style", bound="PromptStyle")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A finished conversation as text.
+
+    spans: (start, end) in characters of the assistant's turns. rewritten: how many turns have no span because the
+    template writes them differently from how the assistant would have. finished: whether the assistant spoke last.
+    without_thoughts: whether an answer stands without the opened thought that its prompt ends with.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    rewritten: int
+    finished: bool
+    without_thoughts: bool = False
 
 
 class PromptStyle:
@@ -61,25 +80,36 @@ class PromptStyle:
         """Tokens of the prompt that asks for the next answer."""
         return len(self.encode(messages, tokenizer))
 
-    def encode_with_mask(self, messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    def encode_with_mask(
+        self, messages: Sequence[Message], tokenizer: Tokenizer, *, first: int = 0
+    ) -> tuple[list[int], list[bool]]:
         """A finished conversation as ids, and for each whether the assistant produced it.
 
         Returns `encode(messages, tokenizer, add_generation_prompt=False)` and a mask of the same length: True for the
-        assistant's content and the token that ends its turn, in every assistant turn. A token that holds both prompt
-        and answer characters counts as the assistant's. Where the style writes no token after the last answer
-        (`plain`, `alpaca`), `tokenizer.eos_id` is appended to both, True.
+        assistant's content and the token that ends its turn, in every assistant turn from message `first` on. A token
+        that holds both prompt and answer characters counts as the assistant's. Where the style writes no token after
+        the last answer (`plain`, `alpaca`), `tokenizer.eos_id` is appended to both, True.
 
         Templates that write earlier turns differently from the last (Qwen3 drops their reasoning) show the model
         earlier turns that it would not have written so: then only the last assistant turn is True. Raises ValueError
         where even that turn does not continue its own prompt.
         """
+        return self.encode_marked(self.mark(messages, first=first), tokenizer)
+
+    def mark(self, messages: Sequence[Message], *, first: int = 0, without_thoughts: bool = False) -> Marked:
+        """The text of a finished conversation and where the assistant's turns from message `first` on are in it.
+
+        without_thoughts: templates that ask with an opened thought (DeepSeek-R1: `<think>`) and write answers without
+        it are refused, because no such answer continues its prompt; take the answers as they are written instead.
+        """
         text = self.format(messages, add_generation_prompt=False)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= first]
         spans = {i: self._turn(messages, i, text) for i in turns}
+        bare = without_thoughts and bool(turns) and spans[turns[-1]] is None
+        if bare:
+            spans = {i: span or self._turn(messages, i, text, bare=True) for i, span in spans.items()}
         if turns and None in spans.values():
             spans = {turns[-1]: spans[turns[-1]]}
-        ids, places = tokenizer.encode_with_spans(text)
-        mask = [False] * len(ids)
         for i, span in spans.items():
             if span is None:
                 raise ValueError(
@@ -87,8 +117,17 @@ class PromptStyle:
                     "continuation of its own prompt, so its tokens cannot be told from the template's; end the "
                     "conversation with it, or use another template"
                 )
-            start, end = span
-            inside = [k for k, (left, right) in enumerate(places) if left < end and right > start]
+        found = tuple(span for span in spans.values() if span is not None)
+        return Marked(text, found, len(turns) - len(found), messages[-1]["role"] == "assistant", bare)
+
+    def encode_marked(self, marked: Marked, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+        """Ids and mask, as `encode_with_mask` returns them, of what `mark` returned."""
+        text = marked.text
+        ids, places = tokenizer.encode_with_spans(text)
+        mask = [False] * len(ids)
+        starts, ends = [left for left, _ in places], [right for _, right in places]
+        for start, end in marked.spans:
+            inside = range(bisect.bisect_right(ends, start), bisect.bisect_left(starts, end))
             for k in inside:
                 mask[k] = True
             # what a template writes after the end-of-turn token ("\n", mostly) is not the assistant's
@@ -99,17 +138,29 @@ class PromptStyle:
                     mask[k] = False
         prefix = self._prefix(text, tokenizer)
         ids, mask = [*prefix, *ids], [*[False] * len(prefix), *mask]
-        ends = tokenizer.special_ids.union(tokenizer.eos_ids)
-        produced = [token for token, by_assistant in zip(ids, mask, strict=True) if by_assistant]
-        open_ended = turns[-1:] == [len(messages) - 1] and (not produced or produced[-1] not in ends)
-        if open_ended and tokenizer.eos_id is not None:
-            ids, mask = [*ids, tokenizer.eos_id], [*mask, True]
+        if marked.finished and tokenizer.eos_id is not None:
+            if marked.spans:
+                n = next((k + 1 for k in reversed(range(len(ids))) if mask[k]), 0)
+            else:  # the last token that is not of the blank end
+                n = len(prefix) + bisect.bisect_left(starts, len(text.rstrip()))
+            if n == 0 or ids[n - 1] not in tokenizer.special_ids.union(tokenizer.eos_ids):
+                ids, mask = [*ids, tokenizer.eos_id], [*mask, bool(marked.spans)]
         return ids, mask
 
-    def _turn(self, messages: Sequence[Message], i: int, text: str) -> tuple[int, int] | None:
-        """Where in the whole text message i's answer is, from behind its header; None if that is not well defined."""
+    def _turn(self, messages: Sequence[Message], i: int, text: str, *, bare: bool = False) -> tuple[int, int] | None:
+        """Where in the whole text message i's answer is, from behind its header; None if that is not well defined.
+
+        bare: its header is what the prompt and any written answer have in common.
+        """
         try:
-            header, written = self.render(messages[:i], True), self.render(messages[: i + 1], False)
+            header = self.render(messages[:i], True)
+            written = text if i == len(messages) - 1 else self.render(messages[: i + 1], False)
+            if bare:
+                before = self.render(messages[:i], False).removesuffix(self.closing)
+                other = self.render([*messages[:i], {"role": "assistant", "content": "\ue000"}], False)
+                header = os.path.commonprefix([header, other])
+                if not header.startswith(before):
+                    return None
         except ValueError:  # a template may refuse a beginning, such as no messages at all
             return None
         written = written.removesuffix(self.closing)

@@ -1,0 +1,274 @@
+"""Records to learn from, from files or the Hugging Face hub: each a dict, with where it stands, for messages to people.
+
+Unusual: records come one by one, so that a dataset need not fit into memory, and what is wrong with a file is said
+after its last record, all at once. Parquet and the hub need libraries of the extra `data`, imported where needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from litlm.data.named import NamedDataset, close_names, find_dataset, list_datasets
+
+Record = tuple[str, dict[str, Any]]  # where it stands, what it holds
+
+_EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet")
+_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<config>\w[\w.-]*))?", re.ASCII)
+_FORMS = f"a file ({', '.join(_EXTENSIONS)}), a hub id such as org/name (or org/name:config), or one of"
+_CONVERSATIONS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")  # may be JSON in a .csv
+_HUB_SECONDS = 4.0  # a hub that has not answered by then counts as unreachable; the library would retry for long
+_SHOWN = 20
+
+
+def read_records(source: str | Path, *, split: str = "train") -> Iterator[Record]:
+    """The records of a file (.json with one list, .jsonl, .csv with a header, .parquet) or of a dataset on the hub.
+
+    source: what exists as a file is read as one; else a named dataset, or a hub id `org/name` or `org/name:config`.
+    split: of a hub dataset. Raises ValueError that names every line that can't be read, when the good ones are through.
+    """
+    found = locate(source)
+    if isinstance(found, NamedDataset):
+        return _from_hub(found, split)
+    readers = {".csv": _from_csv, ".parquet": _from_parquet}
+    return _some(readers.get(found.suffix.lower(), _from_json)(found), f"{found} holds no examples")
+
+
+def locate(source: str | Path) -> Path | NamedDataset:
+    """What `source` means; ValueError with the closest names if it means nothing. Reads and fetches nothing."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{path} can't be read: it is a folder; name one file ({', '.join(_EXTENSIONS)}) in it")
+    if path.exists():
+        return path
+    text = str(source)
+    if isinstance(source, Path) or path.suffix.lower() in _EXTENSIONS or text[:1] in (".", "/", "~") or "\\" in text:
+        raise ValueError(f"data file {path} does not exist")
+    if dataset := find_dataset(text):
+        return dataset
+    if hub := _HUB_ID.fullmatch(text):
+        known = next(
+            (d for d in list_datasets() if d.hub_id == hub["repo"] and hub["config"] in (None, d.config)), None
+        )
+        return known or NamedDataset(
+            name=text, hub_id=hub["repo"], config=hub["config"], kind="sft", form="", licence="", n_examples=0
+        )
+    close = close_names(text)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    names = ", ".join(dataset.name for dataset in list_datasets())
+    raise ValueError(f"{text!r} is neither a file nor a known dataset. {hint}Use {_FORMS} {names}")
+
+
+def listed(problems: list[str]) -> str:
+    """One message for many problems with the data."""
+    more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return "The data can't be used:\n" + "\n".join(f"- {p}" for p in problems[:_SHOWN] + more)
+
+
+def _some(records: Iterator[Record], otherwise: str) -> Iterator[Record]:
+    empty = True
+    for record in records:
+        empty = False
+        yield record
+    if empty:
+        raise ValueError(otherwise)
+
+
+def _from_json(path: Path) -> Iterator[Record]:
+    """One list, or one object a line: which of the two, the first character tells."""
+    with _open(path, newline="\n") as file:  # other line ends may stand inside a text
+        try:
+            first = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            records = _from_list(path, file.read()) if first.lstrip().startswith("[") else _from_lines(path, file)
+            yield from records
+        except (OSError, UnicodeDecodeError) as e:
+            raise ValueError(f"data file {path} can't be read as UTF-8 text ({e})") from None
+
+
+def _from_list(path: Path, text: str) -> Iterator[Record]:
+    try:
+        records = json.loads(text)
+    except ValueError as e:
+        raise ValueError(f"{path} is not valid JSON: {e}") from None
+    problems = []
+    for i, record in enumerate(records, 1):
+        if isinstance(record, dict):
+            yield f"{path}, record {i}", record
+        else:
+            problems.append(f"{path}, record {i}: not a JSON object")
+    if problems:
+        raise ValueError(listed(problems))
+
+
+def _from_lines(path: Path, file: Any) -> Iterator[Record]:
+    problems = []
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as e:
+            problems.append(f"{path}, line {number}: not valid JSON ({e})")
+            continue
+        if isinstance(record, dict):
+            yield f"{path}, line {number}", record
+        else:
+            problems.append(f"{path}, line {number}: not a JSON object")
+    if problems:
+        file.seek(0)
+        if _is_json(file.read()):
+            raise ValueError(f"{path} holds one JSON object; needed is a list of records, or one record a line (JSONL)")
+        raise ValueError(listed(problems))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _from_csv(path: Path) -> Iterator[Record]:
+    csv.field_size_limit(2**31 - 1)  # 128 KiB otherwise, less than a long text
+    problems = []
+    with _open(path, newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            header = next(rows, [])
+            if doubled := {name for name in header if header.count(name) > 1}:
+                raise ValueError(f"{path}: the header has the columns {', '.join(sorted(doubled))} more than once")
+            line = rows.line_num + 1
+            for row in rows:
+                where, line = f"{path}, line {line}", rows.line_num + 1
+                if len(row) != len(header):
+                    if row:
+                        problems.append(f"{where}: has {len(row)} cells where the header has {len(header)}")
+                    continue
+                try:
+                    record = {name: _cell(name, text) for name, text in zip(header, row, strict=True)}
+                except ValueError as e:
+                    problems.append(f"{where}: {e}")
+                    continue
+                yield where, record
+        except csv.Error as e:
+            problems.append(f"{path}, line {rows.line_num}: not valid CSV ({e})")
+        except (OSError, UnicodeDecodeError) as e:
+            raise ValueError(f"data file {path} can't be read as UTF-8 text ({e})") from None
+    if problems:
+        raise ValueError(listed(problems))
+
+
+def _cell(name: str, text: str) -> Any:
+    """A conversation is written as JSON; its cell is empty in records of another form."""
+    if name not in _CONVERSATIONS:
+        return text
+    must = name in _CONVERSATIONS[:2]
+    if must and not text.strip():
+        return None
+    if must or text.startswith('[{"'):
+        try:
+            return json.loads(text)
+        except ValueError as e:
+            if must:
+                raise ValueError(f"the cell {name} is not valid JSON ({e})") from None
+    return text
+
+
+def _from_parquet(path: Path) -> Iterator[Record]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise ValueError(
+            f"{path}: reading .parquet needs pyarrow; pip install 'litlm[data]', or convert the file to .jsonl"
+        ) from None
+    try:
+        with ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=1000)
+            for number, record in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+                yield f"{path}, row {number}", record
+    except (OSError, ArrowException) as e:
+        raise ValueError(f"data file {path} can't be read as Parquet ({e})") from None
+
+
+def _open(path: Path, newline: str) -> Any:
+    try:
+        return path.open(encoding="utf-8-sig", newline=newline)
+    except OSError as e:
+        raise ValueError(f"data file {path} can't be read ({e})") from None
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+def _from_hub(dataset: NamedDataset, split: str) -> Iterator[Record]:
+    rows = _load(dataset, split)
+    place = f"{dataset.hub_id}, {split}"
+    if missing := set(dataset.columns) - set(rows.column_names):
+        raise ValueError(
+            f"{place}: expected the columns {', '.join(sorted(missing))}; has {', '.join(rows.column_names)}"
+        )
+    rows = rows.rename_columns(dict(dataset.columns)) if dataset.columns else rows
+    return _some(((f"{place}, row {i}", row) for i, row in enumerate(rows, 1)), f"{place} holds no examples")
+
+
+def _load(dataset: NamedDataset, split: str) -> Any:
+    """The rows, with the library's errors explained."""
+    try:
+        import datasets
+        import datasets.config
+    except ImportError:
+        raise ValueError(
+            f"{dataset.hub_id} is on the Hugging Face hub, and reading it needs the datasets library: "
+            "pip install 'litlm[data]', or save it as a .jsonl file and name that"
+        ) from None
+    name = dataset.split if split == "train" else split
+    path, options = dataset.hub_id, dict[str, Any](name=dataset.config)
+    if dataset.files:
+        if split not in dataset.files:
+            raise ValueError(f"{dataset.hub_id} has no split {split!r}; it has {', '.join(dataset.files)}")
+        path, name = "json", "train"
+        options = dict[str, Any](data_files=f"hf://datasets/{dataset.hub_id}/{dataset.files[split]}")
+    switches: Any = datasets.config
+    before = switches.HF_HUB_OFFLINE
+    offline = switches.HF_HUB_OFFLINE = before or not _hub_answers()  # then a copy that was fetched before is used
+    try:
+        return datasets.load_dataset(path, split=name, **options)
+    except Exception as e:  # of many unrelated types, by the version of the library
+        raise ValueError(f"{dataset.hub_id}, split {name!r}, can't be loaded: {_remedy(e, dataset, offline)}") from e
+    finally:
+        switches.HF_HUB_OFFLINE = before
+
+
+def _hub_answers() -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception:  # of the HTTP library, which differs by version
+        return False
+    return True
+
+
+def _remedy(error: Exception, dataset: NamedDataset, offline: bool) -> str:
+    text = str(error).strip()
+    said = text.splitlines()[0] if text else type(error).__name__
+    page = f"https://huggingface.co/datasets/{dataset.hub_id}"
+    if "gated" in text or dataset.gated and "401" in text:
+        return f"{said} Ask for access at {page}, then log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, ConnectionError) or (offline and not isinstance(error, ValueError)):
+        return (
+            f"no hub answers, and it was not fetched before ({said}). Check the network (HF_ENDPOINT names another "
+            f"hub), or get its files from {page} elsewhere and name one of them"
+        )
+    if "Config name is missing" in text or "BuilderConfig" in text:
+        return f"{' '.join(text.split())} Write the one you want behind the id: {dataset.hub_id}:CONFIG"
+    if "split" in said.lower():
+        return f"{said} Choose one with --data.split"
+    if "scripts are no longer supported" in text:
+        return f"{said}; it holds a program in place of data. Get its files from {page} and name one of them"
+    return f"{said}. Is the name right? See {page}"
