@@ -15,7 +15,7 @@ from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormC
 from litlm.llm import LLM, pick_device, pick_dtype
 from litlm.model import GPT
 from litlm.sample import Sampler
-from litlm.settings import LoraMethod, SamplingSettings, TrainSettings
+from litlm.settings import MethodSettings, SamplingSettings, TrainSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -111,24 +111,20 @@ def test_the_cache_in_bf16_stays_close_to_the_full_pass(family: str) -> None:
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lora_learns(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    from lightning.fabric import Fabric
-
-    from litlm.checkpoint.peft import load_adapter, save_adapter, without_place
-    from litlm.data.sft import Dataset, Example
+    from litlm.checkpoint.peft import load_adapter, save_adapter
+    from litlm.data.base import Example
+    from litlm.data.sft import SFTDataset
     from litlm.train import fit
-    from litlm.train.report import Log
+    from litlm.train.report import Report
     from litlm.transforms.lora import apply_lora
 
     llm = _llm(family, "cuda", dtype)
     before = {name: p.detach().clone() for name, p in llm.model.named_parameters()}
     torch.manual_seed(0)
-    apply_lora(llm.model, LoraMethod(r=8), leave=without_place(llm.model))
-    train = Dataset([Example(row.tolist(), [True] * 20) for row in _tokens(4, 20)])
-    log = Log(tmp_path / "metrics.csv")
+    apply_lora(llm.model, MethodSettings(r=8))
+    train = SFTDataset.of([Example(row.tolist(), [True] * 20) for row in _tokens(4, 20)], max_len=32)
     settings = TrainSettings(max_steps=80, batch_size=4, micro_batch_size=2, lr=1e-2, warmup_steps=5)
-    fabric = Fabric(accelerator="cuda", devices=1)
-    result = fit(fabric, llm.model, train, train, settings, seed=1, log=log, save=lambda step: None)
-    log.close()
+    result = fit(llm.model, train, train, settings=settings, seed=1, report=Report(None, None, quiet=True))
     assert result.losses[-1] < 0.3 * result.losses[0]
     assert result.val_losses[-1][1] < 0.5 * result.losses[0]
     for name, p in llm.model.named_parameters():

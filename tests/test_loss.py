@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from litlm.data.sft import IGNORE
+from litlm.data.base import IGNORE
 from litlm.train import loss as module
-from litlm.train.loss import cross_entropy_sum
+from litlm.train.loss import cross_entropy_sum, token_losses
 
 
 def _case(B: int, T: int, C: int, V: int, seed: int, masked: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,3 +160,98 @@ def test_a_second_derivative_is_refused_not_wrong() -> None:
     (grad,) = torch.autograd.grad(cross_entropy_sum(hidden, weight, targets), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
         grad.sum().backward()
+
+
+# --- each token's own loss -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("chunk_rows", [1, 3, 1000])
+@pytest.mark.parametrize("masked", [0.0, 0.6])
+@pytest.mark.parametrize(
+    ("scale", "softcap", "biased"), [(1.0, None, False), (0.3, None, True), (1.0, 2.5, False), (1.7, 4.0, True)]
+)
+def test_each_tokens_loss_and_gradients(
+    sizes, chunk_rows: int, masked: float, scale: float, softcap: float | None, biased: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    hidden, weight, targets = _case(*sizes, seed=sum(sizes) + 1, masked=masked)
+    gen = torch.Generator().manual_seed(sizes[3])
+    bias = torch.randn(sizes[3], generator=gen) if biased else None
+    incoming = torch.randn(targets.shape, generator=gen)  # another one for each token, of either sign
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * sizes[3] * chunk_rows + 1)
+    tensors = [t for t in (hidden, weight, bias) if t is not None]
+    wide = [t.double().requires_grad_() for t in tensors]
+    logits = (wide[0] @ wide[1].t() + (wide[2] if biased else 0)) * scale
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    chosen = logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+    expected = torch.where(targets == IGNORE, 0.0, -chosen)
+    (expected * incoming).sum().backward()
+    for want in ((True,) * 3, (True, False, False), (False, True, False), (False, False, True), (False,) * 3):
+        mine = [t.clone().requires_grad_(w) for t, w in zip(tensors, want, strict=False)]
+        value = token_losses(mine[0], mine[1], targets, bias=mine[2] if biased else None, scale=scale, softcap=softcap)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.detach().double(), expected.detach(), rtol=1e-5, atol=1e-5)
+        assert value.requires_grad == any(want[: len(mine)])
+        if value.requires_grad:
+            (value * incoming).sum().backward()
+        for t, w, reference in zip(mine, want, wide, strict=False):
+            assert (t.grad is not None) == w
+            if t.grad is not None:
+                assert reference.grad is not None
+                torch.testing.assert_close(t.grad.double(), reference.grad, rtol=1e-5, atol=2e-5)
+
+
+def test_each_tokens_loss_in_bf16() -> None:
+    hidden, weight, targets = _case(4, 32, 64, 333, seed=1, masked=0.2)
+    hidden, weight = hidden.bfloat16(), (weight / 4).bfloat16()
+    incoming = torch.randn(targets.shape, generator=torch.Generator().manual_seed(2))
+    wide = [t.double().requires_grad_() for t in (hidden, weight)]
+    expected = F.cross_entropy(
+        (wide[0] @ wide[1].t()).flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
+    ).view(targets.shape)
+    (expected * incoming).sum().backward()
+    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    value = token_losses(h, w, targets)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.detach().double(), expected.detach(), rtol=1e-2, atol=5e-2)
+    (value * incoming).sum().backward()
+    for tensor, reference in ((h, wide[0]), (w, wide[1])):
+        assert tensor.grad is not None
+        assert reference.grad is not None
+        assert tensor.grad.dtype == torch.bfloat16
+        assert (tensor.grad.double() - reference.grad).norm() / reference.grad.norm() < 2e-2
+
+
+def test_no_more_than_a_chunk_of_logits_is_alive_for_each_tokens_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    widest = 0
+
+    def spy(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        nonlocal widest
+        out = F.linear(x, weight, bias)
+        widest = max(widest, out.numel() if out.size(-1) == 500 else 0)
+        return out
+
+    monkeypatch.setattr(module, "linear", spy)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 500 * 8)
+    hidden, weight, targets = _case(2, 100, 4, 500, seed=5)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    held: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t.numel()), t)[1], lambda t: t):
+        value = token_losses(hidden, weight, targets)
+    value.sum().backward()
+    assert widest == 8 * 500
+    assert sum(held) <= 2 * hidden.numel() + weight.numel() + targets.numel()
+
+
+def test_no_token_has_a_loss_of_its_own() -> None:
+    hidden, weight, targets = _case(2, 3, 4, 9, seed=0)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    value = token_losses(hidden, weight, torch.full_like(targets, IGNORE))
+    assert value.tolist() == [[0.0] * 3] * 2
+    value.sum().backward()
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    assert hidden.grad.abs().sum() == weight.grad.abs().sum() == 0

@@ -1,6 +1,8 @@
-"""Training. `finetune(settings)` is a whole run, `fit(...)` the loop inside it."""
+"""Training. `fit(model, data)` is the loop; `finetune`, `pretrain` and `dpo` are whole runs, from settings to files."""
 
 # Eager, so that `litlm.train.fit` is the function: importing a submodule later would not rebind the name.
-from litlm.train.fit import Result, finetune, fit
+from litlm.train.fit import Result, fit
+from litlm.train.methods import apply_method
+from litlm.train.run import dpo, finetune, pretrain
 
-__all__ = ["Result", "finetune", "fit"]
+__all__ = ["Result", "apply_method", "dpo", "finetune", "fit", "pretrain"]

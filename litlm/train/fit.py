@@ -1,7 +1,8 @@
-"""The training loop, top to bottom: `fit` for the loop itself, `finetune` for a whole run from settings to files.
+"""The training loop, top to bottom: one for every method, every objective and every kind of data.
 
-A step's loss is the sum over all its target tokens divided by their number, however they fall into micro batches: equal
-batches give equal steps whatever micro_batch_size is.
+A step's loss is the sum over all that its examples give to learn, divided by how much that is, however they fall into
+micro batches, rows and ranks. So micro batches and packing change speed and memory, never a step. Where a run stands is
+a few numbers (`State`): the data a step sees follow from its number and the seed.
 """
 
 from __future__ import annotations
@@ -10,120 +11,242 @@ import math
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from litlm.data.sft import IGNORE, Dataset, Example, collate, load_sft, split, stream
+from litlm.checkpoint.training import Checkpoints, load_checkpoint, put_weights
+from litlm.data.base import Dataset, Order
 from litlm.model import GPT
 from litlm.moe import RouterWatch, watch_routers
-from litlm.settings import FinetuneSettings, TrainSettings
-from litlm.train.loss import loss_sum
-from litlm.train.report import Log, Progress, plot_loss, write_settings
+from litlm.settings import TrainSettings
+from litlm.train.flops import peak_flops, train_flops_per_token
+from litlm.train.limits import Limits
+from litlm.train.loss import NextToken, Objective
+from litlm.train.mixed import MasterWeights, hooks_of
+from litlm.train.optim import load_optimizer_state, make_optimizer, optimizer_state
+from litlm.train.report import Report
 from litlm.train.schedule import learning_rate
+from litlm.train.spikes import SpikeWatch
+from litlm.transforms.blocks import training_blocks
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-    from litlm.llm import LLM
+
+MOST_RETURNS = 10  # to one checkpoint; weights that are broken would be gone back to forever
+
+
+@dataclass
+class State:
+    """Where a run stands.
+
+    step: optimizer steps so far. offset: batches of data left out by rollbacks; step + offset is the next batch. best:
+    the lowest validation loss, at best_step. waited: validations since. spikes: of `SpikeWatch`. data: what decides
+    which examples a step sees, which a resumed run must share.
+    """
+
+    step: int = 0
+    offset: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+    waited: int = 0
+    spikes: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class Result:
-    """What a run did. losses: of each step; val_losses: (step, loss); stopped: by Ctrl-C before its end."""
+    """What a run did. losses: of each of its steps; val_losses: (step, loss); stopped: why, where before its end."""
 
     steps: int = 0
     losses: list[float] = field(default_factory=list)
     val_losses: list[tuple[int, float]] = field(default_factory=list)
     tokens_per_s: float = 0.0
-    stopped: bool = False
-
-
-def total_steps(settings: TrainSettings, n_examples: int) -> int:
-    """Optimizer steps until the first limit; one epoch where none is set. A step may reach into the next epoch."""
-    epochs = 1 if settings.epochs is None and settings.max_steps is None else settings.epochs
-    by_epochs = None if epochs is None else math.ceil(epochs * n_examples / settings.batch_size)
-    return min(n for n in (settings.max_steps, by_epochs) if n is not None)
+    best_step: int | None = None
+    stopped: str | None = None
 
 
 def fit(
-    fabric: Fabric,
     model: GPT,
     train: Dataset,
-    val: Dataset | None,
-    settings: TrainSettings,
+    val: Dataset | None = None,
     *,
-    seed: int,
-    log: Log,
-    save: Callable[[int], None],
+    settings: TrainSettings | None = None,
+    objective: Objective | None = None,
+    seed: int = 1337,
+    fabric: Fabric | None = None,
+    report: Report | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: Path | None = None,
+    sample: Callable[[], list[tuple[str, str]]] | None = None,
+    begun: Callable[[], None] | None = None,
 ) -> Result:
-    """Train the parameters that require gradients. `save(step)` is called at the save interval and at the end."""
-    params = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    runner, optimizer = fabric.setup(model, optimizer)
-    steps = total_steps(settings, len(train))
-    order = stream(len(train), seed)
-    result, seconds, seen = Result(), 0.0, 0
-    model.train()
-    try:
-        with _stop_on_ctrl_c() as stop, Progress(steps) as progress:
-            for step in range(steps):
-                started = time.perf_counter()
-                examples = [train.examples[next(order)] for _ in range(settings.batch_size)]
-                micro_batches = [collate(part) for part in _chunks(examples, settings.micro_batch_size)]
-                n_targets = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
-                loss = 0.0
-                with watch_routers(model) as routers:
-                    for tokens, targets in micro_batches:
-                        routers.clear()
-                        tokens, targets = fabric.to_device((tokens, targets))
-                        hidden = runner(tokens, output="hidden")
-                        part = loss_sum(model, hidden, targets) / n_targets
-                        loss += part.item()
-                        fabric.backward(part + router_loss(routers, settings) / len(micro_batches))
-                norm = torch.nn.utils.clip_grad_norm_(params, settings.grad_clip or math.inf)
-                if not math.isfinite(loss) or not bool(norm.isfinite()):
-                    save(step)
-                    raise ValueError(
-                        f"the loss of step {step + 1} is {loss} (gradient norm {float(norm)}); the step was "
-                        "not taken, and the adapters as they were are saved. Lower --train.lr, or look for broken data"
-                    )
-                lr = learning_rate(step, steps, settings)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+    """Train the parameters of `model` that require gradients.
 
-                n_tokens = sum(len(e.ids) for e in examples)
-                took = time.perf_counter() - started
-                seconds, seen = seconds + took, seen + n_tokens
-                result.steps, result.tokens_per_s = step + 1, seen / seconds
-                result.losses.append(loss)
-                val_loss, last = None, step + 1 == steps or bool(stop)
-                # Ctrl-C saves at once: validating first could take minutes.
-                if val is not None and not stop and ((step + 1) % settings.val_interval == 0 or last):
-                    val_loss = validate(fabric, model, val, settings.micro_batch_size)
-                    result.val_losses.append((step + 1, val_loss))
-                log.write(
-                    step=step + 1, loss=loss, val_loss=val_loss, lr=lr, grad_norm=float(norm), tokens=seen,
-                    tokens_per_s=n_tokens / took, seconds=seconds, **routers.statistics(),
-                )  # fmt: skip
-                progress.show(step + 1, loss, val_loss, result.tokens_per_s)
-                if step + 1 == steps or (settings.save_interval and (step + 1) % settings.save_interval == 0):
-                    save(step + 1)
-                if stop:
-                    result.stopped = True
-                    break
-    finally:
-        model.eval()
+    resume: a checkpoint to go on from. sample: prompts and their continuations, asked for before, at validations and
+    after. begun: called once it is sure that the settings fit model and checkpoint. Without `report` nothing is written
+    but a line on the console, without `checkpoints` nothing is saved.
+    """
+    settings, objective = settings or TrainSettings(), objective or NextToken()
+    fabric, report = fabric or make_fabric(model), report or Report(None, None)
+    micro_batch_size = settings.micro_batch_size
+    if micro_batch_size == "auto" or settings.lr == "find":
+        raise ValueError("fit takes numbers for micro_batch_size and lr; litlm.train.trials finds them")
+    masters = MasterWeights(model) if settings.precision == "bf16-mixed" else None
+    params = {name: p for name, p in (masters or model).named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(masters or model, settings)
+    runner, wrapped = fabric.setup(model, optimizer)
+    limits, order, returns = Limits(settings, len(train)), Order(len(train), seed), Counter[int]()
+    data = {"seed": seed, "batch_size": settings.batch_size, "examples": len(train)}
+    state, result, spikes = State(data=data), Result(), SpikeWatch(settings.spike_factor)
+
+    def save() -> None:
+        if checkpoints is not None:
+            state.spikes = spikes.state_dict()
+            now = optimizer_state(optimizer)
+            checkpoints.save(state.step, asdict(state), params, now, best=state.best_step)
+
+    def load(path: Path) -> State:
+        found, weights, stored = load_checkpoint(path)
+        if other := [
+            f"{key}={data[key]}, it had {value}" for key, value in found["data"].items() if data[key] != value
+        ]:
+            raise ValueError(f"{path} belongs to a run on other data or in another order: {'; '.join(other)}")
+        put_weights(path, params, weights)
+        if masters is not None:
+            masters.publish()
+        load_optimizer_state(optimizer, *stored)
+        spikes.load_state_dict(found["spikes"])
+        return State(**found)
+
+    if resume is not None:
+        state = load(resume)
+    if begun is not None:
+        begun()
+    if resume is not None and checkpoints is not None:
+        checkpoints.prune(state.best_step)
+    report.start(step=state.step)
+    if settings.early_stop and state.waited >= settings.early_stop:  # a run that was over already
+        result.stopped = f"no better validation loss since step {state.best_step}"
+    if sample is not None and state.step == 0:
+        report.samples(0, sample())
+    flops, peak = train_flops(model, train), peak_flops(fabric.device, settings.fp8)
+    compiled, busy, seen = compiles(settings, fabric.device), 0.0, 0
+    model.train()
+    with (
+        stop_on_signals() as stop,
+        training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
+        hooks_of(masters, optimizer),
+    ):
+        while not (result.stopped or limits.reached(state.step, state.tokens, state.seconds)):
+            # The data of this step.
+            began = time.perf_counter()
+            progress = limits.progress(state.step, state.tokens, state.seconds)
+            lr = learning_rate(state.step, progress, settings, steps=limits.steps())
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            numbers = order.batch(state.step + state.offset, settings.batch_size)
+            batches = train.batches(numbers, micro_batch_size)
+            count = sum(objective.count(batch) for batch in batches)
+            n_tokens = sum(batch.n_tokens for batch in batches)
+            if settings.optimizer_in_backward and len(batches) > 1:
+                raise ValueError(
+                    f"optimizer_in_backward takes one micro batch a step, and this step has {len(batches)}; raise "
+                    "micro_batch_size (with packing, batch_size is always enough), or lower batch_size"
+                )
+
+            # Gradients, micro batch by micro batch.
+            loss_sum = torch.zeros((), device=fabric.device)
+            with watch_routers(model) as routers:
+                for batch in batches:
+                    routers.clear()
+                    part = objective.loss_sum(model, runner, batch.to(fabric.device))
+                    loss_sum += part.detach()
+                    fabric.backward(part / count + router_loss(routers, settings) / len(batches))
+            norm = torch.nn.utils.clip_grad_norm_(params.values(), settings.grad_clip or math.inf)
+            loss, grad_norm = loss_sum.item() / count, norm.item()
+
+            # The step, unless something is wrong with it.
+            problem = spikes.check(loss, grad_norm)
+            if problem is None:
+                wrapped.step()
+                if masters is not None:
+                    masters.publish()
+            wrapped.zero_grad(set_to_none=True)
+            if problem is not None:
+                problem = f"step {state.step + 1}: {problem} (examples {_some(numbers)})"
+                if settings.optimizer_in_backward:
+                    raise ValueError(f"{problem}. The weights have moved already; go on from an earlier checkpoint")
+                if settings.on_spike == "stop":
+                    save()
+                    kept = ", and the run as it was is saved" if checkpoints else ""
+                    raise ValueError(
+                        f"{problem}. The step was not taken{kept}. Lower lr, look at these examples, or go on past "
+                        "such steps with on_spike=skip (or rollback)"
+                    )
+                report.say(f"{problem}: {'left out' if settings.on_spike == 'skip' else 'back to the last checkpoint'}")
+                if settings.on_spike == "rollback":
+                    objective.metrics()
+                    state = roll_back(state, checkpoints, load)
+                    returns[state.step] += 1
+                    if returns[state.step] > MOST_RETURNS:
+                        raise ValueError(
+                            f"{problem}. After {MOST_RETURNS} returns to step {state.step} it is not the data; lower lr"
+                        )
+                    continue
+            took = time.perf_counter() - began
+            state.step, state.tokens, state.seconds = state.step + 1, state.tokens + n_tokens, state.seconds + took
+            busy, seen = busy + took, seen + n_tokens
+
+            # What people see, and what is kept.
+            done = bool(stop) or limits.reached(state.step, state.tokens, state.seconds)
+            result.losses.append(loss)
+            row: dict[str, float | None] = dict(
+                step=state.step, loss=loss, val_loss=None, lr=lr, grad_norm=grad_norm, tokens=state.tokens,
+                tokens_per_s=n_tokens / took, seconds=state.seconds,
+                **objective.metrics(), **routers.statistics(),
+            )  # fmt: skip
+            if peak is not None:
+                row["mfu"] = flops * n_tokens / took / peak
+            if fabric.device.type == "cuda":
+                row["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            # Ctrl-C saves at once: validating first could take minutes.
+            if val is not None and not stop and (done or state.step % settings.val_interval == 0):
+                found = validate(fabric, model, val, objective, settings.batch_size, micro_batch_size)
+                row.update(found)
+                result.val_losses.append((state.step, found["val_loss"]))
+                if state.best is None or found["val_loss"] < state.best:
+                    state.best, state.best_step, state.waited = found["val_loss"], state.step, 0
+                else:
+                    state.waited += 1
+                    if settings.early_stop and state.waited >= settings.early_stop:
+                        result.stopped = f"no better validation loss since step {state.best_step}"
+            state.seconds += time.perf_counter() - began - took  # max_time counts validation too
+            report.step(row, limits.progress(state.step, state.tokens, state.seconds))
+            if stop:
+                result.stopped = stop[0]
+            if sample is not None and not stop and (done or state.step % settings.val_interval == 0):
+                report.samples(state.step, sampled(model, sample))
+            due = settings.save_interval and state.step % settings.save_interval == 0
+            if done or due or result.stopped or state.best_step == state.step and settings.save_interval:
+                save()
+    model.eval()
+    result.steps, result.best_step = state.step, state.best_step
+    result.tokens_per_s = seen / busy if busy else 0.0
+    report.finish(stopped=result.stopped)
     return result
 
 
-def router_loss(routers: RouterWatch, settings: TrainSettings) -> torch.Tensor | float:
+def router_loss(routers: RouterWatch, settings: TrainSettings) -> Tensor | float:
     """What keeps the experts of a mixture evenly used, as far as the settings ask for it."""
     if not routers.seen or not (settings.router_balance or settings.router_z):
         return 0.0
@@ -131,105 +254,83 @@ def router_loss(routers: RouterWatch, settings: TrainSettings) -> torch.Tensor |
 
 
 @torch.no_grad()
-def validate(fabric: Fabric, model: GPT, data: Dataset, micro_batch_size: int) -> float:
-    """Mean loss per target token."""
+def validate(
+    fabric: Fabric, model: GPT, data: Dataset, objective: Objective, batch_size: int, micro_batch_size: int
+) -> dict[str, float]:
+    """The mean loss over the data as val_loss, and what else the objective has to say."""
     model.eval()
     total, count = 0.0, 0
-    for part in _chunks(data.examples, micro_batch_size):
-        tokens, targets = fabric.to_device(collate(part))
-        total += loss_sum(model, model(tokens, output="hidden"), targets).item()
-        count += int((targets != IGNORE).sum())
+    for start in range(0, len(data), batch_size):
+        for batch in data.batches(range(start, min(start + batch_size, len(data))), micro_batch_size):
+            total += objective.loss_sum(model, model, batch.to(fabric.device)).item()
+            count += objective.count(batch)
     model.train()
-    return total / count
+    return {"val_loss": total / count} | {f"val_{key}": value for key, value in objective.metrics().items()}
 
 
-def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
-    """One run: load, adapt, train, and write `out_dir` (settings.yaml, metrics.csv, loss.png, final/).
+def sampled(model: GPT, sample: Callable[[], list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    model.eval()
+    try:
+        return sample()
+    finally:
+        model.train()
 
-    `llm` is used (and changed) instead of loading `settings.model`.
-    """
-    from lightning.fabric import Fabric, seed_everything
 
-    from litlm.checkpoint.peft import save_adapter, without_place
-    from litlm.llm import LLM
-    from litlm.transforms.lora import apply_lora
-    from litlm.zoo import find_model
+def roll_back(state: State, checkpoints: Checkpoints | None, load: Callable[[Path], State]) -> State:
+    """The state of the last checkpoint, with the data since left out."""
+    every = checkpoints.steps() if checkpoints is not None else {}
+    steps = [step for step in every if step <= state.step]
+    if not steps:
+        raise ValueError(f"step {state.step + 1}: there is no checkpoint to roll back to yet; set save_interval lower")
+    before = load(every[steps[-1]])
+    before.offset = state.offset + state.step + 1 - before.step
+    return before
 
-    seed_everything(settings.seed, verbose=False)
-    for file in filter(None, (settings.data.path, settings.data.val_path)):
-        if not Path(file).is_file():  # said before the model loads
-            raise ValueError(f"data file {file} does not exist")
-    llm = LLM.load(settings.model, device=settings.device, dtype=settings.dtype) if llm is None else llm
-    model, out_dir = llm.model, Path(settings.out_dir)
-    if model.embed.weight.dtype == torch.float16:
-        raise ValueError("dtype=float16 loses small gradients; train with --dtype bfloat16 (or float32)")
-    max_len = min(settings.data.max_len or model.config.max_seq_len, model.config.max_seq_len)
-    data = load_sft(settings.data.path, llm.tokenizer, llm.style, max_len)
-    if settings.data.val_path is not None:
-        train, val = data, load_sft(settings.data.val_path, llm.tokenizer, llm.style, max_len)
-    else:
-        train, val = split(data, settings.data.val_fraction, settings.seed)
-    skipped = without_place(model)
-    adapted = apply_lora(model, settings.method, leave=skipped)
-    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr))
-    if skipped:
-        kinds = ", ".join(dict.fromkeys(name.rsplit(".", 1)[-1] for name in skipped))
-        say(f"No adapters on {kinds}: Hugging Face fuses these in {model.config.family}, and PEFT's format follows it.")
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    every = sum(p.numel() for p in model.parameters())
-    say(
-        f"{_steps(total_steps(settings.train, len(train)))} of {settings.train.batch_size} examples"
-        f": {len(train)} to learn from, {len(val) if val else 0} to validate on"
-        + (f", {data.cut} cut to {max_len} tokens" if data.cut else "")
-        + (f", {data.empty} left out because nothing to learn was left" if data.empty else "")
-        + f"; training {trainable:,} of {every:,} parameters in {len(adapted)} adapters"
-    )
+
+def make_fabric(model: GPT) -> Fabric:
+    """Fabric for the device that the model is on."""
+    from lightning.fabric import Fabric
+
     device = model.embed.weight.device
-    fabric = Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1)
-    write_settings(settings, out_dir)
-
-    # A zoo name means nothing to PEFT; its hub id does, to both.
-    base = info.hub_id if (info := find_model(settings.model)) else settings.model
-
-    def save(step: int) -> None:
-        last = step == total_steps(settings.train, len(train))
-        folder = out_dir / "final" if last else out_dir / f"step-{step:06d}"
-        save_adapter(model, folder, base=base)
-
-    with closing(Log(out_dir / "metrics.csv")) as log:
-        result = fit(fabric, model, train, val, settings.train, seed=settings.seed, log=log, save=save)
-    if result.stopped:
-        save_adapter(model, out_dir / "final", base=base)
-        say(f"Stopped by Ctrl-C after step {result.steps}; the adapter as it was then is in {out_dir / 'final'}")
-    plot_loss(result.losses, result.val_losses, out_dir / "loss.png")
-    return result
+    # What precision asks for is in the weights: the model computes in their dtype.
+    return Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1)
 
 
-def _steps(n: int) -> str:
-    return "1 step" if n == 1 else f"{n} steps"
+def compiles(settings: TrainSettings, device: torch.device) -> bool:
+    return device.type == "cuda" if settings.compile is None else settings.compile
 
 
-def _chunks(examples: list[Example], size: int) -> list[list[Example]]:
-    return [examples[i : i + size] for i in range(0, len(examples), size)]
+def train_flops(model: GPT, train: Dataset) -> float:
+    """Operations for each token of training, as MFU counts them."""
+    frozen = not any(p.requires_grad for name, p in model.layers.named_parameters() if name.endswith("proj.weight"))
+    batch = train.batches([0], 1)[0]
+    return train_flops_per_token(model.config, batch.tokens.size(1), frozen=frozen)
+
+
+def _some(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:8]))
+    return shown + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
 
 
 @contextmanager
-def _stop_on_ctrl_c() -> Iterator[list[bool]]:
-    """A list that becomes true on Ctrl-C: the step under way ends, the run saves. A second Ctrl-C ends at once."""
-    stop: list[bool] = []
+def stop_on_signals() -> Iterator[list[str]]:
+    """A list that gets a reason on Ctrl-C or SIGTERM: the step under way ends, the run saves. Twice ends at once."""
+    stop: list[str] = []
 
     def handle(signum: int, frame: object) -> None:
         if stop:
             raise KeyboardInterrupt
-        stop.append(True)
+        stop.append("Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name)
         print("\nStopping after this step; press Ctrl-C again to stop without saving.", file=sys.stderr)
 
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGINT, handle)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            before[signum] = signal.signal(signum, handle)
     except ValueError:  # not the main thread: a notebook's worker, say
-        yield stop
-        return
+        pass
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -3,19 +3,137 @@
 A vocabulary is wide: the logits of 2,048 tokens of SmolLM2 alone take 400 MB, and their gradient as much again. Here a
 chunk of rows goes through the output projection, gives its loss and, at once, its gradient with respect to the hidden
 states; its logits are then forgotten. Only positions with a target take part, so masked prompts cost nothing.
+
+On CUDA a chunk's logits stay in the model's dtype, and a Triton kernel turns them into their gradient where they are.
+The plain path is for the CPU and where there is no Triton; the two take the same steps.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from litlm.data.sft import IGNORE
+from litlm.data.base import IGNORE, Batch
 from litlm.model import GPT
 from litlm.ops import linear
 
-_CHUNK_BYTES = 64 * 2**20  # fp32 logits held at once
+_CHUNK_BYTES = 32 * 2**20  # fp32 logits held at once; larger blocks of memory are not used again by glibc
+_KERNEL_BYTES = 2**30  # logits held at once on CUDA, where small chunks make slow products; less on small devices
+_TILE = 128  # rows: what fast products on CUDA are cut into
+
+
+def _chunk(
+    h: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, *, want: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The losses (rows,) of some rows and, if wanted, their gradients (rows, V) by what `h @ weight.T + bias` gives."""
+    logits, t = linear(h, weight, bias).float(), targets[:, None]
+    if scale != 1:
+        logits *= scale
+    slope = None
+    if softcap is not None:
+        bent = logits.div_(softcap).tanh_()
+        slope = 1 - bent.square() if want else None
+        logits = bent.mul_(softcap)
+    chosen, top = logits.gather(1, t), logits.amax(-1, keepdim=True)
+    # One exponential serves the loss and its gradient; all in place.
+    total = logits.sub_(top).exp_().sum(-1, keepdim=True)
+    losses = (total.log() + top - chosen)[:, 0]
+    if not want:
+        return losses, None
+    grad = logits.mul_(total.reciprocal())  # d loss / d logits = softmax - one-hot
+    grad.scatter_add_(1, t, grad.new_full(t.shape, -1.0))
+    if slope is not None:
+        grad *= slope
+    if scale != 1:
+        grad *= scale
+    return losses, grad
+
+
+def _chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scale: float,
+    softcap: float | None,
+    *,
+    want: bool,
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """`_chunk` for some rows at a time, with the slice that they are. A gradient holds until the next is asked for."""
+    N, V = hidden.size(0), weight.size(0)
+    kernels = _kernels(hidden, weight)
+    if kernels is None:
+        rows = max(1, _CHUNK_BYTES // (4 * V))
+        for start in range(0, N, rows):
+            part = slice(start, start + rows)
+            yield part, *_chunk(hidden[part], targets[part], weight, bias, scale, softcap, want=want)
+        return
+    width = -(-V // kernels.ALIGN) * kernels.ALIGN
+    most = max(1, _kernel_bytes(hidden.device) // (width * hidden.element_size()))
+    n_chunks = max(1, -(-N // most))
+    rows = max(1, -(-N // (n_chunks * _TILE))) * _TILE  # nearly equal chunks: a small last one would be slow
+    buffer = hidden.new_empty(min(N, rows), width)
+    for start in range(0, N, rows):
+        part = slice(start, min(N, start + rows))
+        h, t = hidden[part], targets[part]
+        logits = buffer[: h.size(0), :V]
+        if bias is None:
+            torch.mm(h, weight.t(), out=logits)
+        else:
+            torch.addmm(bias, h, weight.t(), out=logits)
+        losses = hidden.new_empty(h.size(0), dtype=torch.float32)
+        kernels.softmax_gradient_(logits, t, losses, scale=scale, softcap=softcap, gradient=want)
+        yield part, losses, logits if want else None
+
+
+def _kernels(hidden: Tensor, weight: Tensor) -> ModuleType | None:
+    """`litlm.train.kernels`, where it can run."""
+    known = hidden.dtype == weight.dtype and hidden.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    return _triton() if known and hidden.device.type == weight.device.type == "cuda" else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    if find_spec("triton") is None:
+        return None
+    from litlm.train import kernels
+
+    return kernels
+
+
+@cache
+def _total_memory(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def _kernel_bytes(device: torch.device) -> int:
+    return min(_KERNEL_BYTES, _total_memory(device) // 64)
+
+
+def _put_product(out: Tensor, grad: Tensor, weight: Tensor) -> None:
+    """out (rows, C) = grad (rows, V) @ weight (V, C)"""
+    if out.device.type == "cuda":
+        torch.mm(grad, weight, out=out)
+    else:
+        out.copy_(linear(grad, weight.t()))
+
+
+def _add_product(total: Tensor, grad: Tensor, h: Tensor) -> None:
+    """total (V, C) += grad (rows, V).T @ h (rows, C): summed up in fp32, whatever the dtype of the factors."""
+    if total.device.type == "cuda" and grad.dtype in (torch.bfloat16, torch.float16):
+        torch.addmm(total, grad.t(), h, out_dtype=torch.float32, out=total)
+    elif total.device.type == "cpu":
+        total += linear(h.t(), grad.t()).t()  # oneDNN copies a transposed first factor, so let it be the smaller one
+    else:
+        total += linear(grad.t(), h.t())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -23,40 +141,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
     ) -> Tensor:
-        rows = max(1, _CHUNK_BYTES // (4 * weight.size(0)))
         want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if want_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if want_bias and bias is not None else None
+        want = want_hidden or want_weight or want_bias
         total = hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, hidden.size(0), rows):
-            h, t = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = linear(h, weight, bias).float()  # (rows, V)
-            if scale != 1:
-                logits *= scale
-            slope = None
-            if softcap is not None:
-                bent = logits.div_(softcap).tanh_()
-                slope = 1 - bent.square() if want_hidden or want_weight or want_bias else None
-                logits = bent.mul_(softcap)
-            log_norm = logits.logsumexp(dim=-1, keepdim=True)
-            total += (log_norm - logits.gather(1, t)).sum()
-            if not (want_hidden or want_weight or want_bias):
+        for part, losses, grad in _chunks(hidden, weight, bias, targets, scale, softcap, want=want):
+            total += losses.sum()
+            if grad is None:
                 continue
-            # d loss / d logits = softmax - one-hot, made in place
-            grad = logits.sub_(log_norm).exp_()
-            grad.scatter_add_(1, t, grad.new_full(t.shape, -1.0))
-            if slope is not None:
-                grad *= slope
-            if scale != 1:
-                grad *= scale
             if grad_bias is not None:
-                grad_bias += grad.sum(0)
+                grad_bias += grad.sum(0, dtype=torch.float32)
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                grad_hidden[start : start + rows] = linear(grad, weight.t())
+                _put_product(grad_hidden[part], grad, weight)
             if grad_weight is not None:
-                grad_weight += linear(grad.t(), h.t())
+                _add_product(grad_weight, grad, hidden[part])
         ctx.save_for_backward(
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -67,7 +168,48 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        return *(None if saved is None else saved * grad.to(saved.dtype) for saved in ctx.saved_tensors), *[None] * 3
+        return *(None if saved is None else saved * grad for saved in ctx.saved_tensors), *[None] * 3
+
+
+class _TokenLosses(torch.autograd.Function):
+    """The same for each row by itself. What a row adds to `hidden`'s gradient is known but for a factor, the incoming
+    gradient; the weight's is a sum over rows, so it takes the logits once more."""
+
+    @staticmethod
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
+    ) -> Tensor:
+        ctx.scale, ctx.softcap = scale, softcap
+        want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
+        losses = hidden.new_empty(hidden.size(0), dtype=torch.float32)
+        each = torch.empty_like(hidden) if want_hidden else None
+        for part, some, grad in _chunks(hidden, weight, bias, targets, scale, softcap, want=want_hidden):
+            losses[part] = some
+            if each is not None and grad is not None:
+                _put_product(each[part], grad.to(hidden.dtype), weight)
+        again = (hidden, weight, bias, targets) if want_weight or want_bias else [None] * 4
+        ctx.save_for_backward(each, *again)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        each, hidden, weight, bias, targets = ctx.saved_tensors
+        grad = grad[:, None]
+        grad_hidden = None if each is None else (each * grad).to(each.dtype)
+        if hidden is None:
+            return grad_hidden, *[None] * 5
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
+        for part, _, slope in _chunks(hidden, weight, bias, targets, ctx.scale, ctx.softcap, want=True):
+            assert slope is not None
+            slope, factors = slope.to(hidden.dtype), grad[part]  # factors: (rows, 1)
+            if grad_bias is not None:
+                _add_product(grad_bias[:, None], slope, factors.to(hidden.dtype))
+            if grad_weight is not None:
+                _add_product(grad_weight, slope, (hidden[part] * factors).to(hidden.dtype))
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None if grad_bias is None else grad_bias.to(bias.dtype), *[None] * 3
 
 
 def cross_entropy_sum(
@@ -78,23 +220,94 @@ def cross_entropy_sum(
     bias: Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
+    wanted: Tensor | None = None,
 ) -> Tensor:
     """The summed cross-entropy in fp32. hidden: (B, T, C), weight: (V, C), targets: (B, T) with IGNORE where none.
 
-    bias: (V,). Logits are multiplied by `scale`, then become cap * tanh(logit / cap) for a `softcap`.
+    bias: (V,). Logits are multiplied by `scale`, then become cap * tanh(logit / cap) for a `softcap`. wanted: (N,), the
+    indexes into B * T that have a target, for callers that know them: finding them on CUDA would wait for the device.
     """
-    wanted = targets.flatten() != IGNORE
-    rows = hidden.flatten(0, 1)
-    if not bool(wanted.all()):
-        index = wanted.nonzero()[:, 0]
-        rows, targets = rows.index_select(0, index), targets.flatten().index_select(0, index)
-    return _LinearCrossEntropy.apply(rows, weight, bias, targets.flatten(), scale, softcap)  # type: ignore[return-value]
+    rows, targets, _ = _with_target(hidden, weight, targets, wanted)
+    return _LinearCrossEntropy.apply(rows, weight, bias, targets, scale, softcap)  # type: ignore[return-value]
 
 
-def loss_sum(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+def token_losses(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    wanted: Tensor | None = None,
+) -> Tensor:
+    """The cross-entropy of each position (B, T) in fp32, 0 where it has no target; arguments as `cross_entropy_sum`."""
+    shape = targets.shape
+    rows, targets, index = _with_target(hidden, weight, targets, wanted)
+    losses: Tensor = _TokenLosses.apply(rows, weight, bias, targets, scale, softcap)  # type: ignore[assignment]
+    if index is not None:
+        losses = losses.new_zeros(shape.numel()).index_copy(0, index, losses)
+    return losses.view(shape)
+
+
+def _with_target(
+    hidden: Tensor, weight: Tensor, targets: Tensor, wanted: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states (N, C) and targets (N,) of the positions that have one; which these are, None if all.
+
+    Where nobody knows which, the kernel gets all positions, and has no loss for those without a target.
+    """
+    rows, targets = hidden.flatten(0, 1), targets.flatten()
+    if wanted is None and _kernels(hidden, weight) is None:
+        has_target = targets != IGNORE
+        wanted = None if bool(has_target.all()) else has_target.nonzero()[:, 0]
+    if wanted is None:
+        return rows, targets, None
+    return rows.index_select(0, wanted), targets.index_select(0, wanted), wanted
+
+
+def loss_sum(model: GPT, hidden: Tensor, targets: Tensor, wanted: Tensor | None = None) -> Tensor:
     """`cross_entropy_sum` of the model's output head, from the states of `model(tokens, output="hidden")`."""
+    return cross_entropy_sum(hidden, model.head_weight, targets, wanted=wanted, **_head(model))
+
+
+def model_token_losses(model: GPT, hidden: Tensor, targets: Tensor, wanted: Tensor | None = None) -> Tensor:
+    """`token_losses` of the model's output head, likewise."""
+    return token_losses(hidden, model.head_weight, targets, wanted=wanted, **_head(model))
+
+
+def _head(model: GPT) -> dict[str, Any]:
     bias = model.head_bias if model.lm_head is None else model.lm_head.bias
-    config = model.config
-    return cross_entropy_sum(
-        hidden, model.head_weight, targets, bias=bias, scale=config.logit_scale, softcap=config.logit_softcap
-    )
+    return dict(bias=bias, scale=model.config.logit_scale, softcap=model.config.logit_softcap)
+
+
+Runner = Callable[..., Tensor]  # the model as Fabric wraps it: runner(tokens, output="hidden", context=...)
+
+
+class Objective(ABC):
+    """What a step minimizes: the sum over its micro batches of `loss_sum`, divided by the sum of `count`."""
+
+    name = "loss"
+
+    @abstractmethod
+    def count(self, batch: Batch) -> int:
+        """What the micro batch adds to the divisor."""
+
+    @abstractmethod
+    def loss_sum(self, model: GPT, runner: Runner, batch: Batch) -> Tensor:
+        """The micro batch's summed loss, in fp32."""
+
+    def metrics(self) -> dict[str, float]:
+        """What else there is to log about the micro batches since the last call."""
+        return {}
+
+
+class NextToken(Objective):
+    """Cross-entropy of the tokens that are to be learned."""
+
+    def count(self, batch: Batch) -> int:
+        return batch.n_targets
+
+    def loss_sum(self, model: GPT, runner: Runner, batch: Batch) -> Tensor:
+        hidden = runner(batch.tokens, output="hidden", context=batch.context())
+        return loss_sum(model, hidden, batch.targets, batch.wanted)

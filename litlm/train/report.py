@@ -1,64 +1,310 @@
-"""What a run shows and leaves: a live line, a CSV log, a loss curve, and settings that run again."""
+"""What people look at during a run and after it: a live line, metrics.csv, samples, loggers, settings that run again.
+
+The files are the truth: the pictures and report.html are drawn from what metrics.csv and samples.jsonl hold, so those
+of a resumed run show all of it. Both files survive a kill (half a line is left out when they are read).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import io
+import json
+import math
+import os
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from litlm.checkpoint.base import atomic_file, write_text
-from litlm.settings import FinetuneSettings
+import torch
+
+from litlm.checkpoint.base import write_text
+from litlm.settings import RunSettings
+
+Number = float | int | None
+Row = Mapping[str, Number]
 
 
-class Log:
-    """One CSV row a step, flushed at once: a killed run keeps its log. The first row's fields are the columns."""
+class Report:
+    """One run's. `out_dir` None writes no files: a call of `fit` in a notebook, or a rank that is not the first."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._rows: csv.DictWriter[str] | None = None
+    def __init__(
+        self,
+        out_dir: Path | None,
+        settings: RunSettings | None,
+        *,
+        loggers: tuple[str, ...] = (),
+        quiet: bool = False,
+    ) -> None:
+        check_loggers(loggers)
+        assert out_dir is not None or not loggers, "loggers need a directory"
+        self.out_dir, self.settings = out_dir, settings
+        self.facts: dict[str, Any] = {}
+        self._names, self._loggers = loggers, []
+        self._console = Console(quiet)
+        self._metrics: Metrics | None = None
+        self._last, self._finished = 0, False
 
-    def write(self, **row: float | None) -> None:
-        if self._rows is None:
-            self._rows = csv.DictWriter(self._file, list(row))
-            self._rows.writeheader()
-        self._rows.writerow({k: "" if v is None else f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Progress:
-    """Loss, speed and time left: one line that rewrites itself on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, steps: int, seconds_between_lines: float = 10.0) -> None:
-        self.steps, self.pause = steps, seconds_between_lines
-        self.live = sys.stderr.isatty()
-
-    def __enter__(self) -> Progress:
-        self.start = self.last = time.monotonic()
+    def __enter__(self) -> Report:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        if self.live:
-            print(file=sys.stderr)
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """A run that failed is reported as well, but never so that the report's problems hide the run's."""
+        with contextlib.suppress(Exception) if error is not None else contextlib.nullcontext():
+            if isinstance(error, Exception) and self._metrics is not None:
+                self._finish(str(error) or type(error).__name__, "failed")
+        self._close("success" if error is None else "failed")
 
-    def show(self, step: int, loss: float, val_loss: float | None, tokens_per_s: float) -> None:
-        now = time.monotonic()
-        left = (now - self.start) / step * (self.steps - step)
-        text = f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {loss:.3f}"
-        text += f"  val {val_loss:.3f}" if val_loss is not None else ""
-        text += f"  {tokens_per_s:,.0f} tokens/s  {duration(left)} left"
+    def describe(self, **facts: Any) -> None:
+        """What report.html says about the run: model, parameters, trainable, examples, device, notes, ..."""
+        self.facts.update(facts)
+
+    def start(self, *, step: int, describe: dict[str, Any] | None = None) -> None:
+        """The run begins, or goes on after `step`: what the files hold beyond it is dropped."""
+        self.describe(**describe or {})
+        self._last = step
+        if self.out_dir is not None:
+            self._metrics = Metrics(self.out_dir / "metrics.csv", step)
+            self._cut_samples(step or -1)
+            self._loggers = open_loggers(self._names, self.out_dir, step)
+            for logger in self._loggers:
+                logger.log_hyperparams(flat(self.settings) if self.settings else {})
+
+    def step(self, row: Row, progress: float | None = None) -> None:
+        """One optimizer step. progress: the share of the run that is over. A step that came before replaces what
+        followed it (a run that rolled back).
+        """
+        step = int(row["step"] or 0)
+        if step <= self._last:
+            self._cut_samples(step - 1)
+        self._last = step
+        self._console.show(row, row.get("progress") if progress is None else progress)
+        if self._metrics is not None:
+            self._metrics.write(row)
+        values = {k: v for k, v in row.items() if k != "step" and v is not None}
+        for logger in self._loggers:
+            logger.log_metrics(values, step)
+
+    def say(self, text: str) -> None:
+        self._console.say(text)
+
+    def samples(self, step: int, texts: list[tuple[str, str]]) -> None:
+        """(prompt, continuation) of the model as it is after `step`."""
+        for prompt, text in texts:
+            self._console.say(f"  {_short(prompt, 30)} → {_short(text, 100)}")
+        if self.out_dir is not None:
+            lines = [json.dumps({"step": step, "prompt": prompt, "text": text}) + "\n" for prompt, text in texts]
+            with _writing(path := self.out_dir / "samples.jsonl"), path.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+
+    def finish(self, *, stopped: str | None) -> None:
+        """loss.png and report.html. stopped: why the run ended before its end."""
+        self._finish(stopped, "success")
+
+    def _finish(self, stopped: str | None, status: str) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        self._console.close()
+        if self.out_dir is not None:
+            from litlm.train.html import write_report
+            from litlm.train.plot import plot_loss
+
+            rows = read_metrics(self.out_dir / "metrics.csv")
+            if rows:
+                plot_loss(rows, self.out_dir / "loss.png")
+            samples = read_samples(self.out_dir / "samples.jsonl")
+            write_report(self.out_dir, self.settings, self.facts, rows, samples, stopped)
+        self._close(status)
+
+    def _close(self, status: str) -> None:
+        self._console.close()
+        loggers, self._loggers = self._loggers, []
+        for logger in loggers:
+            logger.finalize(status)
+
+    def _cut_samples(self, step: int) -> None:
+        if self.out_dir is None or not (path := self.out_dir / "samples.jsonl").is_file():
+            return
+        kept = [sample for sample in read_samples(path) if sample["step"] <= step]
+        write_text(path, "".join(json.dumps(sample) + "\n" for sample in kept))
+
+
+# --- metrics.csv and samples.jsonl ---------------------------------------------------------------------------------
+
+
+class Metrics:
+    """One CSV row a step, in the file at once: a killed run keeps its log. Later rows may bring new columns."""
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        self.path, self._last = path, step
+        columns, rows = read_table(path) if step and path.is_file() else ([], [])
+        self._replace(columns, [row for row in rows if int(row["step"]) <= step])
+
+    def write(self, row: Row) -> None:
+        step = int(row["step"] or 0)
+        back, new = step <= self._last, [name for name in row if name not in self.columns]
+        if back or new:
+            _, rows = read_table(self.path)
+            self._replace(self.columns + new, [old for old in rows if int(old["step"]) < step])
+        self._last = step
+        with _writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(_lines([[_cell(row.get(name)) for name in self.columns]]))
+
+    def _replace(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        self.columns = columns
+        header = [columns] if columns else []
+        write_text(self.path, _lines(header + [[row.get(name, "") for name in columns] for row in rows]))
+
+
+def _lines(rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: Number) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of a metrics.csv, as they are written there."""
+    lines = _whole_lines(path)
+    try:
+        columns, *cells = csv.reader(lines) if lines else [[]]
+    except csv.Error as e:
+        raise ValueError(f"{path} is no CSV file ({e})") from None
+    rows = [dict(zip(columns, row, strict=True)) for row in cells if len(row) == len(columns)]
+    return columns, [row for row in rows if row.get("step", "").isdecimal()]
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv as numbers, without the cells that are empty."""
+    rows = []
+    for cells in read_table(path)[1]:
+        row = {}
+        for name, cell in cells.items():
+            with contextlib.suppress(ValueError):
+                row[name] = float(cell)
+        rows.append(row)
+    return rows
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """{"step", "prompt", "text"} of each sample."""
+    found = []
+    for line in _whole_lines(path) if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [
+        s for s in found if isinstance(s, dict) and isinstance(s.get("step"), int) and {"prompt", "text"} <= s.keys()
+    ]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    # What follows the last newline was being written when the run was killed; a crash of the system may leave NULs.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [line for line in lines if line.strip() and "\0" not in line]
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ValueError(f"{path} could not be written ({e.strerror or e})") from e
+
+
+# --- the console ---------------------------------------------------------------------------------------------------
+
+
+class Console:
+    """Loss, speed and time left on stderr: a line that rewrites itself on a terminal, some lines elsewhere."""
+
+    def __init__(self, quiet: bool = False, pause: float = 10.0) -> None:
+        self.quiet = quiet
+        self.live = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.pause = 0.1 if self.live else pause
+        self._means: dict[str, float] = {}
+        self._parts: list[str] = []
+        self._rows, self._shown, self._at = 0, 0, -math.inf
+        self._open = False  # a live line that the next one replaces
+        self._first: tuple[float, float] | None = None
+        self._val: float | None = None
+
+    def show(self, row: Row, progress: float | None) -> None:
+        if self.quiet:
+            return
+        now, val = time.monotonic(), row.get("val_loss")
+        self._rows += 1
+        self._val = self._val if val is None else val
+        for name in ("loss", "tokens_per_s", "mfu"):
+            if (value := row.get(name)) is not None and math.isfinite(value):
+                before = self._means.get(name, value)
+                self._means[name] = before + (value - before) * max(0.1, 1 / self._rows)
+        self._parts = self._describe(row, progress, now)
+        if val is not None or self._rows == 1 or now - self._at >= self.pause:
+            self._at = now
+            self._print(stays=val is not None)
+
+    def _describe(self, row: Row, progress: float | None, now: float) -> list[str]:
+        """The most important first: what does not fit on the terminal is left out."""
+        parts = [f"step {row['step']}" + ("" if progress is None else f" {math.floor(100 * progress)}%")]
+        parts += [f"loss {self._means.get('loss', math.nan):.3f}"]
+        parts += [] if self._val is None else [f"val {self._val:.3f}"]
+        if progress is not None:
+            if self._first is None:
+                self._first = now, progress  # without the first step, which compiles
+            elif progress > self._first[1]:
+                began, before = self._first
+                parts.append(f"{duration((now - began) / (progress - before) * (1 - progress))} left")
+        parts += [f"{self._means['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in self._means else []
+        parts += [] if (lr := row.get("lr")) is None else [f"lr {lr:.1e}"]
+        parts += [f"MFU {self._means['mfu']:.0%}"] if "mfu" in self._means else []
+        parts += [] if (memory := row.get("memory_gb")) is None else [f"{memory:.1f} GB"]
+        return parts
+
+    def _print(self, stays: bool) -> None:
+        self._shown = self._rows
+        parts = list(self._parts)
         if self.live:
-            end = "\n" if val_loss is not None else ""
-            print(f"\r\033[K{text}", end=end, file=sys.stderr, flush=True)
-        elif val_loss is not None or step in (1, self.steps) or now - self.last >= self.pause:
-            self.last = now
-            print(text, file=sys.stderr, flush=True)
+            while len(parts) > 1 and len("  ".join(parts)) >= _columns():
+                parts.pop()
+            print("\r\033[K" + "  ".join(parts), end="\n" if stays else "", file=sys.stderr, flush=True)
+            self._open = not stays
+        else:
+            print("  ".join(parts), file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        if self.quiet:
+            return
+        print(("\r\033[K" if self._open else "") + text, file=sys.stderr, flush=True)
+        if self._open:
+            self._print(stays=False)
+
+    def close(self) -> None:
+        """Leave the last step on the screen."""
+        if self._rows > self._shown or self._open:
+            self._print(stays=True)
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return 80
+
+
+def _short(text: str, length: int) -> str:
+    """On one line, without what would move the cursor."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def duration(seconds: float) -> str:
@@ -66,45 +312,103 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes}:{seconds:02} min"
 
 
-def plot_loss(losses: list[float], val_losses: list[tuple[int, float]], path: Path) -> None:
-    """The loss curve as a PNG: each step faint, a running mean on top, validation as points."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    steps = range(1, len(losses) + 1)
-    axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1, label="training, each step")
-    window = max(1, len(losses) // 20)
-    mean = [sum(part) / len(part) for part in (losses[max(0, i - window) : i + 1] for i in range(len(losses)))]
-    axes.plot(steps, mean, color="tab:blue", linewidth=2, label=f"training, mean of {window + 1} steps")
-    if val_losses:
-        x, y = zip(*val_losses, strict=True)
-        axes.plot(x, y, "o-", color="tab:orange", label="validation")
-    axes.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    with atomic_file(path) as part:
-        figure.savefig(part, format="png")
+# --- loggers -------------------------------------------------------------------------------------------------------
 
 
-def write_settings(settings: FinetuneSettings, out_dir: Path) -> None:
-    """The fully resolved settings as YAML that `litlm finetune --config` runs again, with versions and the command."""
-    import platform
-    import shlex
-    from importlib.metadata import version
+def check_loggers(names: tuple[str, ...]) -> None:
+    """Before anything is loaded: are the packages there?"""
+    missing = [name for name in names if name != "csv" and find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"train.logger={', '.join(missing)} needs a package that is not installed: pip install {' '.join(missing)}"
+        )
 
+
+def open_loggers(names: tuple[str, ...], out_dir: Path, step: int) -> list[Any]:
+    """Lightning's loggers. A run that goes on after `step` goes on in the same W&B or MLflow run."""
+    known = out_dir / "loggers.json"
+    ids: dict[str, str] = json.loads(known.read_text(encoding="utf-8")) if step and known.is_file() else {}
+    project, found = "litlm", []
+    try:
+        if "tensorboard" in names:
+            from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+
+            options: dict[str, Any] = {"purge_step": step + 1} if step else {}
+            found.append(TensorBoardLogger(out_dir, name="tensorboard", version="", default_hp_metric=False, **options))
+        if "wandb" in names:
+            from lightning.pytorch.loggers import WandbLogger
+
+            logger = WandbLogger(name=out_dir.name, save_dir=out_dir, project=project, id=ids.get("wandb"))
+            ids["wandb"] = logger.experiment.id
+            found.append(logger)
+        if "mlflow" in names:
+            from lightning.pytorch.loggers import MLFlowLogger
+
+            logger = MLFlowLogger(experiment_name=project, run_name=out_dir.name, run_id=ids.get("mlflow"))
+            ids["mlflow"] = str(logger.run_id)
+            found.append(logger)
+    except ModuleNotFoundError as e:  # there, but too old for Lightning
+        raise ValueError(f"train.logger: {e}") from None
+    if ids:
+        write_text(known, json.dumps(ids))
+    return found
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+
+def write_settings(settings: RunSettings, out_dir: Path, device: torch.device | None = None) -> None:
+    """The fully resolved settings as YAML that `litlm COMMAND --config` runs again; above it where it ran."""
+    header = "\n".join([command(), *origin(device)]).splitlines()  # YAML takes no control characters, even in comments
+    header = ["# " + "".join(c if c.isprintable() else "\ufffd" for c in line) for line in header]
+    write_text(out_dir / "settings.yaml", "\n".join(header) + "\n" + settings_text(settings))
+
+
+def settings_text(settings: RunSettings) -> str:
     import yaml
 
+    return yaml.safe_dump(_plain(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
+
+
+def command() -> str:
+    """The command line as it was typed."""
+    import shlex
+
+    return shlex.join([Path(sys.argv[0]).name if Path(sys.argv[0]).name == "litlm" else sys.argv[0], *sys.argv[1:]])
+
+
+def origin(device: torch.device | None) -> list[str]:
+    """What a run ran with."""
+    import platform
+
     names = ("litlm", "torch", "lightning", "safetensors", "tokenizers")
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
-    data = _plain(dataclasses.asdict(settings))
-    header = f"# {shlex.join(sys.argv)}\n# Python {platform.python_version()}, {versions}\n"
-    write_text(out_dir / "settings.yaml", header + yaml.safe_dump(data, sort_keys=False))
+    versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)]
+    return [", ".join(versions)] + ([] if device is None else [device_name(device)])
+
+
+def device_name(device: torch.device) -> str:
+    import platform
+    import re
+
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    name, known = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if known.is_file() and (found := re.search(r"^model name\s*:\s*(.+)$", known.read_text(), re.M)):
+        name = found[1]
+    return f"{device.type}: {name}, {torch.get_num_threads()} threads"
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """{"train.lr": 2e-4, ...}"""
+    data = _plain(settings if isinstance(settings, dict) else dataclasses.asdict(settings))
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        nested = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -1,4 +1,8 @@
-"""Learning rate over the steps: a linear warm-up, then a shape."""
+"""The learning rate of a step: a linear warm-up times a shape over the whole run.
+
+The shape goes by the share of the run that is over, not by steps, so that it also ends where it should when tokens or
+time are the limit.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,30 @@ import math
 from litlm.settings import TrainSettings
 
 
-def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
-    """The rate of step 0 <= step < steps. The warm-up takes at most half of a short run."""
-    warmup = min(settings.warmup_steps, steps // 2)
-    if step < warmup:
-        return settings.lr * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
+def learning_rate(
+    step: int, progress: float, settings: TrainSettings, peak: float | None = None, *, steps: int | None = None
+) -> float:
+    """The rate of step 0, 1, ..., with `progress` in [0, 1] over when it begins.
+
+    peak: instead of settings.lr, where that is to be found first. steps: of the whole run, where their number is
+    known; the warm-up then takes at most half of them.
+    """
+    if peak is None:
+        assert settings.lr != "find", "lr=find needs the rate that was found"
+        peak = settings.lr
+    warmup = settings.warmup_steps if steps is None else min(settings.warmup_steps, steps // 2)
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return peak * rise * _shape(progress, settings)
+
+
+def _shape(progress: float, settings: TrainSettings) -> float:
+    """From 1 to settings.min_lr."""
+    if settings.schedule == "constant":
+        return 1.0
     if settings.schedule == "cosine":
-        return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
-    if settings.schedule == "linear":
-        return settings.lr * (1 - done)
-    return settings.lr
+        left = 0.5 * (1 + math.cos(math.pi * progress))
+    elif settings.schedule == "linear":
+        left = 1 - progress
+    else:
+        left = min(1.0, (1 - progress) / settings.decay_fraction)
+    return settings.min_lr + (1 - settings.min_lr) * left

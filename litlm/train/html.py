@@ -1,0 +1,296 @@
+"""report.html: one file without scripts or links that shows a run on a phone, in the dark, and years later."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from litlm.checkpoint.base import atomic_file
+from litlm.describe import count
+from litlm.settings import RunSettings
+from litlm.train.report import command, device_name, duration, flat, origin, settings_text
+
+MOST_POINTS = 1000
+TITLES = {
+    "loss": "Loss", "lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens per second",
+    "memory_gb": "Peak memory (GB)", "mfu": "Model FLOPs utilization",
+}  # fmt: skip
+WITH_OTHERS = {"step", "val_loss", "tokens", "seconds", "progress"}  # not curves of their own
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1c1e21; --soft: #5f6670; --line: #d9dde3; --card: #f5f6f8; --page: #fff;
+  --one: #2563eb; --two: #d9480f; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --soft: #9aa3af; --line: #343a43; --card: #1c2026;
+  --page: #121418; --one: #6ea0ff; --two: #ff9d5c; } }
+body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--page); color: var(--text);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
+h3 { font-size: .95rem; margin: .5rem 0 .2rem; white-space: pre-wrap; }
+p { margin: .2rem 0; } .soft, th, dt { color: var(--soft); font-weight: normal; }
+.grid { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
+.facts { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); margin: 1rem 0; }
+.facts div, .card { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
+dt { font-size: .8rem; } dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
+svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 11px; }
+.axis { stroke: var(--line); } polyline { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
+.one { stroke: var(--one); color: var(--one); } .two { stroke: var(--two); color: var(--two); }
+.faint { opacity: .3; stroke-width: 1; } circle { fill: currentColor; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .6rem .25rem 0;
+  border-bottom: 1px solid var(--line); vertical-align: top; }
+pre { white-space: pre-wrap; background: var(--card); border-radius: .5rem; padding: .6rem .8rem; margin: .3rem 0;
+  font-size: .85rem; overflow-wrap: anywhere; } summary { cursor: pointer; margin: .6rem 0; }
+"""
+
+
+def write_report(
+    out_dir: Path,
+    settings: RunSettings | None,
+    facts: dict[str, Any],
+    rows: list[dict[str, float]],
+    samples: list[dict[str, Any]],
+    stopped: str | None,
+) -> None:
+    name = out_dir.resolve().name
+    what = " · ".join(filter(None, (str(facts.get("model") or getattr(settings, "model", "")), method(settings))))
+    result = f"Stopped: {stopped}" if stopped else "Finished"
+    parts = [
+        f"<h1>{text(name)}</h1><p>{text(what)}</p><p class=soft>{text(result)}</p>",
+        summary(rows),
+        f"<h2>Curves</h2><div class=grid>{''.join(charts(rows))}</div>" if rows else "",
+        side_by_side(samples),
+        configuration(settings),
+        details(facts),
+    ]
+    page = (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<title>{text(name)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>\n"
+    )
+    with atomic_file(out_dir / "report.html") as part:
+        part.write_bytes(page.encode("utf-8", "replace"))  # arguments that are no UTF-8 arrive as lone surrogates
+
+
+def text(value: Any) -> str:
+    """For HTML; control characters have no place in it."""
+    return escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", str(value)))
+
+
+def number(value: float) -> str:
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
+
+
+def method(settings: RunSettings | None) -> str:
+    if settings is None:
+        return ""
+    kind = type(settings).__name__.removesuffix("Settings").lower()
+    name = getattr(getattr(settings, "method", None), "name", "")
+    preference = getattr(getattr(settings, "preference", None), "loss", "")
+    return ", ".join(dict.fromkeys(filter(None, (kind, preference, name))))
+
+
+def summary(rows: list[dict[str, float]]) -> str:
+    if not rows:
+        return "<p>The run ended before its first step.</p>"
+    last, loss = rows[-1], [row["loss"] for row in rows if math.isfinite(row.get("loss", math.nan))]
+    vals = [(row["val_loss"], int(row["step"])) for row in rows if math.isfinite(row.get("val_loss", math.nan))]
+    facts = {"Steps": number(last["step"])}
+    if loss:
+        facts["Loss, first → last"] = f"{loss[0]:.4g} → {loss[-1]:.4g}"
+    if vals:
+        facts["Best validation"] = f"{min(vals)[0]:.4g} (step {min(vals)[1]:,})"
+    if "tokens" in last:
+        facts["Tokens"] = number(last["tokens"])
+    if last.get("seconds"):
+        facts["Time"] = duration(last["seconds"])
+        if "tokens" in last:
+            facts["Tokens per second"] = number(round(last["tokens"] / last["seconds"], 1))
+    if memory := [row["memory_gb"] for row in rows if "memory_gb" in row]:
+        facts["Peak memory"] = f"{max(memory):.1f} GB"
+    if mfu := sorted(row["mfu"] for row in rows if "mfu" in row):
+        facts["MFU, median"] = f"{mfu[len(mfu) // 2]:.1%}"
+    return (
+        f"<dl class=facts>{''.join(f'<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>' for k, v in facts.items())}</dl>"
+    )
+
+
+# --- curves --------------------------------------------------------------------------------------------------------
+
+
+class Curve(NamedTuple):
+    name: str
+    points: list[tuple[float, float]]
+    style: str
+    dots: bool = False
+
+
+def charts(rows: list[dict[str, float]]) -> list[str]:
+    names = list(
+        dict.fromkeys(["loss", *(n for n in TITLES if any(n in r for r in rows)), *(n for r in rows for n in r)])
+    )
+    found = []
+    for name in names:
+        if name in WITH_OTHERS or not (points := series(rows, name)):
+            continue
+        dense = 2 * len(points) >= len(rows)
+        curves = [Curve(name, thin(points), "one", dots=not dense)]
+        if name == "loss" and len(points) > 20:
+            curves = [
+                Curve("each step", thin(points), "one faint"),
+                Curve("running mean", thin(running_mean(points)), "one"),
+            ]
+        if name == "loss" and (vals := series(rows, "val_loss")):
+            curves.append(Curve("validation", thin(vals), "two", dots=len(vals) <= 100))
+        title = TITLES.get(name, name.replace("_", " "))
+        if len(points) > MOST_POINTS:
+            title += f" (means of {math.ceil(len(points) / MOST_POINTS)} steps)"
+        found.append(f"<div class=card><h3>{text(title)}</h3>{chart(curves)}</div>")
+    return found
+
+
+def series(rows: list[dict[str, float]], name: str, x: str = "step") -> list[tuple[float, float]]:
+    return [(row[x], row[name]) for row in rows if x in row and math.isfinite(row.get(name, math.nan))]
+
+
+def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most MOST_POINTS, each the mean of equally many neighbors."""
+    size = math.ceil(len(points) / MOST_POINTS)
+    parts = [points[i : i + size] for i in range(0, len(points), size or 1)]
+    return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]
+
+
+def running_mean(points: list[tuple[float, float]], size: int | None = None) -> list[tuple[float, float]]:
+    """Of the last `size` values (a fiftieth of all, where left out)."""
+    size, total, found = size or max(2, len(points) // 50), 0.0, []
+    for i, (x, y) in enumerate(points):
+        total += y - (points[i - size][1] if i >= size else 0.0)
+        if i % size == 0:  # what rounding has left of a huge value goes
+            total = sum(y for _, y in points[max(0, i + 1 - size) : i + 1])
+        found.append((x, total / min(i + 1, size)))
+    return found
+
+
+def ticks(low: float, high: float, n: int = 4) -> list[float]:
+    """Round numbers between the two."""
+    rough = (high - low) / n
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= 0.7 * rough)
+    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def tick(value: float) -> str:
+    return count(value) if abs(value) >= 10000 else f"{value:.4g}"
+
+
+def chart(curves: list[Curve], width: int = 400, height: int = 220) -> str:
+    """An SVG whose data-* say what its edges stand for, so that its points can be read back."""
+    xs, ys = ([p[i] for c in curves for p in c.points] for i in (0, 1))
+    x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
+    x1 += x0 == x1
+    margin = (y1 - y0) * 0.05 or abs(y0) * 0.1 or 1.0
+    y0, y1 = y0 - margin if y0 < 0 or y0 >= margin else 0.0, y1 + margin
+    left, right, top, bottom = 52, width - 10, 8, height - 24
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top)
+
+    lines = []
+    for y in ticks(y0, y1):
+        _, at = place(x0, y)
+        lines.append(f'<line class=axis x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        lines.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor=end>{tick(y)}</text>')
+    for x in ticks(x0, x1):
+        at, _ = place(x, y0)
+        if x == int(x):
+            lines.append(f'<text x="{at:.1f}" y="{height - 6}" text-anchor=middle>{tick(x)}</text>')
+    for curve in curves:
+        dots = [(*place(x, y), x, y) for x, y in curve.points]
+        path = " ".join(f"{px:.2f},{py:.2f}" for px, py, *_ in dots)
+        lines.append(f'<polyline class="{curve.style}" data-name="{text(curve.name)}" points="{path}"/>')
+        if curve.dots or len(dots) == 1:
+            lines += [
+                f'<circle class="{curve.style}" cx="{px:.2f}" cy="{py:.2f}" r="2.5">'
+                f"<title>step {x:g}: {y:.6g}</title></circle>"
+                for px, py, x, y in dots
+            ]
+    legend = " ".join(
+        f'<span class="{c.style.split()[0]}">{text(c.name)}</span>' for c in curves if "faint" not in c.style
+    )
+    edges = (
+        f'data-x0="{x0!r}" data-x1="{x1!r}" data-y0="{y0!r}" data-y1="{y1!r}" data-box="{left} {right} {top} {bottom}"'
+    )
+    svg = f'<svg viewBox="0 0 {width} {height}" role=img {edges}>{"".join(lines)}</svg>'
+    return svg + (f"<p>{legend}</p>" if len(curves) > 1 else "")
+
+
+# --- the rest ------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(samples: list[dict[str, Any]]) -> str:
+    """What the model said before and after, for each prompt; in between on demand."""
+    prompts: dict[str, list[dict[str, Any]]] = {}
+    for sample in samples:
+        prompts.setdefault(str(sample["prompt"]), []).append(sample)
+    parts = []
+    for prompt, said in prompts.items():
+        ends = [said[0], said[-1]] if len(said) > 1 else said
+        parts.append(f"<h3>{text(prompt)}</h3><div class=grid>{''.join(map(_said, ends))}</div>")
+        if between := said[1:-1]:
+            parts.append(
+                f"<details><summary>{len(between)} in between</summary>{''.join(map(_said, between))}</details>"
+            )
+    return f"<h2>Samples</h2>{''.join(parts)}" if parts else ""
+
+
+def _said(sample: dict[str, Any]) -> str:
+    when = f"after step {sample['step']}" if sample["step"] else "before"
+    return f"<div><span class=soft>{text(when)}</span><pre>{text(sample['text'])}</pre></div>"
+
+
+def configuration(settings: RunSettings | None) -> str:
+    if settings is None:
+        return ""
+    usual = flat(defaults(type(settings)))
+    rows = [(k, v, usual.get(k)) for k, v in flat(settings).items() if k not in usual or v != usual[k]]
+    table = _table([("setting", "value", "default"), *((k, v, "" if d is None else d) for k, v, d in rows)])
+    everything = f"<details><summary>All settings</summary><pre>{text(settings_text(settings))}</pre></details>"
+    return f"<h2>Configuration</h2>{table}{everything}"
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """What the fields of settings are where nothing is said; fields that must be given are left out."""
+    from typing import get_type_hints
+
+    kinds, found = get_type_hints(cls), {}
+    for f in dataclasses.fields(cls):
+        if f.default is not dataclasses.MISSING:
+            found[f.name] = f.default
+        elif f.default_factory is not dataclasses.MISSING:
+            value = f.default_factory()
+            found[f.name] = flat(value) if dataclasses.is_dataclass(value) else value
+        elif dataclasses.is_dataclass(kinds[f.name]):
+            found[f.name] = defaults(kinds[f.name])
+    return found
+
+
+def details(facts: dict[str, Any]) -> str:
+    """Hardware, versions, data, command."""
+    facts = {k: v for k, v in facts.items() if k != "model"}  # the header says it
+    notes, device = facts.pop("notes", None) or [], facts.pop("device", None)
+    rows = [(k.replace("_", " "), number(v) if type(v) in (int, float) else v) for k, v in facts.items()]
+    rows += [] if device is None else [("device", device_name(device) if isinstance(device, torch.device) else device)]
+    rows += [("versions", line) for line in origin(None)]
+    rows += [("data", note) for note in ([notes] if isinstance(notes, str) else notes)]
+    return f"<h2>Details</h2>{_table(rows)}<p class=soft>Command</p><pre>{text(command())}</pre>"
+
+
+def _table(rows: list[tuple[Any, ...]]) -> str:
+    lines = [f"<tr><th>{text(first)}</th>{''.join(f'<td>{text(c)}</td>' for c in rest)}</tr>" for first, *rest in rows]
+    return f"<table>{''.join(lines)}</table>"

@@ -1,0 +1,71 @@
+"""Mixed precision: the model computes in bf16, and the optimizer works on fp32 copies of the trained weights.
+
+bf16 has 8 bits of mantissa: a step of 1e-4 of a weight would be lost in it. Unlike autocast, which casts every weight
+in every pass and keeps the residual stream in fp32, this casts once a step; gradients are summed up in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from litlm.model import GPT
+
+
+class MasterWeights:
+    """fp32 copies of the parameters that require gradients; the model itself becomes bf16.
+
+    Gradients move to the copies as soon as they are there. An optimizer made from this one's `named_parameters` updates
+    the copies, and `publish` then rounds them into the model.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        self._pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                self._pairs[name] = (p, nn.Parameter(p.detach().to(torch.float32, copy=True)))
+            if p.is_floating_point():  # not the packed ones of quantized layers
+                p.data = p.data.to(torch.bfloat16)
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(lambda p, master=master: _move(p, master))
+            for p, master in self._pairs.values()
+        ]
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, master) for name, (_, master) in self._pairs.items())
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the copies into the model."""
+        ours, masters = zip(*self._pairs.values(), strict=True)
+        torch._foreach_copy_(list(ours), list(masters))  # pyright: ignore[reportPrivateImportUsage]
+
+    def remove_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _move(p: Tensor, master: Tensor) -> None:
+    assert p.grad is not None
+    if master.grad is None:
+        master.grad = p.grad.to(torch.float32)
+    else:
+        master.grad += p.grad
+    p.grad = None
+    for hook in (master._post_accumulate_grad_hooks or {}).values():  # autograd never reaches the copies itself
+        hook(master)
+
+
+@contextmanager
+def hooks_of(*things: Any) -> Iterator[None]:
+    """Take the hooks of master weights or an optimizer off when the block ends, or the model would go on learning."""
+    try:
+        yield
+    finally:
+        for thing in things:
+            if hasattr(thing, "remove_hooks"):
+                thing.remove_hooks()

@@ -1,0 +1,262 @@
+"""Optimizers by name, and their state as tensors and JSON, so that a checkpoint needs no pickle.
+
+Parameters are known to the optimizer by their names, and a saved state is matched by them. Muon beside AdamW, and
+one optimizer for each parameter, look like a single torch.optim.Optimizer from outside (`Joined`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import weakref
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from litlm.settings import TrainSettings
+from litlm.settings.base import complain
+
+_OURS = ("adamw", "adamw8bit", "muon")
+_UNFIT = ("lbfgs", "sparseadam")  # want the loss again within a step; sparse gradients
+_ELSEWHERE = ("params", "lr", "weight_decay")  # arguments that are settings of their own
+
+Named = dict[str, nn.Parameter]
+
+
+class Trained(Protocol):
+    """A model, or whatever else has parameters with names."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+def make_optimizer(model: Trained, settings: TrainSettings) -> Optimizer:
+    """The optimizer of all parameters that require a gradient. The trainer sets the learning rate before each step."""
+    if settings.optimizer_in_backward:
+        return StepInBackward(model, settings)
+    parts = _parts(_trainable(model), settings)
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+class Joined(Optimizer):
+    """Several optimizers that look like one: the groups of all of them, and one state that they share."""
+
+    def __init__(self, parts: list[Optimizer]) -> None:
+        self.parts = parts
+        groups = [group for part in parts for group in part.param_groups]
+        super().__init__([{**g, "params": list(zip(g["param_names"], g["params"], strict=True))} for g in groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share()  # load_state_dict has made new groups and a new state
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step()
+
+
+class StepInBackward(Joined):
+    """Updates each parameter as soon as its gradient is there, and frees the gradient: they are never all held at once.
+
+    So the learning rate must be set before the backward pass, whose loss must be the whole step's. `step` has nothing
+    left to do. `remove_hooks()` ends it; so does letting go of the optimizer.
+    """
+
+    def __init__(self, model: Trained, settings: TrainSettings) -> None:
+        named = _trainable(model)
+        super().__init__([part for name, p in named.items() for part in _parts({name: p}, settings)])
+        pairs = zip(named.values(), self.parts, strict=True)
+        hooks = [p.register_post_accumulate_grad_hook(_stepper(part)) for p, part in pairs]
+        self.remove_hooks = weakref.finalize(self, lambda: [hook.remove() for hook in hooks])
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        pass
+
+
+def _stepper(part: Optimizer) -> Any:
+    def step(parameter: Tensor) -> None:
+        part.step()
+        parameter.grad = None
+
+    return step
+
+
+def _trainable(model: Trained) -> Named:
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not named:
+        raise ValueError("there is nothing to train: no parameter of the model requires a gradient")
+    return named
+
+
+def _is_matrix(name: str, p: Tensor) -> bool:
+    """Not so are the biases of stacked experts (E, out) and norms with a weight for each head (H, D)."""
+    return p.ndim >= 2 and not name.endswith(("bias", "norm.weight"))
+
+
+def _parts(named: Named, settings: TrainSettings) -> list[Optimizer]:
+    classes = _classes(settings.optimizer)
+    _check_args(classes, settings)
+    if classes[0] is torch.optim.Muon:
+        # For the matrices inside the layers. torch's takes no stacks of them, such as experts (E, out, in).
+        inside = {n: p for n, p in named.items() if ".layers." in f".{n}" and p.ndim == 2 and _is_matrix(n, p)}
+    elif len(classes) == 2:
+        # 8 bits are shared by blocks of neighbours, and rows of an embedding differ in how often they are met.
+        inside = {n: p for n, p in named.items() if not n.endswith("embed.weight")}
+    else:
+        inside = named
+    rest = {n: p for n, p in named.items() if n not in inside}
+    return [_build(cls, part, settings) for cls, part in zip(classes, (inside, rest), strict=False) if part]
+
+
+def _classes(name: str) -> tuple[type[Optimizer], ...]:
+    """The class, and for muon and adamw8bit the one that does what they are not for."""
+    key = name.lower()
+    if key == "muon":
+        return torch.optim.Muon, torch.optim.AdamW
+    if key == "adamw8bit":
+        try:
+            from bitsandbytes.optim.adamw import AdamW, AdamW8bit
+        except ImportError as e:
+            raise ValueError("optimizer=adamw8bit needs bitsandbytes: pip install 'litlm[quant]'") from e
+        return AdamW8bit, AdamW
+    known = {n.lower(): c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)}
+    known = {n: c for n, c in known.items() if c is not Optimizer and n not in _UNFIT}
+    if key in known:
+        return (known[key],)
+    names = sorted({*_OURS, *known})
+    if key in _UNFIT:
+        raise ValueError(f"optimizer={name} doesn't work with ordinary training steps; use one of {', '.join(names)}")
+    close = difflib.get_close_matches(key, names)
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    raise ValueError(f"optimizer={name!r} is unknown{hint}; there are {', '.join(names)}")
+
+
+def _takes(cls: type[Optimizer]) -> list[str]:
+    return list(inspect.signature(cls).parameters)
+
+
+def _check_args(classes: tuple[type[Optimizer], ...], settings: TrainSettings) -> None:
+    allowed = [arg for cls in classes for arg in _takes(cls) if arg not in _ELSEWHERE]
+    names = " and ".join(cls.__name__ for cls in classes)
+    problems = [
+        f"{arg} is a setting of its own, not one of optimizer_args"
+        if arg in ("lr", "weight_decay")
+        else f"optimizer_args has {arg}, which is no argument of {names}; there are {', '.join(dict.fromkeys(allowed))}"
+        for arg in settings.optimizer_args
+        if arg not in allowed
+    ]
+    if settings.weight_decay and not any("weight_decay" in _takes(cls) for cls in classes):
+        problems.append(f"weight_decay={settings.weight_decay} means nothing to {names}; set it to 0")
+    complain(f"Arguments of optimizer={settings.optimizer}", problems)
+
+
+def _build(cls: type[Optimizer], named: Named, settings: TrainSettings) -> Optimizer:
+    args: dict[str, Any] = {}
+    if cls is torch.optim.AdamW and not {"foreach", "differentiable"} & settings.optimizer_args.keys():
+        args["fused"] = True
+    if cls is torch.optim.Muon:
+        args["adjust_lr_fn"] = "match_rms_adamw"  # updates as large as AdamW's, so that one lr suits both
+    takes = _takes(cls)
+    for key, value in settings.optimizer_args.items():
+        if key in takes:
+            args[key] = tuple(value) if isinstance(value, list) else value
+    matrices = [(n, p) for n, p in named.items() if _is_matrix(n, p)]
+    vectors = [(n, p) for n, p in named.items() if not _is_matrix(n, p)]
+    groups: list[dict[str, Any]] = [{"params": params} for params in (matrices, vectors) if params]
+    if "weight_decay" in takes:
+        for group in groups:
+            group["weight_decay"] = settings.weight_decay if group["params"] is matrices else 0.0
+    try:
+        return cls(groups, lr=0.0 if settings.lr == "find" else settings.lr, **args)  # type: ignore[call-arg]
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f"{cls.__name__} refuses optimizer_args={settings.optimizer_args}: {e}") from e
+
+
+def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What the optimizer has learned: tensors for a safetensors file (not copies), and the rest as JSON.
+
+    Its groups' options (lr, betas, ...) are not part of it: they come from the settings.
+    """
+    optimizer = _unwrap(optimizer)
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    on_cpu, seen = set(), set()
+    for name, p in _named(optimizer):
+        for key, value in optimizer.state.get(p, {}).items():
+            if isinstance(value, Tensor):
+                value = value.detach()
+                # bitsandbytes' code books are the same tensor everywhere; a file can't hold one tensor twice.
+                place = value.untyped_storage().data_ptr()
+                tensors[f"{key}/{name}"] = value.clone() if place in seen else value.contiguous()
+                seen.add(place)
+                if value.device.type == "cpu" != p.device.type:
+                    on_cpu.add(key)
+            elif value is None or isinstance(value, (bool, int, float, str)):
+                scalars.setdefault(name, {})[key] = value
+            else:
+                raise ValueError(f"the state of {_kind(optimizer)} can't be saved: {key} is a {type(value).__name__}")
+    return tensors, {
+        "optimizer": _kind(optimizer),
+        "shapes": {name: list(p.shape) for name, p in _named(optimizer)},
+        "tensors": list(tensors),
+        "scalars": scalars,
+        "on_cpu": sorted(on_cpu),
+    }
+
+
+def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+    """Go on from a saved state, bit for bit. Nothing is changed if it does not fit."""
+    optimizer = _unwrap(optimizer)
+    params, shapes = dict(_named(optimizer)), info["shapes"]
+    problems = []
+    if info["optimizer"] != _kind(optimizer):
+        problems.append(f"it is that of {info['optimizer']}, but this run uses {_kind(optimizer)}")
+    problems += [f"{name} is trained, but the state doesn't have it" for name in params if name not in shapes]
+    problems += [f"{name} is in the state, but not trained" for name in shapes if name not in params]
+    problems += [
+        f"{name} has shape {list(p.shape)}, in the state {shapes[name]}"
+        for name, p in params.items()
+        if name in shapes and list(p.shape) != list(shapes[name])
+    ]
+    problems += [f"the tensor {key} is missing" for key in info["tensors"] if key not in tensors]
+    problems += [f"the tensor {key} does not belong to it" for key in tensors if key not in info["tensors"]]
+    if len(problems) > 20:
+        problems = [*problems[:20], f"... and {len(problems) - 20} more"]
+    complain("The optimizer's saved state is", problems)
+
+    optimizer.state.clear()
+    for name, values in info["scalars"].items():
+        optimizer.state[params[name]].update(values)
+    for full, value in tensors.items():
+        key, _, name = full.partition("/")
+        p = params[name]
+        device = torch.device("cpu") if key in info["on_cpu"] else p.device
+        if value.shape == p.shape:  # fused kernels want the parameter's own strides
+            value = torch.empty_like(p, dtype=value.dtype, device=device, requires_grad=False).copy_(value)
+        else:
+            value = value.to(device, copy=True)
+        optimizer.state[p][key] = value
+
+
+def _unwrap(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside Fabric's."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _kind(optimizer: Optimizer) -> str:
+    parts = optimizer.parts if isinstance(optimizer, Joined) else [optimizer]
+    return " + ".join(sorted({type(part).__name__ for part in parts}))
+
+
+def _named(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for group in optimizer.param_groups:
+        yield from zip(group["param_names"], group["params"], strict=True)

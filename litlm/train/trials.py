@@ -1,0 +1,144 @@
+"""What is found out by trying, before a run: the largest micro batch that fits, and a good learning rate.
+
+Both leave model, data order and random states as they were.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.optim import Optimizer
+
+from litlm.checkpoint.base import write_text
+from litlm.checkpoint.training import random_states, restore_random
+from litlm.data.base import Dataset, Order
+from litlm.model import GPT
+from litlm.settings import TrainSettings
+from litlm.train.fit import compiles
+from litlm.train.loss import NextToken, Objective
+from litlm.train.lr_finder import find_lr, plot, restore, snapshot
+from litlm.train.mixed import MasterWeights, hooks_of
+from litlm.train.optim import make_optimizer
+from litlm.transforms.blocks import training_blocks
+
+if TYPE_CHECKING:
+    from litlm.train.report import Report
+
+
+@contextmanager
+def trial(model: GPT, settings: TrainSettings) -> Iterator[Optimizer]:
+    """An optimizer whose steps leave no trace behind the block: model and random states are then as they were."""
+    mixed = settings.precision == "bf16-mixed"
+    # bf16 would also have rounded the weights that are not trained.
+    weights = [(p, p.data.to("cpu", copy=True)) for p in model.parameters()] if mixed else []
+    masters = MasterWeights(model) if mixed else None
+    optimizer = make_optimizer(masters or model, settings)
+    if masters is not None:
+        optimizer.register_step_post_hook(lambda *_: masters.publish())
+    saved, states = snapshot(masters or model, optimizer), random_states()
+    model.train()
+    try:
+        with hooks_of(masters, optimizer):
+            yield optimizer
+    finally:
+        restore(masters or model, optimizer, saved)
+        restore_random(*states)
+        for p, data in weights:
+            p.data = data.to(p.device)
+        model.eval()
+
+
+def largest_micro_batch(model: GPT, train: Dataset, objective: Objective | None, settings: TrainSettings) -> int:
+    """The largest power of two (at most batch_size) whose step fits into nine tenths of the GPU's memory.
+
+    The rest stays free, because the micro batches to come may be a little larger than those of the first step.
+    """
+    device = model.embed.weight.device
+    if device.type != "cuda":
+        raise ValueError("micro_batch_size=auto measures a GPU's memory; on a CPU give a number, such as 4")
+    objective, best, size = objective or NextToken(), 0, 1
+    first = range(min(len(train), settings.batch_size))
+    total = torch.cuda.get_device_properties(device).total_memory
+    compiled = compiles(settings, device)
+    with (
+        trial(model, settings) as optimizer,
+        training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
+    ):
+        while size <= settings.batch_size:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            batch = max(train.batches(first, size), key=lambda batch: batch.tokens.numel())
+            try:
+                objective.loss_sum(model, model, batch.to(device)).backward()
+                optimizer.step()
+            except torch.OutOfMemoryError:
+                break
+            finally:
+                optimizer.zero_grad(set_to_none=True)
+            if torch.cuda.max_memory_allocated() > 0.9 * total:
+                break
+            best, size = size, size * 2
+    objective.metrics()
+    torch.cuda.empty_cache()
+    if best == 0:
+        raise ValueError(out_of_memory(settings))
+    return best
+
+
+def out_of_memory(settings: TrainSettings) -> str:
+    """What to change, in the order of how little it costs."""
+    advice = []
+    if settings.micro_batch_size != 1:
+        advice.append("--train.micro_batch_size 1 (the result stays the same)")
+    advice += [] if settings.checkpointing == "full" else ["--train.checkpointing full"]
+    advice += ["a shorter --data.max_len", "--method qlora"]
+    advice += [] if settings.optimizer == "adamw8bit" else ["for full finetuning --train.optimizer adamw8bit"]
+    advice.append("a smaller model")
+    return "the GPU's memory is not enough. Try, in this order: " + "; ".join(advice)
+
+
+def try_rates(
+    model: GPT, train: Dataset, objective: Objective | None, settings: TrainSettings, seed: int, report: Report,
+    out_dir: Path, resume: Path | None,
+) -> float:  # fmt: skip
+    """The learning rate that a range test suggests; a resumed run has the one that was found when it began."""
+    known = out_dir / "lr_finder.json"
+    if resume is not None and known.is_file():
+        return json.loads(known.read_text(encoding="utf-8"))["lr"]
+    objective, device = objective or NextToken(), model.embed.weight.device
+    order, numbers = Order(len(train), seed + 1), itertools.count()
+    micro_batch_size = settings.micro_batch_size
+    assert isinstance(micro_batch_size, int)
+    compiled = compiles(settings, device)
+    with (
+        trial(model, settings) as optimizer,
+        training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
+    ):
+
+        def step(lr: float) -> float:
+            batches = train.batches(order.batch(next(numbers), settings.batch_size), micro_batch_size)
+            count, total = sum(map(objective.count, batches)), 0.0
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            for batch in batches:
+                loss = objective.loss_sum(model, model, batch.to(device)) / count
+                loss.backward()
+                total += loss.item()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return total
+
+        report.say("Trying learning rates (100 steps) ...")
+        sweep = find_lr(step)
+    objective.metrics()
+    out_dir.mkdir(parents=True, exist_ok=True)
+    plot(sweep, out_dir / "lr_finder.png")
+    write_text(known, json.dumps({"lr": sweep.suggestion, "lrs": sweep.lrs, "losses": sweep.losses}))
+    report.say(f"lr={sweep.suggestion:.2e} (the curve is in {out_dir / 'lr_finder.png'})")
+    return sweep.suggestion
