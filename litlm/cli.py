@@ -369,7 +369,8 @@ def _trained(settings: Any, result: Any) -> None:
         command, _, rest = verb.partition(" ")
         print(f"  litlm {command} {out}/final {rest}".rstrip())
         return
-    print(f"  litlm chat {settings.model} --adapter {out}/final")
+    quantize = f" --quantize {settings.method.quantize}" if settings.method.name == "qlora" else ""
+    print(f"  litlm chat {settings.model} --adapter {out}/final{quantize}")
     if settings.method.name in ("lora", "qlora"):
         print(f"  litlm merge {out}/final --out_dir {out}/merged")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +17,11 @@ import tiny
 
 from litlm.cli import COMMANDS, SUMMARIES, main, parse
 from litlm.config import Config
-from litlm.settings import FinetuneSettings, GenerateCommand
+from litlm.settings import FinetuneSettings, GenerateCommand, MethodSettings
 from litlm.zoo import get_model, list_models
 
 Run = Callable[..., tuple[int, str, str]]
+NOWHERE = "/tmp/litlm-no-such-run"  # never made
 
 
 @pytest.fixture
@@ -82,6 +84,39 @@ def test_help_of_every_command_explains_every_option(name: str, run: Run) -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("finetune", {"model": None, "data.path": None, "data.packing": True, "data.max_len": "null",
+                      "method.name": "lora", "method.r": 8, "method.targets": "(all-linear,)", "train.lr": 0.0002,
+                      "train.micro_batch_size": 4, "train.optimizer_args": {}, "train.samples": (),
+                      "resume": "null", "out_dir": "out/finetune"}),
+        ("dpo", {"model": None, "data.path": None, "preference.loss": "dpo", "preference.beta": 0.1, "train.lr": 5e-05,
+                 "train.micro_batch_size": 1, "out_dir": "out/dpo"}),
+        ("pretrain", {"model": None, "data.path": None, "data.val_fraction": 0.005, "method.name": "full",
+                      "train.lr": 0.0006, "train.batch_size": 32, "scale_residual": True, "tokenizer": "null"}),
+        ("prepare", {"data": None, "tokenizer": None, "out_dir": None, "shard_tokens": 2**26, "text_key": "text"}),
+        ("train-tokenizer", {"data": None, "out_dir": None, "vocab_size": 32768, "max_bytes": "null"}),
+        ("plot", {"runs": None, "out": "runs.png", "metrics": "(loss, val_loss)", "smooth": 1, "x": "step"}),
+        ("generate", {"model": None, "prompt": None, "max_new_tokens": 256, "temperature": 0.0, "quantize": "null"}),
+    ],
+)  # fmt: skip
+def test_help_shows_defaults(name: str, defaults: dict[str, Any], run: Run) -> None:
+    """None: the option is required. Every other option that takes a value shows what it is without it."""
+    out = " ".join(run(name, "--help")[1].split())
+    shown: dict[str, str] = {}
+    for text in out.split(" --")[1:]:
+        option = text.split()[0]
+        found = re.search(r"\((required, )?type: .*?(?:default: (.*))?\)(?: |$)", text)
+        if found:
+            shown[option] = "required" if found[1] else found[2]
+    assert None not in shown.values()
+    assert {key: shown[key].replace("'", "") for key in defaults} == {
+        key: "required" if value is None else str(value) for key, value in defaults.items()
+    }
+    assert {key for key, value in shown.items() if value == "required"} == {k for k, v in defaults.items() if v is None}
+
+
+@pytest.mark.parametrize(
     ("code", "allowed"),
     [
         ("import litlm", ()),
@@ -123,15 +158,56 @@ def test_an_unknown_command_is_answered_with_the_closest(typed: str, meant: str,
 @pytest.mark.parametrize(
     ("argv", "texts"),
     [
-        (("finetune", "m", "--data", "d", "--train.lr", "x"), ("train.lr", "x")),
+        (("finetune", "m", "--data", "d", "--train.lr", "x"), ("--train.lr must be a number or find, not 'x'",)),
         (("finetune", "m", "--data", "d", "--train.lr", "0"), ("lr=0.0 must be positive",)),
-        (("finetune", "m", "--data", "d", "--train.batch_size", "5"), ("multiple of micro_batch_size=4",)),
-        (("finetune", "m", "--data", "d", "--method", "qlora"), ("method.name", "lora", "qlora")),
+        (("finetune", "m", "--data", "d", "--train.epochs=2.5"), ("--train.epochs must be a whole number or null",)),
+        (("finetune", "m", "--data", "d", "--train.schedule", "cosin"), ("must be cosine, linear, constant or wsd",)),
+        (("finetune", "m", "--data", "d", "--train.optimizer_args", "3"), ("must be a mapping",)),
+        (("finetune", "m", "--data", "d", "--overwrite=maybe"), ("--overwrite must be true or false, not 'maybe'",)),
+        (
+            ("finetune", "m", "--data", "d", "--method", "loar"),
+            ("--method.name", "qlora, adapter or adapter_v2", "'loar'"),
+        ),
+        (
+            ("finetune", "m", "--data", "d", "--method", "full", "--method.r", "4"),
+            ("r=4 means nothing to method full",),
+        ),
+        (("finetune", "m", "--data", "d", "--method.quantize", "int8"), ("quantize='int8'", "it belongs to qlora")),
+        (("finetune", "m", "--data", "d", "--method.freeze", "embed"), ("freeze=('embed',)", "it belongs to full")),
+        (("finetune", "m", "--data", "d", "--resume", "auto", "--overwrite"), ("resume", "overwrite", "one of them")),
+        (("finetune", "m", "--data", "d", "--train.on_spike", "rollback"), ("set save_interval",)),
+        (("finetune", "m", "--data", "d", "--train.optimizer_in_backward"), ("set grad_clip to null",)),
+        (("finetune", "m", "--data", "d", "--train.logger", "wandbb"), ("logger='wandbb'", "tensorboard")),
+        (("finetune", "m", "--data", "d", "--train.max_time", "3 weeks"), ("90s, 30m, 2h or 1d",)),
+        (("finetune", "m", "--data", "d", "--lr", "1"), ("--lr is unknown. Did you mean --train.lr?",)),
+        (("finetune", "m", "--data", "d", "--train.batchsize=1"), ("Did you mean --train.batch_size?",)),
+        (("finetune", "m", "n", "--data", "d"), ("'n' is not expected here",)),
+        (("finetune", "m", "--config", "finetune/llama-3.2-1b-lor"), ("finetune/llama-3.2-1b-lora",)),
+        (("finetune", tiny.folder, "--data", "alpacca", "--out_dir", NOWHERE), ("alpacca", "Did you mean alpaca")),
+        (("dpo", "m", "--data", "d", "--preference", "kto"), ("--preference.loss must be dpo, ipo, cdpo or orpo",)),
+        (("dpo", "m", "--data", "d", "--preference", "cdpo"), ("label_smoothing above 0",)),
+        (("dpo", "m", "--data", "d", "--preference.label_smoothing", "0.1"), ("label_smoothing=0.1", "use cdpo")),
+        (("dpo", "m"), ("data.path",)),
+        (("pretrain", "m"), ("data.path",)),
+        (("pretrain", "m", "--data", "d", "--method", "lora"), ("method=lora is for finetuning",)),
+        (
+            ("pretrain", "m", "--data", "d", "--from_weights", "--model_args", "{n_layer: 3}"),
+            ("model_args", "from_weights"),
+        ),
+        (("pretrain", tiny.folder, "--data", "/no/such/folder", "--out_dir", NOWHERE), ("/no/such/folder",)),
+        (("prepare", "d"), ("tokenizer, out_dir",)),
+        (("prepare", "d", "--tokenizer", "t", "--out_dir", "o", "--workers", "0"), ("workers=0",)),
+        (("train-tokenizer", "d", "--out_dir", "o", "--vocab_size", "10"), ("vocab_size=10", "at least 259")),
+        (("plot",), ("runs",)),
+        (("plot", "/no/run"), ("/no/run does not exist",)),
+        (("plot", "a", "--x", "time"), ("--x must be step, tokens or seconds",)),
+        (("plot", "a", "--out", "a.pdf"), ("out=a.pdf", ".png")),
         (("finetune", "m", "--data", "d", "--wrong", "1"), ("--wrong",)),
-        (("finetune", "m", "--data", "d", "--config", "none.yaml"), ("none.yaml",)),
+        (("finetune", "m", "--data", "d", "--config", "none.yaml"), ("'none.yaml' is neither a file nor a recipe",)),
         (("finetune", "m"), ("data.path",)),
         (("finetune", "--data", "d"), ("model",)),
-        (("finetune", "m", "--data", "/no/such/file.jsonl"), ("/no/such/file.jsonl does not exist",)),
+        (("finetune", tiny.folder, "--data", "/no/such/a.jsonl", "--out_dir", NOWHERE), ("/no/such/a.jsonl does not",)),
+        (("finetune", "m", "--data", "d", "--out_dir", NOWHERE), ("'m' does not exist",)),
         (("generate", "m"), ("prompt",)),
         (("generate", "smolm2-135m-instruct", "--prompt", "a"), ("smollm2-135m-instruct",)),
         (("generate", "m", "--prompt", "a", "--temperature", "-1", "--top_k", "0"), ("temperature=-1.0", "top_k=0")),
@@ -158,7 +234,9 @@ def test_mistakes_are_answered_in_a_few_lines(argv: tuple[Any, ...], texts: tupl
     for text in texts:
         assert text in err
     assert "Traceback" not in err
+    assert [word for word in ("<class", "typing.", "Parser key") if word in err] == []
     assert len(err.splitlines()) <= 6
+    assert not Path(NOWHERE).exists()
 
 
 def test_a_traceback_on_request() -> None:
@@ -214,6 +292,72 @@ def test_lists_switches_and_groups() -> None:
     assert short.method.targets == ("q_proj", "v_proj")
     assert parse("finetune", ["m", "--data.path=d"]) == parse("finetune", ["m", "--data=d"])
     assert parse("finetune", ["m", "--data", "d", "--train.grad_clip", "null"]).train.grad_clip is None
+
+
+def test_the_options_of_training() -> None:
+    assert parse("finetune", ["m", "--data", "d", "--method", "qlora"]).method == MethodSettings(name="qlora")
+    assert parse("finetune", ["m", "--data", "d", "--auto"]).train.micro_batch_size == "auto"
+    assert parse("finetune", ["m", "--data", "d", "--resume", "auto"]).resume == "auto"
+    assert parse("finetune", ["m", "--data", "d", "--overwrite"]).overwrite is True
+    assert parse("finetune", ["m", "--data", "a", "--data", "b"]).data.path == "b"
+    train = parse(
+        "finetune", ["m", "--data=d", "--train.lr=find", "--train.samples", "Once", "--train.samples=1, 2"]
+    ).train
+    assert (train.lr, train.samples) == ("find", ("Once", "1, 2"))
+    betas = parse("finetune", ["m", "--data=d", "--train.optimizer_args", "{betas: [0.8, 0.9]}"]).train.optimizer_args
+    assert betas == {"betas": [0.8, 0.9]}
+    dashes = ["m", "--data", "d", "--out-dir", "o", "--train.max-steps", "3"]
+    assert parse("finetune", dashes) == parse(
+        "finetune", [arg.replace("-dir", "_dir").replace("max-", "max_") for arg in dashes]
+    )
+    assert parse("dpo", ["m", "--data", "d", "--preference", "ipo", "--method=full"]).preference.loss == "ipo"
+
+
+def test_several_sources_and_runs() -> None:
+    assert parse("pretrain", ["m", "--data", "a"]).data.path == ("a",)
+    assert parse("pretrain", ["m", "--data", "a", "--data=b c"]).data.path == ("a", "b c")
+    assert parse("pretrain", ["m", "--data", "[a, b]", "--data.val_path", "v"]).data.val_path == ("v",)
+    assert parse("pretrain", ["m", "--data", "a", "--model_args", "{n_layer: 2, n_embd: 64}"]).model_args == {
+        "n_layer": 2,
+        "n_embd": 64,
+    }
+    assert parse("prepare", ["a", "b", "--tokenizer", "t", "--out_dir", "o"]).data == ("a", "b")
+    assert parse("prepare", ["a", "--tokenizer", "t", "--out_dir", "o", "--data", "b"]).data == ("a", "b")
+    assert parse("train-tokenizer", ["a", "b", "c", "--out_dir", "o"]).data == ("a", "b", "c")
+    plot = parse("plot", ["out/a", "out/b", "--metrics", "loss", "--metrics", "lr", "--smooth", "5"])
+    assert (plot.runs, plot.metrics, plot.smooth) == (("out/a", "out/b"), ("loss", "lr"), 5)
+
+
+@pytest.mark.parametrize(
+    ("command", "short", "whole"),
+    [
+        ("finetune", "model: m\ndata: d.jsonl\nmethod: qlora\n",
+         "model: m\ndata: {path: d.jsonl}\nmethod: {name: qlora}\n"),
+        ("finetune", "model: m\ndata: d\nmethod: {targets: q_proj}\ntrain: {samples: Once}\nnew_tokens: <a>\n",
+         "model: m\ndata: {path: d}\nmethod: {targets: [q_proj]}\ntrain: {samples: [Once]}\nnew_tokens: [<a>]\n"),
+        ("pretrain", "model: m\ndata: texts\n", "model: m\ndata: {path: [texts]}\n"),
+        ("pretrain", "model: m\ndata: {path: texts, max_len: 9}\n", "model: m\ndata: {path: [texts], max_len: 9}\n"),
+        ("pretrain", "model: m\ndata: [a, b]\n", "model: m\ndata: {path: [a, b]}\n"),
+        ("dpo", "model: m\ndata: d\npreference: orpo\n", "model: m\ndata: {path: d}\npreference: {loss: orpo}\n"),
+        ("plot", "runs: out/a\nmetrics: lr\n", "runs: [out/a]\nmetrics: [lr]\n"),
+        ("prepare", "data: a\ntokenizer: t\nout_dir: o\n", "data: [a]\ntokenizer: t\nout_dir: o\n"),
+    ],
+)  # fmt: skip
+def test_short_forms_in_yaml(command: str, short: str, whole: str, tmp_path: Path) -> None:
+    paths = [tmp_path / "short.yaml", tmp_path / "whole.yaml"]
+    for path, text in zip(paths, (short, whole), strict=True):
+        path.write_text(text)
+    one, other = (parse(command, ["--config", str(path)]) for path in paths)
+    assert one == other
+
+
+def test_flags_override_the_short_forms_of_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("model: m\ndata: d.jsonl\nmethod: qlora\ntrain: {samples: [a, b]}\n")
+    argv = ["--config", str(path), "--data", "e", "--method=lora", "--train.samples", "c"]
+    settings = parse("finetune", argv)
+    assert (settings.data.path, settings.method.name, settings.train.samples) == ("e", "lora", ("c",))
+    assert parse("finetune", [*argv[:2], "--method.r", "4"]).method == MethodSettings(name="qlora", r=4)
 
 
 def test_yaml_and_flags_that_override_it(tmp_path: Path) -> None:
@@ -416,7 +560,7 @@ def test_finetune_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert f"litlm chat {tiny.folder()} --adapter {tmp_path}/o/final" in out
     assert f"litlm merge {tmp_path}/o/final" in out
-    assert "step 2/2" in err
+    assert "step 2 100%" in err
     code, out, _ = run("merge", tmp_path / "o" / "final", "--out_dir", tmp_path / "m")
     assert code == 0
     code, again, _ = run(
@@ -428,6 +572,114 @@ def test_finetune_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
         "--max_new_tokens", "4", "--device", "cpu",
     )  # fmt: skip
     assert again == adapted
+
+
+def _lines(path: Path, records: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_a_run_is_resumed_and_never_overwritten_unasked(run: Run, tmp_path: Path) -> None:
+    data = _lines(tmp_path / "d.jsonl", [{"instruction": f"{i}?", "output": "yes"} for i in range(6)])
+    argv = ["finetune", tiny.folder(), "--data", data, "--out_dir", tmp_path / "o", "--device", "cpu"]
+    argv += ["--train.batch_size", "2", "--train.save_interval", "2", "--data.val_fraction", "0"]
+    assert run(*argv, "--train.max_steps", "2", "--resume", "auto")[0] == 0  # there is nothing yet: it starts
+    code, out, err = run(*argv, "--train.max_steps", "4")
+    assert (code, out) == (1, "")
+    for text in ("already holds a run", "--resume auto", "--overwrite"):
+        assert text in err
+    code, _, err = run(*argv, "--train.max_steps", "4", "--resume", "auto")
+    assert code == 0
+    assert "going on from step-000002" in err
+    assert [row.split(",")[0] for row in (tmp_path / "o" / "metrics.csv").read_text().split()[1:]] == list("1234")
+    code, _, err = run(*argv, "--train.max_steps", "4", "--resume", tmp_path / "o" / "step-000009")
+    assert code == 1
+    assert "there: step-000002, step-000004" in err
+    assert run(*argv, "--train.max_steps", "1", "--overwrite")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "o").glob("step-*")) == ["step-000001"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "texts"),
+    [
+        (("--auto",), ("micro_batch_size=auto", "on a CPU give a number")),
+        (("--train.optimizer", "adamv"), ("optimizer='adamv' is unknown", "did you mean adam")),
+        (("--train.optimizer_args", "{beta: 3}"), ("beta", "betas, eps")),
+        (("--method.targets", "querry"), ("'querry'", "q_proj, k_proj")),
+        (("--method", "full", "--method.freeze", "wte"), ("freeze='wte'", "embed.weight")),
+        (("--data.style", "alpacca"), ("alpacca", "'alpaca'")),
+        (("--train.micro_batch_size=1", "--train.optimizer_in_backward", "--train.grad_clip=null",
+          "--data.packing=false"), ("one micro batch a step",)),
+    ],
+)  # fmt: skip
+def test_mistakes_that_show_when_the_model_is_there(
+    flags: tuple[str, ...], texts: tuple[str, ...], run: Run, tmp_path: Path
+) -> None:
+    data = _lines(tmp_path / "d.jsonl", [{"instruction": f"{i}?", "output": "yes"} for i in range(6)])
+    argv = ["finetune", tiny.folder(), "--data", data, "--out_dir", tmp_path / "o", "--device", "cpu"]
+    code, out, err = run(*argv, *flags)
+    assert (code, out) == (1, "")
+    for text in texts:
+        assert text in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "o" / "final").exists()
+
+
+def test_from_text_to_a_model_that_writes(run: Run, tmp_path: Path) -> None:
+    """train-tokenizer, prepare, pretrain, plot, generate, each with what the one before left."""
+    texts = [
+        _lines(tmp_path / f"{n}.jsonl", [{"text": f"The quick brown fox number {i}. " * 9} for i in range(20)])
+        for n in "ab"
+    ]
+    code, out, err = run("train-tokenizer", *texts, "--vocab_size", "280", "--out_dir", tmp_path / "tokenizer")
+    assert code == 0, err
+    assert "280 tokens" in out
+    prepare = [
+        "prepare",
+        *texts,
+        "--tokenizer",
+        tmp_path / "tokenizer",
+        "--out_dir",
+        tmp_path / "tokens",
+        "--workers",
+        "1",
+    ]
+    code, out, err = run(*prepare)
+    assert code == 0, err
+    assert "40 documents" in out
+    assert f"litlm pretrain MODEL --data.path {tmp_path}/tokens" in out
+    for lr in ("1e-3", "1e-2"):
+        code, out, err = run(
+            "pretrain", tiny.folder(), "--data", tmp_path / "tokens", "--model_args", "{n_layer: 1}",
+            "--data.max_len=32", "--out_dir", tmp_path / lr, "--train.max_steps=3", "--train.batch_size=4",
+            "--train.lr", lr, "--device=cpu",
+        )  # fmt: skip
+        assert code == 0, err
+        assert f"litlm generate {tmp_path}/{lr}/final" in out
+    code, out, err = run("plot", tmp_path / "1e-3", tmp_path / "1e-2", "--out", tmp_path / "runs.svg")
+    assert code == 0, err
+    assert "lr" in out
+    assert (tmp_path / "runs.svg").stat().st_size > 1000
+    code, out, _ = run("generate", tmp_path / "1e-3" / "final", "--prompt", "The", "--max_new_tokens=3", "--device=cpu")
+    assert code == 0
+    assert out.startswith("The")
+    code, out, _ = run("describe", tmp_path / "1e-3" / "final")
+    assert "1 of width 48" in out
+
+
+def test_dpo_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
+    data = _lines(tmp_path / "d.jsonl", [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"} for i in range(4)])
+    code, out, err = run(
+        "dpo", tiny.folder(), "--data", data, "--out_dir", tmp_path / "o", "--train.max_steps=2", "--device=cpu"
+    )
+    assert code == 0, err
+    assert f"litlm chat {tiny.folder()} --adapter {tmp_path}/o/final" in out
+    header = (tmp_path / "o" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"rewards_chosen", "rewards_rejected", "margin", "accuracy"} <= set(header)
+    wrong = _lines(tmp_path / "w.jsonl", [{"instruction": "a", "output": "b"}])
+    code, _, err = run("dpo", tiny.folder(), "--data", wrong, "--out_dir", tmp_path / "p", "--device=cpu")
+    assert code == 1
+    assert "needed are chosen and rejected" in err
 
 
 def test_quickstart_end_to_end_on_a_tiny_model(run: Run, tmp_path: Path) -> None:

@@ -27,7 +27,38 @@ def test_document_runs(document: Path, tmp_path: Path, smollm2_gguf: Path) -> No
         command = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else [sys.executable, "-c", text]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{text}\n--- printed:\n{done.stdout}\n{done.stderr}"
-        assert done.stdout.strip() or "cat >" in text or "finetune" in text
+        assert done.stdout.strip() or "cat >" in text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_is_named_exists(document: Path) -> None:
+    """Links, recipes, commands and options, also in blocks and sentences that are not run."""
+    import dataclasses
+    import typing
+
+    import litlm.settings
+    from litlm.cli import COMMANDS, recipe
+
+    text = re.sub(r"^```text.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (document.parent / link).exists(), link
+    for name in re.findall(r"--config ((?:finetune|dpo|pretrain)/[\w.-]+)", text):
+        assert Path(recipe(name)).is_file()
+    for name in re.findall(r"(?:^|`)litlm ([a-z][a-z-]*)", text, re.M):
+        assert name in COMMANDS, name
+
+    def options(cls: type, prefix: str = "") -> set[str]:
+        hints, found = typing.get_type_hints(cls), set()
+        for field in dataclasses.fields(cls):
+            found.add(prefix + field.name)
+            if dataclasses.is_dataclass(hints[field.name]):
+                found |= options(hints[field.name], f"{prefix}{field.name}.")
+        return found
+
+    known = {"config", "auto", "help", "print_config"}.union(
+        *(options(getattr(litlm.settings, command.settings)) for command in COMMANDS.values())
+    )
+    assert sorted(set(re.findall(r"(?<![\w-])--([a-z][\w.]*\w)", text)) - known) == []
 
 
 def test_readme_shows_both_commands() -> None:
