@@ -122,12 +122,12 @@ def lora(engine: str, dtype: str, targets: str) -> dict[str, Any]:
     data = torch.randint(10, 49000, (4, 4, 512))
     if engine == "litlm":
         from litlm import LLM
-        from litlm.settings import LoraMethod
+        from litlm.settings import MethodSettings
         from litlm.train.loss import cross_entropy_sum
         from litlm.transforms.lora import apply_lora
 
         model = LLM.load(folder).model
-        apply_lora(model, LoraMethod(r=8, dropout=0.05, targets=("all-linear",) if every else ("q_proj", "v_proj")))
+        apply_lora(model, MethodSettings(r=8, dropout=0.05, targets=("all-linear",) if every else ("q_proj", "v_proj")))
 
         def loss_of(x: torch.Tensor) -> torch.Tensor:
             hidden = model(x[:, :-1], output="hidden")
