@@ -151,8 +151,10 @@ class LLM:
 
             load_adapter(model, adapter)
             llm.config = model.config  # new tokens may have made it larger
-            if model.config.vocab_size != config.vocab_size and (Path(adapter) / "tokenizer.json").is_file():
-                llm._tokenizer = Tokenizer.from_dir(adapter)
+            if (Path(adapter) / "tokenizer.json").is_file():
+                own = Tokenizer.from_dir(adapter)
+                if tokenizer is None or own.vocab_size > tokenizer.vocab_size:
+                    llm._tokenizer = own
         if compile:
             from litlm.transforms.compile import compile_decoding
 

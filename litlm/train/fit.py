@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from litlm.train.report import Report
 from litlm.train.schedule import learning_rate
 from litlm.train.spikes import SpikeWatch
 from litlm.transforms.blocks import training_blocks
+from litlm.transforms.fp8 import fp8_training
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -144,6 +145,7 @@ def fit(
     model.train()
     with (
         stop_on_signals() as stop,
+        fp8_training(model) if settings.fp8 else nullcontext(),
         training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
         hooks_of(masters, optimizer),
     ):

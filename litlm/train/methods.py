@@ -5,6 +5,7 @@ Each is a transform of the one model. What `export` writes is what `LLM.load` ta
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -108,9 +109,7 @@ def select(names: list[str], patterns: tuple[str, ...], what: str) -> set[str]:
         found = {n for n in names if n == pattern or n.endswith("." + pattern) or fnmatchcase(n, pattern)}
         found |= {n for n in names if n.startswith(pattern + ".")}  # all of a module
         if not found:
-            kinds = ", ".join(
-                dict.fromkeys(n.removeprefix("layers.0.") for n in names if "layers.0." in n or "." in n[:8])
-            )
+            kinds = ", ".join(dict.fromkeys(re.sub(r"^layers\.\d+\.", "", name) for name in names))
             raise ValueError(
                 f"{what}={pattern!r} names nothing in this model; there are {kinds}, and patterns like layers.0.*"
             )

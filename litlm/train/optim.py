@@ -90,6 +90,11 @@ def _stepper(part: Optimizer) -> Any:
     return step
 
 
+def check_optimizer(settings: TrainSettings) -> None:
+    """Raise the ValueError that `make_optimizer` would for the optimizer's name and arguments."""
+    _check_args(_classes(settings.optimizer), settings)
+
+
 def _trainable(model: Trained) -> Named:
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not named:

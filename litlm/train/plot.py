@@ -98,7 +98,7 @@ def labels(runs: list[Run]) -> list[str]:
     differ = [key for key in keys if any(run.settings.get(key) != runs[0].settings.get(key) for run in runs)]
     by_settings = [", ".join(_setting(key, run.settings[key]) for key in differ if key in run.settings) for run in runs]
     for found in (by_settings, [run.folder.name for run in runs]):
-        if all(found) and len(set(found)) == len(runs):
+        if all(found) and len(set(found)) == len(runs) and max(map(len, found)) <= 60:  # what fits beside a picture
             return found
     return [run.path for run in runs]
 

@@ -114,6 +114,11 @@ def run(
         # Not before: a run that is refused must leave the settings and checkpoints of the one that it meant.
         if resume is not None:
             checkpoints.set_aside(after=resume)
+        if settings.overwrite:
+            for path in checkpoints.steps().values():
+                checkpoints.remove(path)
+            for old in [out_dir / "final", out_dir / "tensorboard", *out_dir.glob("left-step-*")]:
+                shutil.rmtree(old, ignore_errors=True)
         again = dataclasses.replace(settings, resume=None, overwrite=False)
         write_settings(again, out_dir, device)
 
@@ -164,9 +169,11 @@ def begin(settings: RunSettings) -> None:
     from lightning.fabric import seed_everything
 
     from litlm.checkpoint.training import Checkpoints
+    from litlm.train.optim import check_optimizer
     from litlm.train.report import check_loggers
 
     check_loggers(settings.train.logger)
+    check_optimizer(settings.train)
     data = settings.data
     for value in (data.path, data.val_path):
         for path in (value,) if isinstance(value, str) else value or ():
@@ -182,11 +189,6 @@ def begin(settings: RunSettings) -> None:
             "--out_dir"
         )
     known.clean()
-    if settings.overwrite:
-        for path in known.steps().values():
-            known.remove(path)
-        for old in [out_dir / "final", out_dir / "tensorboard", *out_dir.glob("left-step-*")]:
-            shutil.rmtree(old, ignore_errors=True)
     seed_everything(settings.seed, verbose=False)
 
 

@@ -102,4 +102,5 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # of `ops.linear`
 
 
 def _policy(_context: Any, op: Any, *_args: Any, **_options: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if op in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = op in _KEPT or getattr(op, "namespace", "") == "torch_attn"  # which PyTorch registers when it is first used
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

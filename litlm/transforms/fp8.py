@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -47,15 +49,12 @@ def fp8_training(model: GPT, recipe: Recipe = "tensorwise", *, emulate: bool = F
 
 def _torchao() -> Any:
     try:
-        import torchao.float8 as float8
+        return import_module("torchao.float8")
     except ImportError as e:
         raise ValueError(f"fp8=True needs torchao ({e}): pip install 'litlm[fp8]' (or pip install torchao)") from None
-    return float8
 
 
 def _config(float8: Any, recipe: Recipe, emulate: bool) -> Any:
-    from dataclasses import replace
-
     if recipe not in ("tensorwise", "rowwise"):
         raise ValueError(f"recipe={recipe!r} is unknown; use tensorwise or rowwise")
     # The weight's gradient is a product over tokens, of which there may be any number.

@@ -1,0 +1,139 @@
+"""Methods of training: what is trained, what patterns mean, and that what can't be saved is refused before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from parity.cases import close
+from test_run import Files, run, settings_of, write_files
+from torch import Tensor
+
+from litlm.llm import LLM
+from litlm.settings import MethodSettings
+from litlm.train.methods import apply_method, select, trained
+
+TOKENS = torch.tensor([[5, 9, 200, 31, 7, 7, 90]])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return write_files(tmp_path_factory.mktemp("data"))
+
+
+@torch.no_grad()
+def shaken(llm: LLM) -> Tensor:
+    """Change everything that is trained; the logits then."""
+    gen = torch.Generator().manual_seed(3)
+    for p in llm.model.parameters():
+        if p.requires_grad:
+            p += 0.05 * torch.randn(p.shape, generator=gen)
+    return llm.model(TOKENS)
+
+
+NAMES = ["embed.weight", "layers.0.attn.q_proj.weight", "layers.0.mlp.up_proj.weight", "layers.1.attn.q_proj.weight",
+         "layers.10.attn.q_proj.weight", "norm.weight", "layers.0.attn_norm.weight"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (("embed.weight",), {0}),
+        (("embed",), {0}),
+        (("q_proj.weight",), {1, 3, 4}),
+        (("layers.1",), {3}),
+        (("layers.1.*",), {3}),
+        (("layers.*.q_proj.weight",), {1, 3, 4}),
+        (("layers.?.attn.*",), {1, 3}),
+        (("layers.0", "norm"), {1, 2, 5, 6}),
+        (("norm.weight",), {5}),
+        (("*norm.weight",), {5, 6}),
+        ((), set()),
+    ],
+)
+def test_what_patterns_mean(patterns: tuple[str, ...], expected: set[int]) -> None:
+    assert select(NAMES, patterns, "freeze") == {NAMES[i] for i in expected}
+
+
+@pytest.mark.parametrize("pattern", ["proj", "layers.2", "Embed", "layers.2.*", ""])
+def test_a_pattern_that_means_nothing_is_an_error(pattern: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"freeze='{pattern.replace('*', '.')}' names nothing in this model; there are "
+    ):
+        select(NAMES, ("embed", pattern), "freeze")
+
+
+def test_frozen_weights_stay_and_the_others_move(files: Files, tmp_path: Path) -> None:
+    before = tiny.shared().model.state_dict()
+    run(settings_of("full-freeze", files, tmp_path / "run"))
+    after = tiny.LLM.load(tmp_path / "run" / "final", device="cpu", dtype="float32").model.state_dict()
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        assert torch.equal(weight, after[name]) == name.startswith(("embed.", "layers.0.")), name
+
+
+def test_what_is_trained() -> None:
+    every = sum(p.numel() for p in tiny.shared().model.parameters())
+    llm = tiny.load()
+    llm.model.requires_grad_(False)
+    assert apply_method(llm, MethodSettings(name="full")).notes == []
+    assert trained(llm.model) == (every, every)
+    applied = apply_method(llm, MethodSettings(name="full", freeze=("layers.0.attn",)))
+    attention = 48 * 14 * (4 + 2 + 2 + 4)
+    assert applied.notes == ["4 tensors frozen"]
+    assert applied.off is None
+    assert trained(llm.model) == (every - attention, every)
+    with pytest.raises(ValueError, match=r"freeze=.* leaves nothing to train; name fewer parameters"):
+        apply_method(llm, MethodSettings(name="full", freeze=("*",)))
+    lora = apply_method(llm, MethodSettings(name="lora", r=3, targets=("q_proj",)))
+    assert lora.notes == ["2 layers adapted"]
+    assert trained(llm.model)[0] == 2 * 3 * (48 + 56)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_what_full_exports_loads_with_the_same_logits(family: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    llm = tiny.load(family)
+    applied = apply_method(llm, MethodSettings(name="full"))
+    applied.check()
+    logits = shaken(llm)
+    applied.export(tmp_path, "anything")
+    with torch.no_grad():
+        assert torch.equal(LLM.load(tmp_path, device="cpu").model(TOKENS), logits)
+        close(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)(TOKENS).logits, logits)
+    assert (logits - tiny.shared(family).model(TOKENS)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["lora", "adapter", "adapter_v2"])
+def test_what_adapters_export_loads_with_the_same_logits(name: str, tmp_path: Path) -> None:
+    llm, base = tiny.load(), str(tiny.folder())
+    own = dict(r=4) if name == "lora" else dict(start_layer=0)
+    applied = apply_method(llm, MethodSettings(name=name, **own))  # type: ignore[arg-type]
+    applied.check()
+    logits = shaken(llm)
+    applied.export(tmp_path, base)
+    assert not (tmp_path / "tokenizer.json").exists()
+    assert not (tmp_path / "model.safetensors").exists()
+    loaded = LLM.load(base, adapter=tmp_path, device="cpu", dtype="float32")
+    with torch.no_grad():
+        close(loaded.model(TOKENS), logits, 1e-6)
+        assert applied.off is not None
+        with applied.off():
+            assert torch.equal(llm.model(TOKENS), tiny.shared().model(TOKENS))
+        assert (logits - tiny.shared().model(TOKENS)).abs().max() > 0.1
+
+
+def test_what_cant_be_saved_is_refused_before_training(files: Files, tmp_path: Path) -> None:
+    """No family of Hugging Face is a Llama with capped logits."""
+    llm = tiny.load()
+    llm.config = llm.model.config = llm.config.changed(logit_softcap=20.0)
+    with pytest.raises(ValueError, match="logit_softcap"):
+        apply_method(llm, MethodSettings(name="full")).check()
+    settings = settings_of("full", files, tmp_path / "run")
+    with pytest.raises(ValueError, match="logit_softcap"):
+        run(settings, llm=llm)
+    assert not list((tmp_path / "run").glob("step-*"))
+    assert not (tmp_path / "run" / "final").exists()
