@@ -123,6 +123,41 @@ def test_the_loss_is_the_one_that_transformers_computes(family: str, tmp_path: P
     assert result.losses[-1] < result.losses[0]
 
 
+def test_router_losses_count_no_padding_and_weigh_by_tokens() -> None:
+    """Of a mixture: the same whether a micro batch is packed or padded; of several, the mean over their tokens."""
+    from litlm.config import Config
+    from litlm.model import GPT
+    from litlm.moe import watch_routers
+    from litlm.slots import MoEConfig
+    from litlm.train.fit import gradients
+
+    moe = MoEConfig(n_expert=4, n_expert_per_token=2, intermediate_size=24)
+    config = Config(family="mixtral", vocab_size=352, n_layer=2, n_embd=32, n_head=4, n_kv_head=2, moe=moe)
+    settings = TrainSettings(router_balance=0.7, router_z=0.3)
+    torch.manual_seed(0)
+    model = GPT(config)
+    found = {}
+    for packing in (True, False):
+        (batch,) = _dataset((3, 60, 8, 25), packing=packing).batches([0, 1, 2, 3], 4)
+        gradients(model, model, NextToken(), [batch], settings)
+        found[packing] = {name: p.grad for name, p in model.named_parameters()}
+        model.zero_grad(set_to_none=True)
+    for name, grad in found[True].items():
+        torch.testing.assert_close(grad, found[False][name], rtol=1e-4, atol=1e-6, msg=name)
+    # Each example alone, weighed by its tokens, and the cross-entropies by their targets.
+    parts = _dataset((3, 60, 8, 25)).batches([0, 1, 2, 3], 1)
+    gradients(model, model, NextToken(), parts, settings)
+    wanted = model.layers[0].mlp.router.weight.grad.clone()
+    model.zero_grad(set_to_none=True)
+    n_tokens, n_targets = sum(b.n_tokens for b in parts), sum(b.n_targets for b in parts)
+    for b in parts:
+        with watch_routers(model) as routers:
+            loss = NextToken().loss_sum(model, model, b) / n_targets
+            extra = 0.7 * routers.balance_loss(b.mask()) + 0.3 * routers.z_loss(b.mask())
+            (loss + extra * b.n_tokens / n_tokens).backward()
+    torch.testing.assert_close(model.layers[0].mlp.router.weight.grad, wanted, rtol=1e-5, atol=1e-7)
+
+
 def test_a_small_batch_is_learned_by_heart(tmp_path: Path) -> None:
     train = _dataset((12, 5, 20, 9))
     _, result, _ = _fit(train, tmp_path, r=16, batch_size=4, micro_batch_size=4, max_steps=120, lr=2e-2, warmup_steps=5)

@@ -289,7 +289,8 @@ def test_only_what_differs_from_the_defaults_is_shown_first(tmp_path: Path) -> N
     html = (tmp_path / "report.html").read_text()
     table = html.split("Configuration</h2>")[1].split("</table>")[0]
     assert re.findall(r"<tr><th>([\w.]+)", table) == [
-        "setting", "model", "method.name", "method.r", "train.lr", "train.samples", "out_dir", "data.path",
+        "setting", "model", "method.name", "method.r", "method.quantize", "train.lr", "train.samples", "out_dir",
+        "data.path",
     ]  # fmt: skip
     assert "<td>0.001</td><td>0.0002</td>" in table
     usual = flat(defaults(PretrainSettings))

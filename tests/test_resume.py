@@ -396,11 +396,11 @@ def test_the_best_checkpoint_is_kept_beside_the_last(
 @pytest.mark.parametrize(
     ("change", "train", "text"),
     [
-        (dict(method=MethodSettings(name="adapter", start_layer=1)), {}, "is of another method, or of a model of"),
-        (dict(method=MethodSettings(r=8)), {}, r"is \[8, 48\] now and \[4, 48\] in the checkpoint"),
-        (dict(method=MethodSettings(r=4, targets=("q_proj",))), {}, "is in the checkpoint, but not trained now"),
-        (dict(model="gpt_neox"), {}, "resume with the settings of its run"),
-        ({}, dict(optimizer="sgd"), "it is that of AdamW, but this run uses SGD"),
+        (dict(method=MethodSettings(name="adapter", start_layer=1)), {}, "method.name=adapter, it had lora"),
+        (dict(method=MethodSettings(r=8)), {}, r"method.r=8, it had 4"),
+        (dict(method=MethodSettings(r=4, targets=("q_proj",))), {}, r"targets=\['q_proj'\], it had \['all"),
+        (dict(model="gpt_neox"), {}, "the examples' tokens are others|esume with the settings of its run"),
+        ({}, dict(optimizer="sgd"), "optimizer=sgd, it had adamw"),
     ],
 )  # fmt: skip
 def test_another_run_is_not_gone_on_with(
@@ -525,7 +525,7 @@ def test_going_back_again_and_again_ends(files: Files, tmp_path: Path, monkeypat
     loss_sum, calls = NextToken.loss_sum, itertools.count()
     monkeypatch.setattr(NextToken, "loss_sum", lambda *args: loss_sum(*args) * (math.nan if next(calls) > 3 else 1.0))
     options: dict[str, Any] = dict(on_spike="rollback", val_interval=99, micro_batch_size=4)
-    with pytest.raises(ValueError, match="step 5: the loss is nan .* After 10 returns to step 4 it is not the data"):
+    with pytest.raises(ValueError, match="step 5: the loss is nan .* After 10 returns"):
         run(settings_of("lora", files, tmp_path, **options))
     assert next(calls) == 4 + 11
 
@@ -536,7 +536,7 @@ def test_a_run_that_would_see_other_data_is_refused(change: dict[str, int], file
     ((key, value),) = change.items()
     options: dict[str, Any] = dict(resume="auto") | (change if key == "seed" else {})
     settings = settings_of("lora", files, tmp_path, run=options, **({} if key == "seed" else change))
-    with pytest.raises(ValueError, match=f"other data or in another order: {key}={value}, it had"):
+    with pytest.raises(ValueError, match=f"other data or of another order: {key}={value}, it had"):
         run(settings)
 
 
@@ -602,7 +602,7 @@ def test_a_rate_that_is_found_leaves_no_trace_and_is_kept(files: Files, tmp_path
     """The run is the same as one with that rate in its settings; a resumed one does not look for another."""
     options: dict[str, Any] = dict(lr="find")
     run(settings_of("lora", files, tmp_path / "found", **options))
-    lr = json.loads((tmp_path / "found" / "lr_finder.json").read_text())["lr"]
+    lr = json.loads((tmp_path / "found" / "found.json").read_text())["lr"]
     assert 1e-5 < lr < 1
     run(settings_of("lora", files, tmp_path / "given", lr=lr))
     assert what_counts(tmp_path / "found") == what_counts(tmp_path / "given")

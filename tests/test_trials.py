@@ -80,7 +80,7 @@ def test_finding_a_rate_changes_nothing_else(files: Files, tmp_path: Path, preci
     """A run with the rate that is found takes the steps that one takes which is given it."""
     same_data: dict[str, Any] = dict(precision=precision, max_steps=3, batch_size=11, micro_batch_size=11)
     found = run(settings_of("full", files, tmp_path / "find", lr="find", **same_data))
-    lr = json.loads((tmp_path / "find" / "lr_finder.json").read_text())["lr"]
+    lr = json.loads((tmp_path / "find" / "found.json").read_text())["lr"]
     given = run(settings_of("full", files, tmp_path / "given", lr=lr, **same_data))
     assert found.losses == given.losses
     assert 1e-6 < lr < 1
@@ -94,12 +94,11 @@ def test_a_sweep_leaves_model_and_random_states(files: Files, tmp_path: Path) ->
     settings = TrainSettings(batch_size=4, micro_batch_size=2, lr="find", precision="32-true")
     before, random_before = weights(llm.model), states()
     with Report(None, None, quiet=True) as report:
-        lr = try_rates(llm.model, train, None, settings, 7, report, tmp_path, None)
+        lr = try_rates(llm.model, train, None, settings, 7, report, tmp_path)
         same(llm.model, before)
         assert states() == random_before
         assert (tmp_path / "lr_finder.png").read_bytes().startswith(b"\x89PNG")
-        # A resumed run does not try again.
-        assert try_rates(llm.model, [], None, settings, 7, report, tmp_path, tmp_path) == lr  # type: ignore[arg-type]
+        assert json.loads((tmp_path / "lr_finder.json").read_text())["suggestion"] == lr
 
 
 def test_micro_batch_size_auto_needs_a_gpu(files: Files, tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ class Batch:
             return Causal(None if whole else [row[0] for row in self.lengths])
         return Packed(self.lengths)
 
+    def mask(self) -> Tensor | None:
+        """(B, T), False where padding is; None without any."""
+        used = torch.tensor([sum(row) for row in self.lengths], device=self.tokens.device)[:, None]
+        width = self.tokens.size(1)
+        return None if self.n_tokens == self.tokens.numel() else torch.arange(width, device=used.device) < used
+
     def to(self, device: torch.device) -> Batch:
         if device.type == self.targets.device.type:
             return self
@@ -84,6 +90,10 @@ class Dataset(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Examples in an epoch."""
+
+    def digest(self) -> int:
+        """A number that other data hardly have, for a run that goes on to notice them."""
+        return len(self)
 
     @abstractmethod
     def batches(self, indexes: Sequence[int], micro_batch_size: int) -> list[Batch]:

@@ -71,6 +71,9 @@ class PreferenceDataset(Dataset):
     def __len__(self) -> int:
         return len(self.answers) // 2
 
+    def digest(self) -> int:
+        return self.answers.digest()
+
     def __getitem__(self, index: int) -> Pair:
         return Pair(self.answers[2 * index], self.answers[2 * index + 1])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,10 @@ class TextDataset(Dataset):
 
     def __len__(self) -> int:
         return (self.tokens - 1) // self.max_len if self._rows is None else len(self._rows)
+
+    def digest(self) -> int:
+        facts = [self.tokens, self.max_len, self.document_mask, len(self), *(str(read_index(f)) for f in self.folders)]
+        return zlib.crc32(json.dumps(facts).encode())
 
     def row(self, index: int) -> np.ndarray:
         """The max_len + 1 tokens of a row."""

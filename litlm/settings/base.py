@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def as_tuples(settings: object, *names: str) -> None:
+    """Fields that hold several texts may be given one, a list or none."""
+    for name in names:
+        value = getattr(settings, name)
+        object.__setattr__(settings, name, (value,) if isinstance(value, str) else tuple(value or ()))
+
+
 def complain(what: str, problems: list[str]) -> None:
     """One ValueError for all of them."""
     if problems:

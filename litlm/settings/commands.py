@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from litlm.settings.base import SamplingSettings, complain
+from litlm.settings.base import SamplingSettings, as_tuples, complain
 from litlm.settings.train import Quantization, TrainSettings
 
 
@@ -172,9 +172,7 @@ class PlotCommand:
     smooth: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("runs", "metrics"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        as_tuples(self, "runs", "metrics")
         problems = [f"smooth={self.smooth} must be at least 1"] if self.smooth < 1 else []
         problems += [f"{name} is empty; name at least one" for name in ("runs", "metrics") if not getattr(self, name)]
         complain("Settings", problems)
@@ -203,9 +201,7 @@ class TrainTokenizerCommand:
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("data", "special_tokens"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        as_tuples(self, "data", "special_tokens")
         problems = []
         if not self.data:
             problems.append("data is empty; name at least one file, folder or dataset")

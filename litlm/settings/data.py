@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from litlm.settings.base import complain
+from litlm.settings.base import as_tuples, complain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,7 @@ class TextData:
     document_mask: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("path", "val_path"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        as_tuples(self, "path", "val_path")
         problems = _shared_problems(self.val_fraction, self.max_len)
         if not self.path:
             problems.append("path is empty; name a file, a folder, a dataset, or what `litlm prepare` wrote")
@@ -125,7 +123,7 @@ class PrepareCommand:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", (self.data,) if isinstance(self.data, str) else tuple(self.data or ()))
+        as_tuples(self, "data")
         counts = {"workers": self.workers, "shard_tokens": self.shard_tokens, "max_tokens": self.max_tokens}
         problems = [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1]
         if not self.data:

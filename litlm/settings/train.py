@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from litlm.settings.base import complain
+from litlm.settings.base import as_tuples, complain
 from litlm.settings.data import DataSettings, PreferenceData, TextData
 
 Quantization = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
@@ -36,7 +36,7 @@ class MethodSettings:
         rslora: lora: scale by alpha / sqrt(r).
         dora: lora: weight-decomposed adaptation, which also learns each row's length.
         modules_to_save: lora: modules trained whole beside the adapters, such as embed, lm_head or norm.
-        quantize: qlora: how the frozen weights are kept; -dq also quantizes the scales.
+        quantize: qlora: how the frozen weights are kept, nf4 if not said; -dq also quantizes the scales.
         freeze: full: parameters that stay as they are, by the end of their name or a pattern (embed.*, layers.0.*).
         prompt_length: adapter: learned prompt positions in each layer.
         start_layer: adapter: the first layer that has them.
@@ -50,15 +50,13 @@ class MethodSettings:
     rslora: bool = False
     dora: bool = False
     modules_to_save: tuple[str, ...] = ()
-    quantize: Quantization = "nf4"
+    quantize: Quantization | None = None
     freeze: tuple[str, ...] = ()
     prompt_length: int = 10
     start_layer: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("targets", "modules_to_save", "freeze"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        as_tuples(self, "targets", "modules_to_save", "freeze")
         problems = []
         for key, methods in _USED.items():
             value = getattr(self, key)
@@ -77,6 +75,8 @@ class MethodSettings:
         if self.start_layer < 0:
             problems.append(f"start_layer={self.start_layer} must be 0 or more")
         complain("Method settings", problems)
+        if self.name == "qlora" and self.quantize is None:
+            object.__setattr__(self, "quantize", "nf4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class TrainSettings:
             Changes memory and speed, not the result. auto finds the largest that fits (CUDA).
         optimizer: adamw, adamw8bit (embeddings keep 32 bits), muon (with AdamW for embeddings, head, experts and what
             is no matrix), or the name of a class in torch.optim.
-        optimizer_args: More arguments of the optimizer. betas are (0.9, 0.95) when pretraining with an Adam.
+        optimizer_args: More arguments of the optimizer. pretrain gives adamw, adamw8bit and muon betas of (0.9, 0.95).
         lr: Highest learning rate; find tries a range first and takes the steepest.
         min_lr: Where the learning rate ends, as a share of lr.
         schedule: Shape of the learning rate after the warm-up: cosine or linear down to min_lr, constant, or wsd
@@ -109,11 +109,11 @@ class TrainSettings:
             adapters and 32-true for whole weights.
         compile: Compile each layer; None is yes on CUDA.
         checkpointing: Keep fewer activations and compute them again: all (full), or the cheap ones (selective).
-        fp8: Products in FP8 (torchao, H100 and newer).
+        fp8: Products in FP8 (torchao; GPUs from Ada and Hopper on).
         router_balance: Weight of the loss that spreads tokens evenly over experts (mixture-of-experts models).
         router_z: Weight of the loss that keeps router logits small (mixture-of-experts models).
         val_interval: Validate every so many steps (and at the end).
-        early_stop: Stop after this many validations without a better loss.
+        early_stop: Stop after this many validations without a better loss; final/ is then the best, not the last.
         save_interval: Save a checkpoint every so many steps; None only at the end.
         keep: How many checkpoints are kept, besides the best.
         on_spike: What to do when a step's loss is not finite or jumps: stop, skip that step, or roll back to the last
@@ -155,9 +155,7 @@ class TrainSettings:
     logger: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("samples", "logger"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        as_tuples(self, "samples", "logger")
         counts = (
             "max_steps", "max_tokens", "epochs", "batch_size", "micro_batch_size", "val_interval", "early_stop",
             "save_interval", "keep",
@@ -252,7 +250,7 @@ class FinetuneSettings(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "new_tokens", tuple(self.new_tokens or ()))
+        as_tuples(self, "new_tokens")
 
 
 PRETRAIN_TRAIN = TrainSettings(

@@ -1,7 +1,7 @@
 """The training loop, top to bottom: one for every method, every objective and every kind of data.
 
 A step's loss is the sum over all that its examples give to learn, divided by how much that is, however they fall into
-micro batches, rows and ranks. So micro batches and packing change speed and memory, never a step. Where a run stands is
+micro batches and rows. So micro batches and packing change speed and memory, never a step. Where a run stands is
 a few numbers (`State`): the data a step sees follow from its number and the seed.
 """
 
@@ -11,8 +11,7 @@ import math
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,13 +21,13 @@ import torch
 from torch import Tensor
 
 from litlm.checkpoint.training import Checkpoints, load_checkpoint, put_weights
-from litlm.data.base import Dataset, Order
+from litlm.data.base import Batch, Dataset, Order
 from litlm.model import GPT
 from litlm.moe import RouterWatch, watch_routers
 from litlm.settings import TrainSettings
 from litlm.train.flops import peak_flops, train_flops_per_token
 from litlm.train.limits import Limits
-from litlm.train.loss import NextToken, Objective
+from litlm.train.loss import NextToken, Objective, Runner
 from litlm.train.mixed import MasterWeights, hooks_of
 from litlm.train.optim import load_optimizer_state, make_optimizer, optimizer_state
 from litlm.train.report import Report
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
-MOST_RETURNS = 10  # to one checkpoint; weights that are broken would be gone back to forever
+MOST_SETBACKS = 10  # spikes in a row, or returns to one checkpoint: broken weights would be gone back to forever
 
 
 @dataclass
@@ -49,8 +48,8 @@ class State:
     """Where a run stands.
 
     step: optimizer steps so far. offset: batches of data left out by rollbacks; step + offset is the next batch. best:
-    the lowest validation loss, at best_step. waited: validations since. spikes: of `SpikeWatch`. data: what decides
-    which examples a step sees, which a resumed run must share.
+    the lowest validation loss, at best_step. waited: validations since. spikes: of `SpikeWatch`. kind: what decides
+    what a step does, which a resumed run must share.
     """
 
     step: int = 0
@@ -61,7 +60,7 @@ class State:
     best_step: int | None = None
     waited: int = 0
     spikes: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, int] = field(default_factory=dict)
+    kind: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,11 +89,13 @@ def fit(
     resume: Path | None = None,
     sample: Callable[[], list[tuple[str, str]]] | None = None,
     begun: Callable[[], None] | None = None,
+    kind: dict[str, Any] | None = None,
 ) -> Result:
     """Train the parameters of `model` that require gradients.
 
     resume: a checkpoint to go on from. sample: prompts and their continuations, asked for before, at validations and
-    after. begun: called once it is sure that the settings fit model and checkpoint. Without `report` nothing is written
+    after. begun: called once it is sure that the settings fit model and checkpoint. kind: what else a run must
+    share with the checkpoint that it goes on from, such as the method's settings. Without `report` nothing is written
     but a line on the console, without `checkpoints` nothing is saved.
     """
     settings, objective = settings or TrainSettings(), objective or NextToken()
@@ -102,13 +103,20 @@ def fit(
     micro_batch_size = settings.micro_batch_size
     if micro_batch_size == "auto" or settings.lr == "find":
         raise ValueError("fit takes numbers for micro_batch_size and lr; litlm.train.trials finds them")
+    if settings.early_stop and val is None:
+        raise ValueError(f"early_stop={settings.early_stop} needs data to validate on; set val_fraction or val_path")
+    dtype = {"32-true": torch.float32, "bf16-true": torch.bfloat16}.get(settings.precision)
+    if dtype is not None and model.embed.weight.dtype != dtype:
+        name = str(model.embed.weight.dtype).removeprefix("torch.")
+        raise ValueError(f"precision={settings.precision}, but the model is {name}; load it in the dtype to train in")
     masters = MasterWeights(model) if settings.precision == "bf16-mixed" else None
     params = {name: p for name, p in (masters or model).named_parameters() if p.requires_grad}
     optimizer = make_optimizer(masters or model, settings)
     runner, wrapped = fabric.setup(model, optimizer)
-    limits, order, returns = Limits(settings, len(train)), Order(len(train), seed), Counter[int]()
-    data = {"seed": seed, "batch_size": settings.batch_size, "examples": len(train)}
-    state, result, spikes = State(data=data), Result(), SpikeWatch(settings.spike_factor)
+    limits, order = Limits(settings, len(train)), Order(len(train), seed)
+    own = {"seed": seed, "batch_size": settings.batch_size, "examples": len(train), "tokens": train.digest()}
+    kind = own | (kind or {})
+    state, result, spikes = State(kind=kind), Result(), SpikeWatch(settings.spike_factor)
 
     def save() -> None:
         if checkpoints is not None:
@@ -118,10 +126,7 @@ def fit(
 
     def load(path: Path) -> State:
         found, weights, stored = load_checkpoint(path)
-        if other := [
-            f"{key}={data[key]}, it had {value}" for key, value in found["data"].items() if data[key] != value
-        ]:
-            raise ValueError(f"{path} belongs to a run on other data or in another order: {'; '.join(other)}")
+        check_kind(path, kind, found["kind"])
         put_weights(path, params, weights)
         if masters is not None:
             masters.publish()
@@ -131,7 +136,11 @@ def fit(
 
     if resume is not None:
         state = load(resume)
-    if begun is not None:
+    done = limits.reached(state.step, state.tokens, state.seconds)
+    if done:
+        why = limits.why(state.step, state.tokens, state.seconds)
+        report.say(f"Already at step {state.step}, where a run with {why} ends")
+    elif begun is not None:
         begun()
     if resume is not None and checkpoints is not None:
         checkpoints.prune(state.best_step)
@@ -141,7 +150,8 @@ def fit(
     if sample is not None and state.step == 0:
         report.samples(0, sample())
     flops, peak = train_flops(model, train), peak_flops(fabric.device, settings.fp8)
-    compiled, busy, seen = compiles(settings, fabric.device), 0.0, 0
+    compiled, busy, seen, first, setbacks = compiles(settings, fabric.device), 0.0, 0, state.step, 0
+    clock = time.perf_counter() - state.seconds
     model.train()
     with (
         stop_on_signals() as stop,
@@ -149,8 +159,8 @@ def fit(
         training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
         hooks_of(masters, optimizer),
     ):
-        while not (result.stopped or limits.reached(state.step, state.tokens, state.seconds)):
-            # The data of this step.
+        while not (done or result.stopped):
+            # The data of this step, and its learning rate.
             began = time.perf_counter()
             progress = limits.progress(state.step, state.tokens, state.seconds)
             lr = learning_rate(state.step, progress, settings, steps=limits.steps())
@@ -158,55 +168,43 @@ def fit(
                 group["lr"] = lr
             numbers = order.batch(state.step + state.offset, settings.batch_size)
             batches = train.batches(numbers, micro_batch_size)
-            count = sum(objective.count(batch) for batch in batches)
             n_tokens = sum(batch.n_tokens for batch in batches)
-            if settings.optimizer_in_backward and len(batches) > 1:
-                raise ValueError(
-                    f"optimizer_in_backward takes one micro batch a step, and this step has {len(batches)}; raise "
-                    "micro_batch_size (with packing, batch_size is always enough), or lower batch_size"
-                )
 
-            # Gradients, micro batch by micro batch.
-            loss_sum = torch.zeros((), device=fabric.device)
-            with watch_routers(model) as routers:
-                for batch in batches:
-                    routers.clear()
-                    part = objective.loss_sum(model, runner, batch.to(fabric.device))
-                    loss_sum += part.detach()
-                    fabric.backward(part / count + router_loss(routers, settings) / len(batches))
-            norm = torch.nn.utils.clip_grad_norm_(params.values(), settings.grad_clip or math.inf)
-            loss, grad_norm = loss_sum.item() / count, norm.item()
-
-            # The step, unless something is wrong with it.
+            # Its gradients, and the step, unless something is wrong.
+            mean, routers = gradients(model, runner, objective, batches, settings, fabric.backward)
+            grad_norm = clip_gradients(params.values(), settings.grad_clip)
+            loss = mean.item()
             problem = spikes.check(loss, grad_norm)
             if problem is None:
                 wrapped.step()
                 if masters is not None:
                     masters.publish()
+                setbacks = setbacks if settings.on_spike == "rollback" else 0
             wrapped.zero_grad(set_to_none=True)
             if problem is not None:
                 problem = f"step {state.step + 1}: {problem} (examples {_some(numbers)})"
-                if settings.optimizer_in_backward:
-                    raise ValueError(f"{problem}. The weights have moved already; go on from an earlier checkpoint")
-                if settings.on_spike == "stop":
-                    save()
-                    kept = ", and the run as it was is saved" if checkpoints else ""
-                    raise ValueError(
-                        f"{problem}. The step was not taken{kept}. Lower lr, look at these examples, or go on past "
-                        "such steps with on_spike=skip (or rollback)"
+                setbacks += 1
+                if settings.on_spike == "stop" or settings.optimizer_in_backward or setbacks > MOST_SETBACKS:
+                    saved = (
+                        checkpoints is not None and settings.on_spike == "stop" and not settings.optimizer_in_backward
                     )
+                    if saved:
+                        save()
+                    raise ValueError(given_up(problem, settings, saved=saved))
                 report.say(f"{problem}: {'left out' if settings.on_spike == 'skip' else 'back to the last checkpoint'}")
                 if settings.on_spike == "rollback":
                     objective.metrics()
                     state = roll_back(state, checkpoints, load)
-                    returns[state.step] += 1
-                    if returns[state.step] > MOST_RETURNS:
-                        raise ValueError(
-                            f"{problem}. After {MOST_RETURNS} returns to step {state.step} it is not the data; lower lr"
-                        )
+                    state.seconds = time.perf_counter() - clock
+                    result.val_losses = [(step, loss) for step, loss in result.val_losses if step <= state.step]
+                    del result.losses[max(0, state.step - first) :]
                     continue
             took = time.perf_counter() - began
-            state.step, state.tokens, state.seconds = state.step + 1, state.tokens + n_tokens, state.seconds + took
+            state.step, state.tokens, state.seconds = (
+                state.step + 1,
+                state.tokens + n_tokens,
+                time.perf_counter() - clock,
+            )
             busy, seen = busy + took, seen + n_tokens
 
             # What people see, and what is kept.
@@ -214,8 +212,7 @@ def fit(
             result.losses.append(loss)
             row: dict[str, float | None] = dict(
                 step=state.step, loss=loss, val_loss=None, lr=lr, grad_norm=grad_norm, tokens=state.tokens,
-                tokens_per_s=n_tokens / took, seconds=state.seconds,
-                **objective.metrics(), **routers.statistics(),
+                tokens_per_s=n_tokens / took, seconds=state.seconds, **objective.metrics(), **routers,
             )  # fmt: skip
             if peak is not None:
                 row["mfu"] = flops * n_tokens / took / peak
@@ -226,21 +223,23 @@ def fit(
                 found = validate(fabric, model, val, objective, settings.batch_size, micro_batch_size)
                 row.update(found)
                 result.val_losses.append((state.step, found["val_loss"]))
-                if state.best is None or found["val_loss"] < state.best:
+                if math.isfinite(found["val_loss"]) and (state.best is None or found["val_loss"] < state.best):
                     state.best, state.best_step, state.waited = found["val_loss"], state.step, 0
                 else:
                     state.waited += 1
                     if settings.early_stop and state.waited >= settings.early_stop:
                         result.stopped = f"no better validation loss since step {state.best_step}"
-            state.seconds += time.perf_counter() - began - took  # max_time counts validation too
             report.step(row, limits.progress(state.step, state.tokens, state.seconds))
             if stop:
                 result.stopped = stop[0]
             if sample is not None and not stop and (done or state.step % settings.val_interval == 0):
                 report.samples(state.step, sampled(model, sample))
-            due = settings.save_interval and state.step % settings.save_interval == 0
-            if done or due or result.stopped or state.best_step == state.step and settings.save_interval:
+            state.seconds = time.perf_counter() - clock
+            due = settings.save_interval is not None and state.step % settings.save_interval == 0
+            best = state.step == state.best_step and bool(settings.save_interval or settings.early_stop)
+            if done or due or best or result.stopped:
                 save()
+                setbacks = 0
     model.eval()
     result.steps, result.best_step = state.step, state.best_step
     result.tokens_per_s = seen / busy if busy else 0.0
@@ -248,11 +247,77 @@ def fit(
     return result
 
 
-def router_loss(routers: RouterWatch, settings: TrainSettings) -> Tensor | float:
-    """What keeps the experts of a mixture evenly used, as far as the settings ask for it."""
+def gradients(
+    model: GPT,
+    runner: Runner,
+    objective: Objective,
+    batches: Sequence[Batch],
+    settings: TrainSettings,
+    backward: Callable[[Tensor], Any] = Tensor.backward,
+) -> tuple[Tensor, dict[str, float]]:
+    """Add up a step's gradients, micro batch by micro batch; its loss, and what the routers of a mixture did."""
+    if settings.optimizer_in_backward and len(batches) > 1:
+        raise ValueError(
+            f"optimizer_in_backward takes one micro batch a step, and this step has {len(batches)}; raise "
+            "micro_batch_size (with packing, batch_size is always enough), or lower batch_size"
+        )
+    device, count = model.embed.weight.device, max(1, sum(map(objective.count, batches)))
+    tokens = sum(batch.n_tokens for batch in batches)
+    total = torch.zeros((), device=device)
+    with watch_routers(model) as routers:
+        for batch in batches:
+            routers.clear()
+            part = objective.loss_sum(model, runner, batch.to(device))
+            total += part.detach()
+            backward(part / count + router_loss(routers, settings, batch) * (batch.n_tokens / tokens))
+        return total / count, routers.statistics()
+
+
+def clip_gradients(params: Iterable[Tensor], most: float | None) -> float | None:
+    """Scale the whole gradient down to a norm of `most`; the norm it had, None if the gradients are gone already."""
+    params = [p for p in params if p.grad is not None]
+    if not params:
+        return None
+    norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    if most is not None:
+        torch.nn.utils.clip_grads_with_norm_(params, most, norm)
+    return norm.item()
+
+
+def check_kind(path: Path, now: dict[str, Any], then: dict[str, Any]) -> None:
+    """Raise a ValueError if a checkpoint is of a run whose steps do something else."""
+    other = [
+        f"{key}={now[key]}, it had {then.get(key)}" for key in now if now[key] != then.get(key) and key != "tokens"
+    ]
+    if now["tokens"] != then.get("tokens"):
+        other.append("the examples' tokens are others (another data file, style, loss_on, max_len or tokenizer)")
+    if other:
+        raise ValueError(
+            f"checkpoint {path} is of another method, of other data or of another order: {'; '.join(other)}. Resume "
+            "with the settings of its run (settings.yaml), or start anew in another --out_dir"
+        )
+
+
+def given_up(problem: str, settings: TrainSettings, *, saved: bool) -> str:
+    """What a run says that ends for a spike."""
+    if settings.optimizer_in_backward:
+        return f"{problem}. The weights have moved already; go on from an earlier checkpoint"
+    if settings.on_spike != "stop":
+        what = "spikes in a row" if settings.on_spike == "skip" else "returns to the last checkpoint"
+        return f"{problem}. After {MOST_SETBACKS} {what} it is not the data; lower lr"
+    kept = ", and the run as it was is saved" if saved else ""
+    return (
+        f"{problem}. The step was not taken{kept}. Lower lr, look at these examples, or go on past such steps with "
+        "on_spike=skip (or rollback)"
+    )
+
+
+def router_loss(routers: RouterWatch, settings: TrainSettings, batch: Batch) -> Tensor | float:
+    """What keeps the experts of a mixture evenly used over a micro batch, as far as the settings ask for it."""
     if not routers.seen or not (settings.router_balance or settings.router_z):
         return 0.0
-    return settings.router_balance * routers.balance_loss() + settings.router_z * routers.z_loss()
+    mask = batch.mask()
+    return settings.router_balance * routers.balance_loss(mask) + settings.router_z * routers.z_loss(mask)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ dtype, with all arithmetic in fp32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -104,8 +106,9 @@ def softmax_gradient_(
     assert targets.is_contiguous()
     assert losses.is_contiguous()
     block = min(BLOCK, triton.next_power_of_2(V))
+    launch: Any = _row
     with torch.cuda.device_of(logits):
-        _row[(N,)](  # pyright: ignore[reportIndexIssue]
+        launch[(N,)](
             logits, targets, losses, V, logits.stride(0), float(scale), float(softcap or 1.0),
             CAPPED=softcap is not None, GRADIENT=gradient, BY_LANE=BY_LANE, BLOCK=block,
             num_warps=max(1, min(WARPS, block // 256)), enable_fp_fusion=True,  # the default, of which Triton 3.9 warns

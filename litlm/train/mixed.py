@@ -14,39 +14,58 @@ import torch
 from torch import Tensor, nn
 
 from litlm.model import GPT
+from litlm.transforms.adapter import Adapter
+from litlm.transforms.lora import LoRA
 
 
 class MasterWeights:
     """fp32 copies of the parameters that require gradients; the model itself becomes bf16.
 
     Gradients move to the copies as soon as they are there. An optimizer made from this one's `named_parameters` updates
-    the copies, and `publish` then rounds them into the model.
+    the copies, and `publish` then rounds them into the model. Adapters are fp32 in any model, and need no copies.
     """
 
     def __init__(self, model: GPT) -> None:
         self._pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+        self._trained: dict[str, nn.Parameter] = {}
+        adapters = _of_adapters(model)
         for name, p in model.named_parameters():
             if p.requires_grad:
-                self._pairs[name] = (p, nn.Parameter(p.detach().to(torch.float32, copy=True)))
-            if p.is_floating_point():  # not the packed ones of quantized layers
-                p.data = p.data.to(torch.bfloat16)
+                self._trained[name] = p
+            if p.requires_grad and p not in adapters:
+                self._trained[name] = nn.Parameter(p.detach().to(torch.float32, copy=True))
+                self._pairs[name] = (p, self._trained[name])
+        for p in _rounded_parameters(model):
+            p.data = p.data.to(torch.bfloat16)
         self._hooks = [
             p.register_post_accumulate_grad_hook(lambda p, master=master: _move(p, master))
             for p, master in self._pairs.values()
         ]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, master) for name, (_, master) in self._pairs.items())
+        return iter(self._trained.items())
 
     @torch.no_grad()
     def publish(self) -> None:
         """Round the copies into the model."""
+        if not self._pairs:
+            return
         ours, masters = zip(*self._pairs.values(), strict=True)
         torch._foreach_copy_(list(ours), list(masters))  # pyright: ignore[reportPrivateImportUsage]
 
     def remove_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+
+def _of_adapters(model: nn.Module) -> set[nn.Parameter]:
+    return {p for module in model.modules() if isinstance(module, (LoRA, Adapter)) for p in module.parameters()}
+
+
+def _rounded_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What bf16 is enough for: not adapters, and not the packed weights of quantized layers, which are no floats."""
+    adapters = _of_adapters(model)
+    return [p for p in model.parameters() if p.is_floating_point() and p not in adapters]
 
 
 def _move(p: Tensor, master: Tensor) -> None:
@@ -69,3 +88,16 @@ def hooks_of(*things: Any) -> Iterator[None]:
         for thing in things:
             if hasattr(thing, "remove_hooks"):
                 thing.remove_hooks()
+
+
+@contextmanager
+def rounded(model: GPT) -> Iterator[None]:
+    """In the block, the model is what it will be in mixed precision: bf16."""
+    kept = [(p, p.data) for p in _rounded_parameters(model)]
+    for p, data in kept:
+        p.data = data.to(torch.bfloat16)
+    try:
+        yield
+    finally:
+        for p, data in kept:
+            p.data = data

@@ -97,7 +97,11 @@ class Preference(Objective):
     @torch.no_grad()
     def _reference(self, model: GPT, runner: Runner, batch: PreferenceBatch, places: Tensor) -> Tensor:
         if self.reference is None:
-            assert batch.reference is not None, "no reference: neither a model nor log-probabilities in the batch"
+            if batch.reference is None:
+                raise ValueError(
+                    f"loss={self.settings.loss} compares with a reference: give Preference a context that switches the "
+                    "adapters off, or data from precompute_reference"
+                )
             return batch.reference.to(batch.tokens.device)
         with _evaluating(model), self.reference():
             return log_probs(model, runner, batch)[0][places]

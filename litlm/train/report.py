@@ -31,7 +31,7 @@ Row = Mapping[str, Number]
 
 
 class Report:
-    """One run's. `out_dir` None writes no files: a call of `fit` in a notebook, or a rank that is not the first."""
+    """One run's. `out_dir` None writes no files: a call of `fit` in a notebook."""
 
     def __init__(
         self,
@@ -42,7 +42,8 @@ class Report:
         quiet: bool = False,
     ) -> None:
         check_loggers(loggers)
-        assert out_dir is not None or not loggers, "loggers need a directory"
+        if out_dir is None and loggers:
+            raise ValueError(f"loggers={loggers} need an out_dir to write to")
         self.out_dir, self.settings = out_dir, settings
         self.facts: dict[str, Any] = {}
         self._names, self._loggers = loggers, []

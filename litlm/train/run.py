@@ -5,14 +5,17 @@ Each leaves in `out_dir`: settings.yaml (runs again), metrics.csv, report.html, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litlm.settings import DPOSettings, FinetuneSettings, MethodSettings, PretrainSettings, RunSettings, TrainSettings
+from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings, TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +44,7 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     """Teach a model which of two answers is the better one."""
     from litlm.data.preference import load_preference
     from litlm.train.methods import apply_method
+    from litlm.train.mixed import rounded
     from litlm.train.preference import Preference, precompute_reference
 
     begin(settings)
@@ -49,8 +53,10 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     if settings.method.name == "full" and settings.preference.loss != "orpo":
         size, device = settings.train.micro_batch_size, llm.model.embed.weight.device
         size = 1 if size == "auto" else size
-        train = precompute_reference(llm.model, llm.model, train, size, device)
-        val = val and precompute_reference(llm.model, llm.model, val, size, device)
+        mixed = precision_of(settings, device) == "bf16-mixed"
+        with rounded(llm.model) if mixed else contextlib.nullcontext():  # the precision that the trained model has
+            train = precompute_reference(llm.model, llm.model, train, size, device)
+            val = val and precompute_reference(llm.model, llm.model, val, size, device)
     method = apply_method(llm, settings.method)
     return run(settings, llm, method, train, val, Preference(settings.preference, method.off), quiet=quiet)
 
@@ -78,6 +84,11 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
         llm = fresh(settings, tokenizer.vocab_size, tokenizer.eos_id)
     usable(llm).tokenizer = tokenizer
     max_len = settings.data.max_len or min(llm.config.max_seq_len, 2048)
+    if max_len > llm.config.max_seq_len:
+        raise ValueError(
+            f"data.max_len={max_len} is more than the model's context of {llm.config.max_seq_len}; lower it, or "
+            f"give a new model a longer one: --model_args.max_seq_len {max_len}"
+        )
     train, val = open_text(settings.data, tokenizer, max_len, Path(settings.out_dir) / "data", seed=settings.seed)
     method = apply_method(llm, settings.method)
     return run(settings, llm, method, train, val, None, quiet=quiet)
@@ -126,7 +137,7 @@ def run(
     resume = find_checkpoint(settings, checkpoints)
     device = llm.model.embed.weight.device
     train.whole_rows = compiles(t, device)
-    t = dataclasses.replace(t, precision=precision_of(t, settings.method, device))
+    t = dataclasses.replace(t, precision=precision_of(settings, device))
     method.check()
     with Report(out_dir, settings, loggers=t.logger, quiet=quiet) as report:
         for note in (*method.notes, *train.notes, *(val.notes if val else ())):
@@ -150,6 +161,7 @@ def run(
                 llm.model, train, val, settings=t, objective=objective, seed=settings.seed,
                 fabric=make_fabric(llm.model), report=report, checkpoints=checkpoints, resume=resume,
                 sample=sampler(llm, t.samples), begun=begun,
+                kind=kind_of(settings),
             )  # fmt: skip
         except torch.OutOfMemoryError:
             raise ValueError(out_of_memory(t)) from None
@@ -157,7 +169,10 @@ def run(
             newest = f"step-{result.steps:06d}"
             report.say(f"Stopped by {result.stopped} after step {result.steps}; go on from {newest} with --resume auto")
         else:
-            write_final(out_dir, export)
+            best = checkpoints.steps().get(result.best_step or -1) if result.stopped else None
+            if best is not None:
+                report.say(f"Stopped after step {result.steps}: {result.stopped}; final/ is the model of {best.name}")
+            write_final(out_dir, export, best)
     return result
 
 
@@ -169,16 +184,20 @@ def begin(settings: RunSettings) -> None:
     from lightning.fabric import seed_everything
 
     from litlm.checkpoint.training import Checkpoints
+    from litlm.data import text
+    from litlm.data.prepare import is_prepared
+    from litlm.data.records import locate
     from litlm.train.optim import check_optimizer
     from litlm.train.report import check_loggers
 
     check_loggers(settings.train.logger)
     check_optimizer(settings.train)
-    data = settings.data
-    for value in (data.path, data.val_path):
-        for path in (value,) if isinstance(value, str) else value or ():
-            if Path(path).suffix and not Path(path).exists() and "://" not in path:
-                raise ValueError(f"data file {path} does not exist")
+    for path in (settings.data.path, settings.data.val_path):
+        if isinstance(path, str):
+            locate(path)
+        elif path:
+            unprepared = [p for p in path if not is_prepared(p)]
+            text.units(unprepared, text_key=settings.data.text_key, split=settings.data.split)
     out_dir = Path(settings.out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"out_dir={settings.out_dir!r} is a file; name a directory")
@@ -200,17 +219,26 @@ def find_checkpoint(settings: RunSettings, checkpoints: Any) -> Path | None:
     if settings.resume == "auto":
         return every[max(every)] if every else None
     path = Path(settings.resume)
+    path = path if path.exists() else checkpoints.out_dir / path  # step-000100 is enough
     if path.resolve() not in {p.resolve() for p in every.values()}:
         known = ", ".join(p.name for p in every.values()) or "none"
         raise ValueError(f"resume={settings.resume!r} is no checkpoint of {checkpoints.out_dir}; there: {known}")
     return path
 
 
-def precision_of(settings: TrainSettings, method: MethodSettings, device: torch.device) -> Any:
+def kind_of(settings: RunSettings) -> dict[str, Any]:
+    """What decides what a step does, beside the data: a resumed run must have the same."""
+    parts = {"method": settings.method, "preference": getattr(settings, "preference", None)}
+    flat = {f"{part}.{k}": v for part, value in parts.items() if value for k, v in dataclasses.asdict(value).items()}
+    return json.loads(json.dumps(flat | {"optimizer": settings.train.optimizer}))
+
+
+def precision_of(settings: RunSettings, device: torch.device) -> Any:
     """auto, decided: whole weights need fp32 copies for small steps not to be lost; adapters are fp32 anyway."""
-    if settings.precision != "auto":
-        return settings.precision
-    whole = method.name == "full" or bool(method.modules_to_save)
+    if settings.train.precision != "auto":
+        return settings.train.precision
+    method, new_tokens = settings.method, getattr(settings, "new_tokens", ())
+    whole = method.name == "full" or bool(method.modules_to_save) or bool(new_tokens)
     if device.type == "cuda":
         return "bf16-mixed" if whole else "bf16-true"
     return "32-true" if whole else "auto"
@@ -220,7 +248,7 @@ def load_for(settings: RunSettings) -> LLM:
     """The model in the dtype that the precision asks for, quantized for qlora."""
     from litlm.llm import LLM, pick_device
 
-    precision = precision_of(settings.train, settings.method, pick_device(settings.device))
+    precision = precision_of(settings, pick_device(settings.device))
     dtype = {"auto": "auto", "bf16-true": "bfloat16"}.get(precision, "float32")
     quantize = settings.method.quantize if settings.method.name == "qlora" else None
     return usable(LLM.load(settings.model, device=settings.device, dtype=dtype, quantize=quantize))
@@ -312,25 +340,35 @@ def settle(
     llm: LLM, train: Dataset, objective: Objective | None, t: TrainSettings, seed: int, report: Any, out_dir: Path,
     resume: Path | None,
 ) -> TrainSettings:  # fmt: skip
-    """Replace what is to be found out (lr=find, micro_batch_size=auto) by what is found."""
+    """Replace what is to be found out (lr=find, micro_batch_size=auto) by what is found, or was when the run began."""
+    from litlm.checkpoint.base import write_text
     from litlm.train.trials import largest_micro_batch, try_rates
 
+    file = out_dir / "found.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if resume is not None and file.is_file() else {}
+    found = dict(known)
     if t.micro_batch_size == "auto":
-        size = largest_micro_batch(llm.model, train, objective, t)
-        report.say(f"micro_batch_size={size} is the largest that fits")
-        t = dataclasses.replace(t, micro_batch_size=size)
+        if "micro_batch_size" not in found:
+            found["micro_batch_size"] = largest_micro_batch(llm.model, train, objective, t)
+        report.say(f"micro_batch_size={found['micro_batch_size']} is the largest that fits")
+        t = dataclasses.replace(t, micro_batch_size=found["micro_batch_size"])
     if t.lr == "find":
-        t = dataclasses.replace(t, lr=try_rates(llm.model, train, objective, t, seed, report, out_dir, resume))
+        if "lr" not in found:
+            found["lr"] = try_rates(llm.model, train, objective, t, seed, report, out_dir)
+        t = dataclasses.replace(t, lr=found["lr"])
+    if found != known:
+        write_text(file, json.dumps(found) + "\n")
     return t
 
 
-def write_final(out_dir: Path, export: Callable[[Path], None]) -> None:
-    """`final/`, whole or not at all."""
-    import os
-
+def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None = None) -> None:
+    """`final/`, whole or not at all: what the model is now, or what it was at the checkpoint `best`."""
     part, final = out_dir / ".final.part", out_dir / "final"
     shutil.rmtree(part, ignore_errors=True)
-    export(part)
+    if best is None:
+        export(part)
+    else:
+        shutil.copytree(best, part, ignore=shutil.ignore_patterns("training"))
     if final.exists():
         shutil.rmtree(final)
     os.replace(part, final)

@@ -5,10 +5,11 @@ Both leave model, data order and random states as they were.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,13 @@ from litlm.checkpoint.training import random_states, restore_random
 from litlm.data.base import Dataset, Order
 from litlm.model import GPT
 from litlm.settings import TrainSettings
-from litlm.train.fit import compiles
+from litlm.train.fit import clip_gradients, compiles, gradients
 from litlm.train.loss import NextToken, Objective
 from litlm.train.lr_finder import find_lr, plot, restore, snapshot
 from litlm.train.mixed import MasterWeights, hooks_of
 from litlm.train.optim import make_optimizer
 from litlm.transforms.blocks import training_blocks
+from litlm.transforms.fp8 import fp8_training
 
 if TYPE_CHECKING:
     from litlm.train.report import Report
@@ -68,6 +70,7 @@ def largest_micro_batch(model: GPT, train: Dataset, objective: Objective | None,
     compiled = compiles(settings, device)
     with (
         trial(model, settings) as optimizer,
+        fp8_training(model) if settings.fp8 else nullcontext(),
         training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
     ):
         while size <= settings.batch_size:
@@ -105,12 +108,9 @@ def out_of_memory(settings: TrainSettings) -> str:
 
 def try_rates(
     model: GPT, train: Dataset, objective: Objective | None, settings: TrainSettings, seed: int, report: Report,
-    out_dir: Path, resume: Path | None,
+    out_dir: Path,
 ) -> float:  # fmt: skip
-    """The learning rate that a range test suggests; a resumed run has the one that was found when it began."""
-    known = out_dir / "lr_finder.json"
-    if resume is not None and known.is_file():
-        return json.loads(known.read_text(encoding="utf-8"))["lr"]
+    """The learning rate that a range test suggests, by steps like those of the run."""
     objective, device = objective or NextToken(), model.embed.weight.device
     order, numbers = Order(len(train), seed + 1), itertools.count()
     micro_batch_size = settings.micro_batch_size
@@ -118,27 +118,25 @@ def try_rates(
     compiled = compiles(settings, device)
     with (
         trial(model, settings) as optimizer,
+        fp8_training(model) if settings.fp8 else nullcontext(),
         training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
     ):
 
         def step(lr: float) -> float:
             batches = train.batches(order.batch(next(numbers), settings.batch_size), micro_batch_size)
-            count, total = sum(map(objective.count, batches)), 0.0
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            for batch in batches:
-                loss = objective.loss_sum(model, model, batch.to(device)) / count
-                loss.backward()
-                total += loss.item()
+            loss, _ = gradients(model, model, objective, batches, settings)
+            clip_gradients([p for group in optimizer.param_groups for p in group["params"]], settings.grad_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            return total
+            return loss.item()
 
         report.say("Trying learning rates (100 steps) ...")
         sweep = find_lr(step)
     objective.metrics()
     out_dir.mkdir(parents=True, exist_ok=True)
     plot(sweep, out_dir / "lr_finder.png")
-    write_text(known, json.dumps({"lr": sweep.suggestion, "lrs": sweep.lrs, "losses": sweep.losses}))
+    write_text(out_dir / "lr_finder.json", json.dumps(dataclasses.asdict(sweep)))
     report.say(f"lr={sweep.suggestion:.2e} (the curve is in {out_dir / 'lr_finder.png'})")
     return sweep.suggestion

@@ -330,7 +330,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
         for lora in loras:
             lora.off = True
         for p, original in swapped:
-            p.data = original
+            p.data = original.to(p.dtype)  # the model may have become bf16 since
         yield
     finally:
         for lora in loras:
