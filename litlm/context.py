@@ -71,6 +71,17 @@ def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None
     return mask[:, None]
 
 
+def shared_kv(
+    kept: dict[int, tuple[Tensor, Tensor]], layer: int, k: Tensor | None, v: Tensor | None, share: bool
+) -> tuple[Tensor, Tensor]:
+    """A layer's keys and values; where it brings none, those that were kept. share: keep them for later layers."""
+    if k is None or v is None:
+        return kept[layer]
+    if share:
+        kept[layer] = (k, v)
+    return k, v
+
+
 class Causal(Context):
     """Each token sees itself and what came before it in the same row. Right padding needs no mask of its own.
 
@@ -103,10 +114,7 @@ class Causal(Context):
         share: bool = False,
         **softmax: Any,
     ) -> Tensor:
-        if k is None or v is None:
-            k, v = self._shared[layer]
-        elif share:
-            self._shared[layer] = (k, v)
+        k, v = shared_kv(self._shared, layer, k, v, share)
         if fused_fits(q, v, softmax):
             return fused_attention(q, k, v, window=window, chunk=chunk, **softmax)
         if min(window or q.size(2), chunk or q.size(2)) >= q.size(2):
@@ -161,10 +169,7 @@ class Packed(Context):
         share: bool = False,
         **softmax: Any,
     ) -> Tensor:
-        if k is None or v is None:
-            k, v = self._shared[layer]
-        elif share:
-            self._shared[layer] = (k, v)
+        k, v = shared_kv(self._shared, layer, k, v, share)
         where: Any = dict(window=window, chunk=chunk)
         if varlen_fits(q, v, softmax, chunk):
             return varlen_attention(q, k, v, self.ends, self.longest, window=window, scale=softmax.get("scale"))

@@ -35,7 +35,6 @@ from litlm.transforms.adapter import (
     ScaleBias,
     adapters_off,
     apply_adapter,
-    apply_adapter_v2,
     prompt_adapters,
     refuse_to_merge,
 )
@@ -452,7 +451,7 @@ def test_wrong_settings_and_second_adapters_are_refused() -> None:
     n = model.config.n_layer
     with pytest.raises(ValueError, match=f"start_layer={n} must be less than the model's {n} layers"):
         apply_adapter(model, settings("adapter", start=n))
-    apply_adapter_v2(model, settings("adapter_v2"))
+    apply_adapter(model, settings("adapter_v2"))
     with pytest.raises(ValueError, match="has adapters already") as e:
         apply_adapter(model, settings("adapter", start=n))
     assert f"start_layer={n}" in str(e.value)

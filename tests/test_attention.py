@@ -116,7 +116,6 @@ def test_fused_is_for_cuda_only() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch's compiler
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", KINDS[1:], ids="-".join)
 @pytest.mark.parametrize(("window", "chunk"), [(None, None), (100, None), (None, 64)])
 def test_fused_on_cuda(kind: Any, window: Any, chunk: Any) -> None:

@@ -123,6 +123,15 @@ class Order:
         return [self.epoch(place // self.n)[place % self.n] for place in places]
 
 
+def held_out(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """The indexes to train on and those to validate on: at least one, and none if the share is 0 or n is 1."""
+    if fraction == 0 or n < 2:
+        return list(range(n)), []
+    held = min(max(1, round(n * fraction)), n - 1)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    return sorted(order[held:]), sorted(order[:held])
+
+
 def collate(examples: Sequence[Example], numbers: Sequence[int] = ()) -> Batch:
     """One example a row, padded on the right."""
     rows = [[e] for e in examples]

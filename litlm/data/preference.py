@@ -15,10 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from litlm.data.base import Batch, Dataset, Example, collate, collate_packed
+from litlm.data.base import Batch, Dataset, Example, collate, collate_packed, held_out
 from litlm.data.packing import best_fit
 from litlm.data.records import listed, read_records
 from litlm.data.sft import Conversation, Encoder, Message, SFTDataset, to_messages
@@ -215,12 +214,8 @@ def load_preference(
     train = _read(data.path, data.split, encoder, limit, packing=data.packing)
     if data.val_path is not None:
         return train, _read(data.val_path, data.split, encoder, limit, packing=data.packing)
-    n = len(train)
-    held = min(max(1, round(n * data.val_fraction)), n - 1) if data.val_fraction else 0
-    if not held:
-        return train, None
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    return train.pick(sorted(order[held:])), replace(train.pick(sorted(order[:held])), notes=())
+    kept, held = held_out(len(train), data.val_fraction, seed)
+    return (train.pick(kept), replace(train.pick(held), notes=())) if held else (train, None)
 
 
 def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: bool) -> PreferenceDataset:

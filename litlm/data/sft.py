@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from litlm.data.base import Batch, Dataset, Example
+from litlm.data.base import Batch, Dataset, Example, held_out
 from litlm.data.packing import micro_batches
 from litlm.data.records import listed, read_records
 from litlm.prompts import Alpaca, PromptStyle, get_style
@@ -250,13 +249,9 @@ def row_length(longest: int, limit: int | None, *, packing: bool) -> int:
 
 
 def split(data: SFTDataset, fraction: float, seed: int) -> tuple[SFTDataset, SFTDataset | None]:
-    """Set a share aside for validation, at least one example each; None if the share is 0 or there is one example."""
-    n = len(data)
-    if fraction == 0 or n < 2:
-        return data, None
-    held = min(max(1, round(n * fraction)), n - 1)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    return data.pick(sorted(order[held:])), replace(data.pick(sorted(order[:held])), notes=())
+    """Set a share aside for validation, as `held_out` does; None if that is nothing."""
+    kept, held = held_out(len(data), fraction, seed)
+    return (data.pick(kept), replace(data.pick(held), notes=())) if held else (data, None)
 
 
 def load_sft(

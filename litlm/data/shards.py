@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from litlm.data import text
-from litlm.data.base import IGNORE, Batch, Dataset
+from litlm.data.base import IGNORE, Batch, Dataset, held_out
 from litlm.data.prepare import (
     check_shards,
     fingerprint,
@@ -115,16 +115,11 @@ class TextDataset(Dataset):
 
     def split(self, fraction: float, seed: int) -> tuple[TextDataset, TextDataset | None]:
         """Set whole rows aside for validation, at least one; None if the share is 0 or there is one row."""
-        n = len(self)
-        if fraction == 0 or n < 2:
-            return self, None
-        held = min(max(1, round(n * fraction)), n - 1)
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
-        return self._part(order[held:]), self._part(order[:held])
+        kept, held = held_out(len(self), fraction, seed)
+        return (self._part(kept), self._part(held)) if held else (self, None)
 
-    def _part(self, picked: np.ndarray) -> TextDataset:
-        part = copy.copy(self)
-        picked = np.sort(picked)
+    def _part(self, rows: list[int]) -> TextDataset:
+        part, picked = copy.copy(self), np.array(rows)
         part._rows = picked if self._rows is None else self._rows[picked]
         return part
 

@@ -240,7 +240,7 @@ class FinetuneSettings(RunSettings):
         out_dir: Where the run is written; `final/` in it holds the result.
         seed: Decides every random choice.
         device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or the directory of a checkpoint.
+        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
         overwrite: Replace the run in out_dir.
     """
 
@@ -282,7 +282,7 @@ class PretrainSettings(RunSettings):
         out_dir: Where the run is written; `final/` in it holds the model.
         seed: Decides every random choice.
         device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or the directory of a checkpoint.
+        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
         overwrite: Replace the run in out_dir.
     """
 
@@ -345,7 +345,7 @@ class DPOSettings(RunSettings):
         out_dir: Where the run is written; `final/` in it holds the result.
         seed: Decides every random choice.
         device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or the directory of a checkpoint.
+        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
         overwrite: Replace the run in out_dir.
     """
 

@@ -81,10 +81,9 @@ def _lora(llm: LLM, settings: MethodSettings, grown: bool) -> Applied:
 
 def _adapter(llm: LLM, settings: MethodSettings) -> Applied:
     from litlm.checkpoint.adapter import save
-    from litlm.transforms.adapter import adapters_off, apply_adapter, apply_adapter_v2
+    from litlm.transforms.adapter import adapters_off, apply_adapter
 
-    apply = apply_adapter if settings.name == "adapter" else apply_adapter_v2
-    adapted = apply(llm.model, settings)
+    adapted = apply_adapter(llm.model, settings)
 
     def export(folder: Path, base: str) -> None:
         save(llm.model, folder, base=base)

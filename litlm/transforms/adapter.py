@@ -169,9 +169,6 @@ def apply_adapter(model: GPT, method: MethodSettings) -> list[str]:
     return list(made)
 
 
-apply_adapter_v2 = apply_adapter  # method.name says which
-
-
 def prompt_adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
     """(name of the adapted module, adapter) for each adapter of this file."""
     for name, module in model.named_modules():
