@@ -38,8 +38,9 @@ lint: $(VENV)/.dev  ## format check, lint, types
 docs: $(VENV)/.test  ## check that the commands shown in README.md and tutorials/ run
 	@$(BIN)/python -m pytest tests/test_docs.py -m 'not gpu' $(ARGS)
 
+# Most of the time is compiling, so workers share the device; each would else start a compiler for every core.
 gpu-test: $(VENV)/.test  ## tests that need a CUDA device
-	@$(BIN)/python -m pytest -m gpu $(ARGS)
+	@TORCHINDUCTOR_COMPILE_THREADS=2 $(BIN)/python -m pytest -m gpu -n 8 --dist loadgroup $(ARGS)
 
 bench: $(VENV)/.test  ## measure litlm beside transformers and PEFT on this machine
 	@$(BIN)/python benchmarks/run.py $(ARGS)

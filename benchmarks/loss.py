@@ -234,17 +234,16 @@ def kernel_alone(shape: Shape, repeats: int) -> Iterator[dict[str, Any]]:
     losses = torch.empty(n, device=DEVICE)
     n_bytes = 4 * logits.numel()
     run = partial(kernels.softmax_gradient_, logits, targets, losses, scale=1.0, softcap=None)
-    for by_lane in (False, True):
-        for block, warps in (
-            (2048, 4), (4096, 4), (4096, 8), (8192, 8), (8192, 16), (8192, 32), (16384, 16), (16384, 32), (32768, 32)
-        ):  # fmt: skip
-            with patched(kernels, BLOCK=block, WARPS=warps, BY_LANE=by_lane):
-                ms = timed(partial(run, gradient=True), repeats)
-                forward = timed(partial(run, gradient=False), repeats)
-            yield dict(
-                kernel=f"{block} x {warps}{' by lane' if by_lane else ''}", ms=ms, tb_s=n_bytes / ms / 1e9,
-                forward_only_ms=forward, all_rows_ms=ms * shape.rows / n,
-            )  # fmt: skip
+    for block, warps in (
+        (2048, 4), (4096, 4), (4096, 8), (8192, 8), (8192, 16), (8192, 32), (16384, 16), (16384, 32), (32768, 32)
+    ):  # fmt: skip
+        with patched(kernels, BLOCK=block, WARPS=warps):
+            ms = timed(partial(run, gradient=True), repeats)
+            forward = timed(partial(run, gradient=False), repeats)
+        yield dict(
+            kernel=f"{block} x {warps}", ms=ms, tb_s=n_bytes / ms / 1e9,
+            forward_only_ms=forward, all_rows_ms=ms * shape.rows / n,
+        )  # fmt: skip
     fused = compiled_rows()[1]
     ms = timed(lambda: fused.softmax_gradient_(logits, targets, losses), repeats)
     yield dict(kernel="torch.compile", ms=ms, tb_s=n_bytes / ms / 1e9, all_rows_ms=ms * shape.rows / n)

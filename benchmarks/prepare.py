@@ -52,6 +52,10 @@ def processors() -> float:
 
 
 def litlm(texts: Path, tokenizer: Path, cores: int) -> dict[str, float]:
+    import filelock  # noqa: F401  what `prepare` imports when it is called
+    import numpy  # noqa: F401, ICN001
+    import tqdm  # noqa: F401
+
     from litlm.data.prepare import load_tokenizer, prepare
     from litlm.settings import PrepareCommand
 

@@ -6,21 +6,24 @@
     python benchmarks/training.py cpu-compiled --impl litlm,hf,litgpt --turns 10
 
 Each measurement is a process of its own, and adds its line to FILE as soon as it is there. --limit: seconds for one of
-them; --budget: for all together, after which no more are started. --profile writes the kernels of one step beside FILE.
+them; --budget: for all together, after which no more are started. --profile writes the kernels of some steps, and a
+trace for chrome://tracing, beside FILE.
 On a machine without CUDA the rows run with a tiny model, to try the script out; only the cpu rows mean something there.
 
 What counts: tokens a second from the median step after warming up (compiling included there); the peak of what CUDA
 allocated since the process began, building the model included; FLOPs by one formula for all (`training_peers.Shape`).
-litlm's steps clip gradients and report, as a real run's do; the peers' don't.
+litlm's steps clip gradients and report, as a real run's do; the peers' don't. A peer's step ends when the device is
+done; litlm's when its loss has arrived, while the next one runs.
 
 litlm's variants are asked for as litlm:VARIANT, joined by + where there are several:
-    cudnn      cuDNN's attention before flash attention
-    whole      the model compiled as one graph, not layer by layer
-    autocast   fp32 weights and autocast instead of bf16 weights with fp32 copies
-    head4g, head256m   the loss's buffer for logits, usually 1 GiB
+    selective, full    other checkpointing
+    eager      not compiled
     tuned      Inductor measures the shapes of its own kernels
-    selective, full    other checkpointing; eager: not compiled; dq: quantized scales; noclip; inback: optimizer in
-    backward; padded: one example a row
+    waits      each step is settled before the next is launched
+    noclip     gradients are not clipped; inback: the optimizer steps in the backward pass
+    dq         quantized scales
+    padded     one example a row
+    fp8        products in 8 bits, through torchao
 
 Peers (CUDA): transformers and peft; LitGPT 0.5.13 and torchtune 0.6.1 with torchao 0.14.1 installed without their
 dependencies (LitGPT: jsonargparse 4.41, docstring-parser, typeshed-client, importlib-resources, litserve; torchtune:
@@ -41,6 +44,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -81,10 +85,7 @@ ROWS = {
     "packing-8b": Row("packing", "llama-8b", 4, 1024, ("litlm", "litlm:padded", "hf"), warmup=8, steps=8),
 }
 CPU_ROWS = {"cpu-eager": "eager", "cpu-compiled": "compiled"}  # Pythia-14m's shape, 4 rows of 512, fp32
-EXPLORE = (
-    "litlm", "litlm:cudnn", "litlm:whole", "litlm:autocast", "litlm:cudnn+whole", "litlm:head4g", "litlm:head256m",
-    "litlm:autocast+whole", "litlm:tuned",
-)  # fmt: skip
+EXPLORE = ("litlm", "litlm:waits", "litlm:tuned", "litlm:noclip", "litlm:eager")
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ def pretrained(name: str, quantize: str | None) -> Any:
 
 
 class Clock(Report):
-    """Notes when each step was over. `fit` waits for a step's gradients, so from one to the next is a whole step."""
+    """Notes when each step was over: its loss was there. From one to the next is a whole step."""
 
     def __init__(self, profile_from: int | None = None) -> None:
         super().__init__(None, None, quiet=True)
@@ -209,10 +210,9 @@ class Clock(Report):
         self.profile_from, self.profiler = profile_from, None
 
     def step(self, row: Any, progress: float | None = None) -> None:
-        if self.profiler is not None and self.profile_from is not None:
+        if self.profiler is not None and len(self.times) == (self.profile_from or 0) + 3:
             synchronize()
             self.profiler.stop()
-            self.profile_from = None
         self.times.append(time.perf_counter())
         self.tokens.append(int(row["tokens"]))
         if self.profile_from == len(self.times) - 1:
@@ -225,49 +225,24 @@ class Clock(Report):
     def kernels(self) -> str:
         assert self.profiler is not None
         by = "self_cuda_time_total" if DEVICE == "cuda" else "self_cpu_time_total"
-        return self.profiler.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=90)
+        return self.profiler.key_averages().table(sort_by=by, row_limit=80, max_name_column_width=90)
 
 
 @contextmanager
-def varied(model: Any, names: set[str]) -> Iterator[dict[str, Any]]:
-    """Variants that are no settings of `fit`; gives the arguments that they need there."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    import litlm.train.loss as loss
-
-    known = dict(head4g=2**32, head256m=2**28)
-    before, arguments = loss._KERNEL_BYTES, {}
-    for name in names & known.keys():
-        loss._KERNEL_BYTES, loss._total_memory = known[name], lambda device: 2**60
+def varied(names: set[str]) -> Iterator[None]:
+    """Variants that are no settings of `fit`."""
+    loop = import_module("litlm.train.fit")  # litlm.train.fit is the function
+    ahead = loop.runs_ahead
     if "tuned" in names:
         from torch._inductor import config as inductor
 
         inductor.coordinate_descent_tuning = True
-    if "whole" in names:
-        from torch._dynamo import config as dynamo
-
-        dynamo.skip_nnmodule_hook_guards = False
-        model.forward = torch.compile(model.forward, backend="inductor" if DEVICE == "cuda" else "aot_eager")
-    if "autocast" in names:
-
-        class Autocast(loss.NextToken):
-            def loss_sum(self, model: Any, runner: Any, batch: Batch) -> torch.Tensor:
-                with torch.autocast(DEVICE, torch.bfloat16):
-                    hidden = runner(batch.tokens, output="hidden", context=batch.context())
-                weight = model.head_weight.to(torch.bfloat16)
-                return loss.cross_entropy_sum(hidden.to(torch.bfloat16), weight, batch.targets)
-
-        arguments["objective"] = Autocast()
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if "waits" in names:
+        loop.runs_ahead = lambda *_: False
     try:
-        if "cudnn" in names:
-            with sdpa_kernel(order, set_priority=True):
-                yield arguments
-        else:
-            yield arguments
+        yield
     finally:
-        loss._KERNEL_BYTES = before
-        model.__dict__.pop("forward", None)
+        loop.runs_ahead = ahead
 
 
 def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
@@ -300,15 +275,15 @@ def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
     )
     in_backward = "inback" in variants
     settings = TrainSettings(
-        max_steps=row.warmup + row.steps + 2 * (profile is not None), batch_size=batch, micro_batch_size=micro,
-        lr=1e-4, warmup_steps=0, schedule="constant", compile=DEVICE == "cuda" and not variants & {"whole", "eager"},
-        precision="bf16-mixed" if row.kind == "pretrain" and "autocast" not in variants else "auto",
+        max_steps=row.warmup + row.steps + 4 * (profile is not None), batch_size=batch, micro_batch_size=micro,
+        lr=1e-4, warmup_steps=0, schedule="constant", compile=DEVICE == "cuda" and "eager" not in variants,
+        precision="bf16-mixed" if row.kind == "pretrain" else "auto", fp8="fp8" in variants,
         checkpointing=checkpointing, grad_clip=None if in_backward or "noclip" in variants else 1.0,
         optimizer_in_backward=in_backward,
     )  # fmt: skip
     clock = Clock(row.warmup + row.steps if profile is not None else None)
-    with varied(model, variants) as arguments:
-        result = fit(model, data, settings=settings, report=clock, **more | arguments)
+    with varied(variants):
+        result = fit(model, data, settings=settings, report=clock, **more)
     last = row.warmup + row.steps
     seconds = [
         b - a for a, b in zip(clock.times[row.warmup : last], clock.times[row.warmup + 1 : last + 1], strict=True)
@@ -316,6 +291,8 @@ def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
     warm = clock.times[row.warmup] - clock.times[0]
     if profile is not None:
         profile.write_text(clock.kernels(), encoding="utf-8")
+        assert clock.profiler is not None
+        clock.profiler.export_chrome_trace(str(profile.with_suffix(".json.gz")))
     if isinstance(data, Examples):
         tokens = clock.tokens[last] - clock.tokens[row.warmup]
         # train_flops looks at one batch too, and a profile at two more; the share of padding is the same in all.

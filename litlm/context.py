@@ -60,6 +60,11 @@ class Context(ABC):
         return compute()
 
 
+def send(t: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`. To CUDA it goes from pinned memory: else the host would wait for all work before it."""
+    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
+
+
 def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None = None) -> Tensor:
     """Mask (B, 1, T, S), True where the key position is seen. queries: (B, T), keys: (S,) positions."""
     distance = queries[:, :, None] - keys  # (B, T, S)
@@ -96,7 +101,7 @@ class Causal(Context):
     def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
         self.positions = torch.arange(length, device=device)[None]
         if self._lengths is not None:
-            self.row_lengths = torch.tensor(self._lengths, device=device)[:, None]
+            self.row_lengths = send(torch.tensor(self._lengths), device)[:, None]
         self._masks.clear()
         self._shared.clear()
         return self.positions
@@ -147,12 +152,12 @@ class Packed(Context):
         starts = sizes.cumsum(0) - sizes
         spread = lambda t: t.repeat_interleave(sizes).view(batch, length)  # noqa: E731
         positions = torch.arange(batch * length).view(batch, length) - spread(starts)
-        self.positions = positions.to(device, non_blocking=True)
-        self.row_lengths = spread(sizes).to(device, non_blocking=True)
-        self.documents = spread(torch.arange(len(sizes))).to(device, non_blocking=True)  # (B, T), which one it is
+        self.positions = send(positions, device)
+        self.row_lengths = send(spread(sizes), device)
+        self.documents = send(spread(torch.arange(len(sizes))), device)  # (B, T), which one it is
         # Where each ends, for the kernel of CUDA: filled up with empty ones, so that compiled code sees few shapes.
         ends = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
-        self.ends = F.pad(ends, (0, -len(ends) % 64), value=batch * length).int().to(device, non_blocking=True)
+        self.ends = send(F.pad(ends, (0, -len(ends) % 64), value=batch * length).int(), device)
         self.longest = length
         return self.positions
 

@@ -10,6 +10,7 @@ Shapes: N tokens, E experts, k experts per token, C embedding, I width of an exp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -312,23 +313,24 @@ class RouterWatch:
         return torch.cat([r.logits[kept] for r in self.seen]), torch.cat([r.experts[kept] for r in self.seen])
 
     @torch.no_grad()
-    def statistics(self) -> dict[str, float]:
-        """For a log; empty if there was no router. router_max_load: the busiest expert's tokens against an even share,
-        worst layer. router_unused: share of experts that got none. router_entropy: of the probabilities, 1 for even
-        ones, mean over layers."""
+    def statistics(self) -> dict[str, Tensor]:
+        """For a log, still on the device; empty if there was no router. router_max_load: the busiest expert's tokens
+        against an even share, worst layer. router_unused: share of experts that got none. router_entropy: of the
+        probabilities, 1 for even ones, mean over layers."""
         if not self.seen:
             return {}
         loads, entropies = [], []
         for routing in self.seen:
             n_expert = routing.logits.size(-1)
-            loads.append(torch.bincount(routing.experts.flatten(), minlength=n_expert) / routing.experts.numel())
-            p = routing.logits.softmax(-1)
-            entropies.append(-(p * p.clamp(min=1e-30).log()).sum(-1).mean() / torch.tensor(float(n_expert)).log())
+            chosen, p = routing.experts.flatten(), routing.logits.softmax(-1)
+            load = p.new_zeros(n_expert, dtype=torch.float32)  # bincount would wait for the device
+            loads.append(load.scatter_add_(0, chosen, torch.ones_like(chosen, dtype=torch.float32)) / chosen.numel())
+            entropies.append(-(p * p.clamp(min=1e-30).log()).sum(-1).mean() / math.log(n_expert))
         load = torch.stack(loads)
         return {
-            "router_max_load": (load.max() * load.size(1)).item(),
-            "router_unused": (load == 0).float().mean().item(),
-            "router_entropy": torch.stack(entropies).mean().item(),
+            "router_max_load": load.max() * load.size(1),
+            "router_unused": (load == 0).float().mean(),
+            "router_entropy": torch.stack(entropies).mean(),
         }
 
 

@@ -34,9 +34,25 @@ def smollm2(smollm2_gguf: Path) -> LLM:
     return LLM.load(smollm2_gguf, device="cpu", dtype="float32")
 
 
+# Advice and deprecations of torch's compiler, which are not about our code.
+COMPILER = (
+    r"ignore:.*torch\.jit:DeprecationWarning",  # its own modules, as they are imported
+    r"ignore:::torch\.(_inductor|_functorch|_higher_order_ops|fx)",  # TF32 is off, a softmax not computed online, ...
+    "ignore:This process .* is multi-threaded:DeprecationWarning",  # it forks to compile
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",  # which it reads, and hides that
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What xdist keeps on one worker: all tests of a family, whose models are built once, and otherwise of a file."""
+    """What xdist keeps on one worker: all tests of a family, whose models are built once, and otherwise of a file.
+
+    Tests on a GPU share nothing, and most of their time is compiling: they go to any worker.
+    """
     for item in items:
+        if item.get_closest_marker("gpu"):
+            for advice in COMPILER:
+                item.add_marker(pytest.mark.filterwarnings(advice))
+            continue
         case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
         family = getattr(case, "family", None) if item.path.parent.name == "parity" else None
         item.add_marker(pytest.mark.xdist_group(family or item.path.name))

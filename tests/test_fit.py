@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import signal
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from litlm.train.loss import NextToken
 from litlm.train.report import Report
 from litlm.train.schedule import learning_rate
 from litlm.transforms.lora import adapters, apply_lora
+
+loop = import_module("litlm.train.fit")  # litlm.train.fit is the function
 
 
 class Made(Dataset):
@@ -265,6 +269,64 @@ def test_rolling_back_leaves_out_the_data_since(tmp_path: Path) -> None:
     own = [int(row["tokens"]) for row in rows]
     assert own[2] - own[1] == tokens[4] - tokens[3]
     assert own[3] - own[2] == tokens[5] - tokens[4]
+
+
+@pytest.mark.parametrize("on_spike", ["skip", "rollback", "stop"])
+@pytest.mark.parametrize("times", [(1,), (4,), (5, 6), (9,), (12,)])
+def test_a_step_settled_late_changes_nothing(
+    times: tuple[int, ...], on_spike: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, the next step is launched before a loss is read; a bad one must leave no trace all the same."""
+    found = {}
+    for ahead in (False, True):
+        monkeypatch.setattr(loop, "runs_ahead", lambda *_, ahead=ahead: ahead)
+        folder = tmp_path / str(ahead)
+        error = None
+        options: dict[str, Any] = dict(on_spike=on_spike, save_interval=3, max_steps=12)
+        # A void step has called for a loss as well, so that of a second break in a row comes one call later.
+        later = tuple(t + n * ahead for n, t in enumerate(times)) if on_spike == "rollback" else times
+        try:
+            _fit_broken(folder, later, **options)
+        except ValueError as e:
+            error = str(e)
+        columns = ("step", "loss", "lr", "tokens", "grad_norm")
+        rows = [[row[name] for name in columns] for row in _rows(folder / "metrics.csv")]
+        saved = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("training/*.safetensors")}
+        states = {str(p.relative_to(folder)): json.loads(p.read_text())["state"] for p in folder.rglob("state.json")}
+        for state in states.values():
+            state.pop("seconds")
+        # Of a first step that is left out an optimizer may have made its state: zeros.
+        saved.pop("run/step-000000/training/optimizer.safetensors", None)
+        found[ahead] = rows, saved, states, error
+    assert found[True] == found[False]
+    rows, saved, states, error = found[True]
+    nowhere_to_go = on_spike == "rollback" and times == (1,)
+    assert (error is not None) == (on_spike == "stop" or nowhere_to_go)
+    assert set(states) == {str(Path(name).with_name("state.json")) for name in saved}
+    assert bool(saved) != nowhere_to_go
+
+
+def test_a_jump_is_left_out_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Jumps(NextToken):
+        calls = 0
+
+        def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
+            self.calls += 1
+            return super().loss_sum(model, runner, batch) * (50 if self.calls in (30, 31) else 1)
+
+    weights = {}
+    for ahead in (False, True):
+        monkeypatch.setattr(loop, "runs_ahead", lambda *_, ahead=ahead: ahead)
+        llm = tiny.load()
+        torch.manual_seed(0)
+        apply_lora(llm.model, MethodSettings(r=4))
+        options: dict[str, Any] = dict(batch_size=2, micro_batch_size=2, max_steps=35, spike_factor=6, on_spike="skip")
+        with Report(None, None, quiet=True) as report:
+            data = _dataset((12, 5, 20, 9, 7, 30, 11))
+            result = fit(llm.model, data, settings=TrainSettings(**options), report=report, objective=Jumps())
+        assert [loss > 100 for loss in result.losses] == [n in (29, 30) for n in range(35)]
+        weights[ahead] = _weights(llm)
+    assert all(torch.equal(a, b) for a, b in zip(weights[False], weights[True], strict=True))
 
 
 def test_rolling_back_without_a_checkpoint_is_said(tmp_path: Path) -> None:

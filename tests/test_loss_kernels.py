@@ -74,7 +74,6 @@ def _rows_case(
     return buffer, logits, targets.to(DEVICE)
 
 
-@pytest.mark.parametrize("by_lane", [False, True], ids=["one-top", "by-lane"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("V", "width", "block"), [(2, 2, 64), (37, 37, 16), (101, 128, 32), (128, 128, 128), (333, 384, 8192)]
@@ -84,11 +83,10 @@ class TestKernel:
     pytestmark = with_kernel
 
     @pytest.fixture(autouse=True)
-    def _variant(self, block: int, by_lane: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _variant(self, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
         from litlm.train import kernels
 
         monkeypatch.setattr(kernels, "BLOCK", block)
-        monkeypatch.setattr(kernels, "BY_LANE", by_lane)
 
     def test_loss_and_gradient(
         self, V: int, width: int, dtype: torch.dtype, scale: float, softcap: float | None
@@ -120,19 +118,15 @@ class TestKernel:
         assert torch.equal(buffer.nan_to_num(7), before.nan_to_num(7))
 
 
-@pytest.mark.parametrize("by_lane", [False, True], ids=["one-top", "by-lane"])
 @pytest.mark.parametrize(("shift", "softcap"), [(-3e4, None), (3e4, None), (3e4, 30.0)])
 class TestFarOut:
     pytestmark = with_kernel
 
-    def test_nothing_overflows(
-        self, shift: float, softcap: float | None, by_lane: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_nothing_overflows(self, shift: float, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
         """Logits around +-30,000 that differ by tens of thousands."""
         from litlm.train import kernels
 
         monkeypatch.setattr(kernels, "BLOCK", 32)
-        monkeypatch.setattr(kernels, "BY_LANE", by_lane)
         _, logits, targets = _rows_case(6, 150, 192, torch.float32, size=1e4)
         logits += shift
         wide = logits.double().requires_grad_()
@@ -248,10 +242,9 @@ class TestChunks:
                 assert (t.grad is not None) == w
                 if w:
                     _close(t.grad, gradient, dtype)
-        with torch.no_grad():
-            assert (
-                cross_entropy_sum(inputs[0], inputs[1], targets, bias=inputs[2] if biased else None, **options) == value
-            )
+        with torch.no_grad():  # perhaps in other chunks
+            again = cross_entropy_sum(inputs[0], inputs[1], targets, bias=inputs[2] if biased else None, **options)
+        torch.testing.assert_close(again.double(), expected.sum(), rtol=rtol, atol=0)
 
     def test_each_token(
         self, sizes: Any, bytes_at_once: int, masked: float, told: bool, scale: float, softcap: float | None,
@@ -295,6 +288,7 @@ if not INTERPRETED:
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     class TestOnDevice:
+        @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
         def test_the_host_never_waits(self) -> None:
             inputs, targets, _ = _case((2, 300, 64, 1000), 0.4, True, torch.bfloat16, "cuda")
             wanted = (targets.flatten() != IGNORE).nonzero()[:, 0]
@@ -349,7 +343,7 @@ if not INTERPRETED:
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
         passed = re.search(r"(\d+) passed", done.stdout)
         assert passed is not None
-        assert int(passed[1]) > 100
+        assert int(passed[1]) > 80
         assert "skipped" not in done.stdout
 
     @needs_triton
@@ -363,7 +357,7 @@ from litlm.train import kernels
 types = dict(logits="*bf16", targets="*i64", losses="*fp32", V="i32", stride="i32", scale="fp32", softcap="fp32")
 aligned = {(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 4)}
 for capped in (False, True):
-    constants = dict(CAPPED=capped, GRADIENT=True, BY_LANE=kernels.BY_LANE, BLOCK=kernels.BLOCK)
+    constants = dict(CAPPED=capped, GRADIENT=True, BLOCK=kernels.BLOCK)
     source = ASTSource(kernels._row, types | dict.fromkeys(constants, "constexpr"), constants, aligned)
     options = dict(num_warps=kernels.WARPS, enable_fp_fusion=True)
     print("=====", triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"])

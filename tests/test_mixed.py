@@ -110,6 +110,63 @@ def test_micro_batches_sum_up_in_fp32() -> None:
     assert torch.equal(master.grad, torch.full_like(master, 300 + 1 / 64))
 
 
+@pytest.mark.parametrize("arrivals", [1, 2, 3])
+def test_a_first_gradient_may_stay_bf16(arrivals: int) -> None:
+    """With LoRA beside it, whose gradients are fp32 anyway; and one weight has no gradient in the first micro batch."""
+    model = tiny.load().model
+    apply_lora(model, MethodSettings(name="lora", r=2, modules_to_save=("norm", "embed")))
+    masters = MasterWeights(model)
+    masters.keeps_low = True
+    given = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    kinds = {name: p.dtype for name, p in given.items()}
+    assert list(given) == [name for name, _ in masters.named_parameters()]
+    assert set(kinds.values()) == {torch.float32, torch.bfloat16}
+    late = "norm.weight"
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in given.items()}
+    counts = dict.fromkeys(given, 0)
+    assert masters.gradients() == []
+    with hooks_of(masters):
+        for i in range(arrivals):
+            gen = torch.Generator().manual_seed(i)
+            total = torch.zeros(())
+            for name, p in given.items():
+                g = (torch.randn(p.shape, generator=gen) * 100.0**i).to(p.dtype)
+                if i or name != late:
+                    total = total + (p * g).sum().float()
+                    sums[name] += g.double()
+                    counts[name] += 1
+            total.backward()
+            assert all(model.get_parameter(name).grad is None for name in given if kinds[name] == torch.bfloat16)
+    found = masters.gradients()
+    with_one = [name for name in given if counts[name]]
+    assert len(found) == len(with_one)
+    for name, grad in zip(with_one, found, strict=True):
+        master = dict(masters.named_parameters())[name]
+        assert grad is masters.gradient(master)
+        low = kinds[name] == torch.bfloat16 and counts[name] == 1
+        assert grad.dtype == (torch.bfloat16 if low else torch.float32)
+        assert (master.grad is None) == low
+        if counts[name] == 1:
+            assert torch.equal(grad.double(), sums[name])
+        torch.testing.assert_close(grad.double(), sums[name], rtol=1e-6, atol=1e-3 if arrivals == 3 else 1e-5)
+    masters.clear()
+    assert masters.low == {}
+    assert len(masters.gradients()) == len([p for _, p in masters.named_parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("arrivals", [1, 2, 3])
+def test_kept_gradients_add_up_to_the_same_bits(arrivals: int) -> None:
+    found = []
+    for keeps_low in (False, True):
+        masters = MasterWeights(model := tiny.load().model)
+        masters.keeps_low = keeps_low
+        for batch in batches(5, arrivals):
+            NextToken().loss_sum(model, model, batch).backward()
+        found.append([grad.float() for grad in masters.gradients()])
+        masters.remove_hooks()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_tiny_updates_are_not_lost() -> None:
     """SGD by 1e-5 of each weight, 200 times: 0.2 percent, half of a bf16's last digit and less."""
     settings = TrainSettings(optimizer="sgd", lr=1.0, weight_decay=0.0)

@@ -312,7 +312,7 @@ def test_statistics() -> None:
     mixed = _routing(torch.tensor([[1.0, 1.0, -90.0]] * 4), torch.tensor([[0], [0], [0], [1]]))
 
     def check(seen: list[Routing], max_load: float, unused: float, entropy: float) -> None:
-        found = RouterWatch(seen).statistics()
+        found = {name: value.item() for name, value in RouterWatch(seen).statistics().items()}
         assert found == pytest.approx(
             dict(router_max_load=max_load, router_unused=unused, router_entropy=entropy), abs=1e-6
         )

@@ -17,7 +17,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from litlm.settings import TrainSettings
-from litlm.train.optim import Joined, StepInBackward, load_optimizer_state, make_optimizer, optimizer_state
+from litlm.train.mixed import MasterWeights
+from litlm.train.optim import (
+    Joined,
+    MixedAdamW,
+    StepInBackward,
+    can_leave_out,
+    clip_gradients,
+    leave_out,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
 
 
 class Block(nn.Module):
@@ -362,6 +373,114 @@ def test_joined_optimizers_pass_for_one() -> None:
     train(wrapped, inside, range(3, 5))
     train(other, again, range(3, 5))
     assert_same(wrapped, other)
+
+
+def fill(params: list[nn.Parameter], dtype: torch.dtype, seed: int) -> None:
+    gen = torch.Generator().manual_seed(seed)
+    for p in params[1:]:
+        p.grad = torch.randn(p.shape, generator=gen).to(dtype)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "most"), [("adamw", 0.7), ("muon", 1e4), ("sgd", None), ("adamw", 0.0)])
+def test_clipping_is_torchs_to_the_bit(name: str, most: float | None, dtype: torch.dtype, seed: int) -> None:
+    from lightning.fabric import Fabric
+
+    model, other = Toy(seed).to(dtype), Toy(seed).to(dtype)
+    optimizer = make_optimizer(model, TrainSettings(optimizer=name))
+    params, theirs = list(model.parameters()), list(other.parameters())
+    assert clip_gradients(optimizer, params, most) is None
+    fill(params, dtype, seed)
+    fill(theirs, dtype, seed)
+    norm = clip_gradients(Fabric(accelerator="cpu", devices=1).setup_optimizers(optimizer), iter(params), most)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, torch.inf if most is None else most)
+    assert norm is not None
+    assert (norm.dtype, norm.shape) == (torch.float32, ())
+    assert norm == expected.float()
+    for p, q in zip(params[1:], theirs[1:], strict=True):
+        assert p.grad is not None
+        assert torch.equal(p.grad, q.grad)
+
+
+def mixed(seed: int = 0) -> tuple[MasterWeights, MixedAdamW]:
+    """The optimizer that needs a GPU to step, but not for what is around it."""
+    masters = MasterWeights(Toy(seed))  # type: ignore[arg-type]
+    optimizer = make_optimizer(masters, TrainSettings())
+    assert type(optimizer) is torch.optim.AdamW, "on a CPU"
+    assert not masters.keeps_low
+    return masters, MixedAdamW(optimizer, masters)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("most", [None, 0.5, 1e9])
+@pytest.mark.parametrize("arrivals", [0, 1, 2])
+def test_the_mixed_optimizer_clips_when_it_steps(arrivals: int, most: float | None, seed: int) -> None:
+    masters, optimizer = mixed(seed)
+    params = dict(masters.named_parameters())
+    assert masters.keeps_low
+    gen, sums = torch.Generator().manual_seed(seed), {name: torch.zeros(p.shape).double() for name, p in params.items()}
+    for _ in range(arrivals):
+        for name, p in params.items():
+            g = torch.randn(p.shape, generator=gen).bfloat16()
+            sums[name] += g.double()
+            (masters.rounded[p] * g).sum().backward()
+    before = [grad.clone() for grad in masters.gradients()]
+    norm = clip_gradients(optimizer, params.values(), most)
+    if not arrivals:
+        assert norm is None
+        return
+    assert norm is not None
+    assert (norm.dtype, norm.shape) == (torch.float32, ())
+    exactly = torch.cat([g.flatten() for g in sums.values()]).norm()
+    torch.testing.assert_close(norm.double(), exactly, rtol=1e-6, atol=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, masters.gradients(), strict=True))
+    assert {g.dtype for g in before} == {torch.bfloat16 if arrivals == 1 else torch.float32}
+    if most is None:
+        assert optimizer.factor is None
+    else:
+        assert optimizer.factor is not None
+        assert optimizer.factor.item() == pytest.approx(min(1.0, most / exactly.item()), rel=1e-6)
+    optimizer.zero_grad()
+    assert masters.gradients() == []
+
+
+def test_the_mixed_optimizer_passes_for_adamw() -> None:
+    masters, optimizer = mixed()
+    names = [name for name, _ in masters.named_parameters()]
+    assert [n for g in optimizer.param_groups for n in g["param_names"]] != []
+    assert sorted(n for g in optimizer.param_groups for n in g["param_names"]) == sorted(names)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [TrainSettings().weight_decay, 0.0]
+    # The state of an ordinary one, which stepped on the same parameters, goes on in it.
+    other = Toy()
+    ordinary = make_optimizer(other, TrainSettings())
+    train(other, ordinary, range(3))
+    tensors, info = optimizer_state(ordinary)
+    load_optimizer_state(optimizer, tensors, info)
+    again, same = optimizer_state(optimizer)
+    assert same == info
+    assert all(torch.equal(again[key], tensors[key]) for key in tensors)
+
+
+def test_steps_are_left_out_on_a_device_only() -> None:
+    model = Toy()
+    optimizers = [
+        make_optimizer(model, TrainSettings(optimizer=name)) for name in ("adamw", "muon", "sgd", "adamw8bit")
+    ]
+    optimizers.append(make_optimizer(Toy(), TrainSettings(optimizer_in_backward=True, grad_clip=None)))
+    assert not any(can_leave_out(optimizer) for optimizer in optimizers)
+    bad = torch.ones(())
+    for optimizer in (optimizers[0], mixed()[1]):
+        leave_out(optimizer, bad)
+        assert optimizer.found_inf is bad  # type: ignore[attr-defined]
+    # torch's fused one knows of it on a CPU too.
+    before = copy.deepcopy(model)
+    fill(list(model.parameters()), torch.float32, 0)
+    optimizers[0].step()
+    assert_same(model, before)
+    leave_out(optimizers[0], torch.zeros(()))
+    optimizers[0].step()
+    assert not torch.equal(model.late.weight, before.late.weight)
 
 
 def test_only_what_requires_a_gradient_is_trained() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -114,6 +117,25 @@ def test_labels_that_matplotlib_would_read_as_its_own(tmp_path: Path) -> None:
     assert len(figure.axes[0].get_legend().get_texts()) == 3
 
 
+def test_no_torch(runs: tuple[str, str]) -> None:
+    """Comparing runs is quick: reading and drawing load nothing that computes."""
+    code = (
+        "import sys, types, litlm\n"
+        "sys.modules['litlm.train'] = package = types.ModuleType('litlm.train')\n"  # the package's own file loads all
+        "package.__path__ = [f'{litlm.__path__[0]}/train']\n"
+        "from litlm.settings import PlotCommand\n"
+        "from litlm.train.plot import draw, labels, read_runs, table\n"
+        "runs = read_runs(sys.argv[1:])\n"
+        "names = labels(runs)\n"
+        "draw(runs, names, PlotCommand(runs=tuple(sys.argv[1:])))\n"
+        "print(table(runs, names))\n"
+        "assert not {'torch', 'lightning', 'litlm.train.report'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *runs], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "lr=0.001, method.r=8" in done.stdout
+
+
 def test_problems_are_named_together(tmp_path: Path) -> None:
     good = _make(tmp_path / "good")
     (tmp_path / "empty").mkdir()
@@ -124,6 +146,7 @@ def test_problems_are_named_together(tmp_path: Path) -> None:
     binary.write_bytes(bytes(range(256)) * 20)
     wide = tmp_path / "wide.csv"
     wide.write_text("x" * 200_000 + "\n")
+    csv.field_size_limit(2**17)  # Python's own, which reading of data raises for the process
     broken = _make(tmp_path / "broken")
     (tmp_path / "broken" / "settings.yaml").write_text("a: [")
     with pytest.raises(ValueError) as e:

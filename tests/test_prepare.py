@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
+import sentencepiece
 import tiny
 import tokenizers
 from filelock import FileLock
@@ -299,18 +299,74 @@ def test_max_tokens_is_exact(limit: int, tmp_path: Path) -> None:
     assert (done.tokens, done.documents) == (min(limit, len(tokens)), int((before <= limit).sum()))
 
 
-def test_the_number_of_processes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TASK_CHARACTERS", 300)
     jsonl(tmp_path / "d.jsonl", [f"{t} {i}" for i in range(30) for t in TEXTS])
-    for workers in (1, 2):
+    for workers in (1, 2, 5):
         prepare(settings(str(tmp_path / "d.jsonl"), tmp_path / f"{workers}", shard_tokens=700, workers=workers))
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "5")
     assert len(contents(tmp_path / "1")) > 8
+
+
+@pytest.mark.parametrize("setting", [None, "true", "false"])
+def test_batches_are_encoded_at_once_and_read_only_a_little_ahead(
+    setting: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, workers, read, most = "TOKENIZERS_PARALLELISM", 3, [0], [0]
+    monkeypatch.delenv(name, raising=False)
+    if setting is not None:
+        monkeypatch.setenv(name, setting)
+    monkeypatch.setattr(module, "_TASK_CHARACTERS", 1)  # one text is a batch
+    jsonl(tmp_path / "d.jsonl", TEXTS * 10)
+    stream, write = text.stream, module._Shards.write
+    meeting, first = threading.Barrier(workers, timeout=30), list(range(workers))
+
+    class Watched(Tokenizer):
+        def encode_batch(self, *args: Any, **options: Any) -> Any:
+            if first:
+                first.pop()
+                meeting.wait()  # passes if as many threads get here
+            assert os.environ[name] == "false"
+            return super().encode_batch(*args, **options)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        for entry in stream(*args, **options):
+            read[0] += 1
+            yield entry
+
+    def watched(*args: Any) -> None:
+        read[0] -= 1
+        most[0] = max(most[0], read[0])
+        write(*args)
+
+    monkeypatch.setattr(text, "stream", counted)
+    monkeypatch.setattr(module._Shards, "write", watched)
+    tokenizer = Watched.from_dir(tiny.folder())
+    prepare(settings(str(tmp_path / "d.jsonl"), tmp_path / "out", workers=workers), tokenizer)
+    assert stored(tmp_path / "out").tolist() == expected(TEXTS * 10)
+    assert most[0] == 4 * workers - 1
+    assert os.environ.get(name) == setting
+
+
+def test_a_sentencepiece_model_in_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TASK_CHARACTERS", 2000)
+    lines = Path(text.__file__).read_text().splitlines()
+    model = io.BytesIO()
+    options: Any = dict(vocab_size=400, model_type="bpe", byte_fallback=True, minloglevel=2)
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, **options)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.model").write_bytes(model.getvalue())
+    texts = [*lines, *TEXTS, "\n".join(lines)] * 3
+    source = jsonl(tmp_path / "d.jsonl", [line for line in texts if line])
+    prepare(settings(str(source), tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"), workers=4))
+    core = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    reference = [token for line in texts if line for token in [1, *core.encode(line), 2]]  # BOS and end token
+    assert stored(tmp_path / "out").tolist() == reference
 
 
 # --- going on -----------------------------------------------------------------------------------------------------
 KILLED = """
-import multiprocessing, os, signal, sys
+import os, signal, sys
 from litlm.data import prepare as module, text
 from litlm.settings import PrepareCommand
 
@@ -320,7 +376,6 @@ def main():
     def event(what):
         left[0] -= what == name
         if left[0] == 0:
-            print(*[child.pid for child in multiprocessing.active_children()], flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
     def watched(function, name):
         def run(*args):
@@ -338,7 +393,7 @@ def main():
 if __name__ == "__main__":
     main()
 """
-MOMENTS = [  # processes, the moment at which the run is killed, how many shards are indexed then
+MOMENTS = [  # threads, the moment at which the run is killed, how many shards are indexed then
     (1, "before index", 1, None), (1, "after index", 1, 0), (1, "after write", 2, 0), (1, "before rename", 1, 0),
     (1, "after rename", 1, 0), (1, "after index", 3, 2), (2, "before rename", 2, 3), (2, "after rename", 1, 3),
     (1, "before index", 4, 5), (1, "before write", 8, 7),
@@ -361,12 +416,6 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
         command = [sys.executable, script, source, tiny.folder(), out, workers, moment, count]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
         assert done.returncode == -9, done.stderr
-        children = [int(pid) for pid in done.stdout.split()]
-        assert len(children) == (workers if workers > 1 else 0)
-        until = time.monotonic() + 30
-        while any(map(psutil.pid_exists, children)) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not any(map(psutil.pid_exists, children)), "workers outlive a killed parent"
         assert (out / "index.json").is_file() == (shards is not None)
         if shards is not None:
             assert len(json.loads((out / "index.json").read_text())["shards"]) >= shards, moment

@@ -13,9 +13,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from litlm.data import records
+from litlm.data import sources
 from litlm.data.named import NamedDataset
 from litlm.data.records import locate, read_records
+from litlm.data.text import documents
 
 ALPACA = [
     {"instruction": "Name a fox.", "input": "", "output": "Reynard."},
@@ -166,13 +167,21 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_parquet_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "d.parquet").write_text("no parquet")
-    with pytest.raises(ValueError, match=r"d\.parquet can't be read as Parquet"):
+    with pytest.raises(ValueError, match=r"d\.parquet is no valid parquet file"):
         read(tmp_path / "d.parquet")
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist([], pyarrow.schema([("a", "string")])), tmp_path / "e.parquet"
     )
     with pytest.raises(ValueError, match="holds no examples"):
         read(tmp_path / "e.parquet")
+    table = pyarrow.Table.from_pylist([{"text": "a" * 9999}])
+    pyarrow.parquet.write_table(table, path := tmp_path / "f.parquet", compression="snappy", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[40:80] = b"\xff" * 40  # inside of a page
+    path.write_bytes(data)
+    for rows in (read_records(path), documents([str(path)])):
+        with pytest.raises(ValueError, match=r"f\.parquet (can't be read|is no valid parquet file)"):
+            list(rows)
     _without(monkeypatch, "pyarrow")
     with pytest.raises(ValueError, match=r"pip install 'litlm\[data\]'"):
         read(tmp_path / "d.parquet")
@@ -243,14 +252,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real = datasets.load_dataset
     folder = tmp_path / "hub"
 
-    def load(path: str, *, name: str | None = None, split: str, data_files: str | None = None) -> Any:
+    def load(path: str, name: str | None, *, split: str, data_files: str | None = None) -> Any:
         if data_files is not None:
             files = data_files.replace("hf://datasets/", f"{folder}/")
             return real(path, data_files=files, split=split, cache_dir=str(tmp_path / "cache"))
-        return real(str(folder / path), name=name, split=split, cache_dir=str(tmp_path / "cache"))
+        return real(str(folder / path), name, split=split, cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(records, "_hub_answers", lambda: True)
+    monkeypatch.setattr(sources, "_hub_answers", lambda: True)
     datasets.disable_progress_bars()
     return folder
 
@@ -266,7 +275,7 @@ def test_hub_datasets(hub: Path) -> None:
     assert list(read_records("org/data")) == [(f"org/data, train, row {i}", {"messages": CHAT}) for i in (1, 2)]
     assert read("org/data", split="test") == [{"messages": CHAT[:1]}]
     assert len(read("org/data", split="train[:1]")) == 1
-    with pytest.raises(ValueError, match=r"org/data, split 'valid', can't be loaded.*train.*--data.split"):
+    with pytest.raises(ValueError, match=r"org/data: .*\(split 'valid'\) can't be read.*train.*--data.split"):
         read("org/data", split="valid")
 
 
@@ -297,7 +306,7 @@ def test_named_datasets_with_their_columns_splits_and_files(hub: Path) -> None:
 
 def test_hub_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     _without(monkeypatch, "datasets")
-    with pytest.raises(ValueError, match=r"tatsu-lab/alpaca is on the .* hub.*pip install 'litlm\[data\]'"):
+    with pytest.raises(ValueError, match=r"tatsu-lab/alpaca: .* hub needs.*pip install 'litlm\[data\]'"):
         read_records("alpaca")
 
 
@@ -306,9 +315,9 @@ def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
-    assert not records._hub_answers()
+    assert not sources._hub_answers()
     for name in ("alpaca", "lima"):
-        with pytest.raises(ValueError, match=r"split 'train', .*no hub answers.*HF_ENDPOINT.*name one"):
+        with pytest.raises(ValueError, match=r"split 'train'.*no hub answers.*HF_ENDPOINT.*name one"):
             read_records(name)
     assert not datasets.config.HF_HUB_OFFLINE
 
@@ -322,6 +331,7 @@ def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "doesn't exist.*Is the n",
         ),
         (ValueError("Config name is missing.\nPlease pick one among ['a', 'b']"), r"\['a', 'b'\].*x/y:CONFIG"),
+        (ConnectionError("Couldn't reach x/y"), r"no hub answers \(Couldn't reach x/y\).*name one of them"),
         (RuntimeError("Dataset scripts are no longer supported, but found y.py"), "holds a program.*name one of them"),
         (KeyError(), "KeyError"),
     ],
@@ -331,6 +341,6 @@ def test_what_the_library_raises_is_explained(error: Exception, text: str, monke
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(records, "_hub_answers", lambda: True)
+    monkeypatch.setattr(sources, "_hub_answers", lambda: True)
     with pytest.raises(ValueError, match=text):
         read_records("x/y")

@@ -32,8 +32,9 @@ from litlm.settings import (
     TrainSettings,
 )
 from litlm.train import report as reports
+from litlm.train.files import duration, flat, read_metrics, read_samples, read_settings
 from litlm.train.html import defaults, running_mean, thin, ticks
-from litlm.train.report import Report, check_loggers, duration, flat, read_metrics, read_samples, write_settings
+from litlm.train.report import Report, check_loggers, write_settings
 
 SETTINGS = FinetuneSettings(
     model="some/model", data=DataSettings(path="data.jsonl"), method=MethodSettings(name="qlora", r=4),
@@ -183,10 +184,8 @@ class Page(HTMLParser):
 
 def test_the_page_draws_what_the_csv_holds(tmp_path: Path) -> None:
     report = Report(tmp_path / "run", SETTINGS, quiet=True)
-    report.start(
-        step=0,
-        describe=dict(model="some/model", parameters=1234567, device=torch.device("cpu"), notes=["3 cut & kept"]),
-    )
+    report.describe(model="some/model", parameters=1234567, device=torch.device("cpu"), notes=["3 cut & kept"])
+    report.start(step=0)
     for step in range(1, 31):
         more: dict[str, Any] = dict(memory_gb=1 + step / 100, mfu=0.4)
         if step % 10 == 0:
@@ -394,14 +393,16 @@ def test_without_progress_and_quiet(clock: list[float], capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
 
 
-def test_the_loss_that_is_shown_is_smooth(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+def test_the_loss_is_the_steps_own_and_speed_a_running_mean(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
     report = Report(None, None)
     report.start(step=0)
-    for step, loss in enumerate((4.0, 2.0, math.nan, 3.0), start=1):
+    for step, (loss, speed) in enumerate(((4.0, 100), (2.0, 300), (math.nan, None), (3.0, 1000)), start=1):
         clock[0] += 20
-        report.step({"step": step, "loss": loss})
-    losses = re.findall(r"loss (\S+)", capsys.readouterr().err)
-    assert losses == ["4.000", "3.000", "3.000", "3.000"]
+        report.step({"step": step, "loss": loss, "tokens_per_s": speed})
+    shown = re.findall(r"loss (\S+)  (\S+) tokens/s", capsys.readouterr().err)
+    assert shown == [("4.000", "100"), ("2.000", "200"), ("nan", "200"), ("3.000", "400")]
 
 
 def test_durations() -> None:
@@ -429,7 +430,7 @@ def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _run(tmp_path, range(1, 6), loggers=("tensorboard",)).finish(stopped=None)
-    _run(tmp_path, range(4, 8), start=3, loggers=("csv", "tensorboard")).finish(stopped=None)
+    _run(tmp_path, range(4, 8), start=3, loggers=("tensorboard",)).finish(stopped=None)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == set(_row(1)) - {"step", "val_loss"}
@@ -528,7 +529,6 @@ def test_wandb_and_mlflow_get_the_numbers_and_go_on_in_the_same_run(stubs: None,
 
 def test_missing_packages_are_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "find_spec", lambda name: None)
-    check_loggers(("csv",))
     with pytest.raises(ValueError, match="train.logger=wandb, mlflow needs.*pip install wandb mlflow"):
         Report(Path("x"), SETTINGS, loggers=("wandb", "mlflow"))
 
@@ -563,3 +563,4 @@ def test_written_settings_run_again(
     assert f"torch {torch.__version__}" in text
     assert "\n# cpu: " in text
     assert json.dumps(flat(yaml.safe_load(text))) == json.dumps(flat(settings))
+    assert flat(read_settings(path)) == flat(settings)

@@ -300,6 +300,26 @@ def test_resuming_with_other_micro_batches_keeps_the_data(
     assert [row["tokens"] for row in one] == [row["tokens"] for row in two]
 
 
+def test_what_a_resumed_run_changes_is_said(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(**train: Any) -> str:
+        options = dict(schedule="constant", samples=("ab",)) | train
+        run(settings_of("lora", files, tmp_path, run=dict(resume="auto"), **options), quiet=False)
+        return "\n".join(line for line in capsys.readouterr().err.splitlines() if "other settings" in line)
+
+    assert said(max_steps=2) == ""
+    assert said(max_steps=4, lr=1e-5) == (
+        "Going on with other settings than before: max_steps=4 (it was 2), lr=1e-05 (it was 0.005)"
+    )
+    assert said(max_steps=4, lr=1e-5) == ""
+    changed = said(max_steps=6, lr=1e-5, epochs=9, optimizer_args={"betas": (0.8, 0.9)})
+    assert changed.endswith(
+        ": max_steps=6 (it was 4), epochs=9 (it was None), optimizer_args={'betas': [0.8, 0.9]} (it was {})"
+    )
+    for damaged in ("a: [", "- 1", "train:"):
+        (tmp_path / "settings.yaml").write_text(damaged)
+        assert said(max_steps=6) == ""
+
+
 def test_resuming_where_nothing_is_starts_anew(files: Files, tmp_path: Path) -> None:
     run(settings_of("lora", files, tmp_path / "a"))
     run(settings_of("lora", files, tmp_path / "b", run=dict(resume="auto")))

@@ -183,6 +183,23 @@ def test_samples_before_during_and_after(files: Files, tmp_path: Path) -> None:
             assert llm.chat(message, max_new_tokens=64) == sample["text"]
 
 
+def test_a_warm_up_that_is_cut_is_said(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(name: str, **train: Any) -> tuple[str, list[float]]:
+        run(
+            settings_of("lora", files, tmp_path / name, max_steps=3, lr=1e-3, schedule="constant", **train), quiet=False
+        )
+        return capsys.readouterr().err, [float(row["lr"]) for row in rows_of(tmp_path / name / "metrics.csv")]
+
+    text, rates = said("cut", warmup_steps=2)
+    assert "warmup_steps=2 is cut to 1, half of this run's 3 steps" in text
+    assert rates == [1e-3] * 3
+    text, rates = said("whole", warmup_steps=1)
+    assert "warm" not in text
+    text, rates = said("tokens", warmup_steps=4, max_tokens=10_000)  # how many steps these are, nobody knows
+    assert "warm" not in text
+    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4])
+
+
 def test_the_written_settings_run_again(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """To the same bits, also those of a run that replaced another."""
     first = run(settings_of("lora", files, tmp_path / "run", run=dict(overwrite=True)))

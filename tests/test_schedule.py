@@ -11,8 +11,8 @@ from litlm.settings import TrainSettings
 from litlm.train.schedule import learning_rate
 
 
-def rate(step: int, progress: float, peak: float | None = None, steps: int | None = None, **settings: Any) -> float:
-    return learning_rate(step, progress, TrainSettings(**{"warmup_steps": 0, **settings}), peak, steps=steps)
+def rate(step: int, progress: float, steps: int | None = None, **settings: Any) -> float:
+    return learning_rate(step, progress, TrainSettings(**{"warmup_steps": 0, **settings}), steps=steps)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.1, 0.37, 0.5, 0.83, 1.0])
@@ -46,7 +46,3 @@ def test_warm_up_takes_at_most_half_of_a_run_of_known_length() -> None:
     assert rate(0, 0, steps=1, **s) == 1
     assert rate(0, 0, steps=30, **s) == pytest.approx(0.1)
     assert rate(0, 0, steps=None, **s) == pytest.approx(0.1)
-
-
-def test_a_peak_that_was_found() -> None:
-    assert rate(3, 0.5, 0.04, lr="find", schedule="linear") == pytest.approx(0.02)

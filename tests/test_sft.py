@@ -291,6 +291,27 @@ def test_every_token_gets_one_end(tokenizer: Tokenizer) -> None:
     assert Encoder(tokenizer, get_style("plain"))(Text("ab<eos>")).ids.count(tokenizer.eos_id) == 1
 
 
+def test_empty_answers_are_counted(tmp_path: Path, llm: LLM) -> None:
+    """They are learned as they are. A call of a tool says something; of several answers one is enough."""
+    call = assistant("") | {"tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    records = [
+        *ALPACA, {"prompt": "q", "completion": ""}, {"instruction": "q", "output": " \n"},
+        {"messages": [user("q"), assistant("a"), user("q"), assistant("")]}, {"messages": [user("q"), call]},
+        {"prompt": [user("q"), assistant("given")], "completion": [user("q"), assistant("")]},
+    ]  # fmt: skip
+    path = write(tmp_path / "d", records)
+    for loss_on, count in (("assistant", 3), ("completion", 4), ("all", 0)):
+        data = load(path, llm, 1000, loss_on=loss_on)
+        notes = [note for note in data.notes if "empty answer" in note]
+        said = f"{path}: {count} examples with an empty answer: only its end is learned"
+        assert notes == ([said] if count else [])
+        assert len(data) == len(records)
+    assert learned(load(path, llm, 1000)[len(ALPACA)], llm.tokenizer) == ["<|im_end|>"]
+    path = write(tmp_path / "one", [ALPACA[0], records[-1]])
+    assert load(path, llm).notes[1].endswith("1 example with an empty answer: only its end is learned")
+    assert not load(write(tmp_path / "none", ALPACA), llm).notes[1:]
+
+
 def test_templates_that_write_earlier_answers_differently_are_reported(tmp_path: Path, llm: LLM) -> None:
     path = write(tmp_path / "d", [CHAT[1], CHAT[0]])
     data = load(path, llm, style="qwen3")

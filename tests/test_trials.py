@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -109,16 +108,37 @@ def test_micro_batch_size_auto_needs_a_gpu(files: Files, tmp_path: Path) -> None
         largest_micro_batch(tiny.shared().model, [], None, TrainSettings())  # type: ignore[arg-type]
 
 
-def test_what_helps_against_too_little_memory_is_in_the_order_of_its_cost() -> None:
-    every = ["--train.micro_batch_size 1", "--train.checkpointing full", "--data.max_len", "--method qlora",
-             "--train.optimizer adamw8bit", "a smaller model"]  # fmt: skip
-    settings = TrainSettings(micro_batch_size=8)
-    text = out_of_memory(settings)
-    assert [text.index(advice) for advice in every] == sorted(text.index(advice) for advice in every)
-    for change, gone in (
-        (dict(micro_batch_size=1), every[0]), (dict(checkpointing="full"), every[1]),
-        (dict(optimizer="adamw8bit"), every[4]),
-    ):  # fmt: skip
-        text = out_of_memory(dataclasses.replace(settings, **change))  # type: ignore[arg-type]
-        assert gone not in text
-        assert all(advice in text for advice in every if advice != gone)
+ADVICE = ["--train.micro_batch_size 1", "--train.checkpointing full", "--data.max_len", "--method qlora",
+          "--train.optimizer adamw8bit", "a smaller model"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "train", "gone"),
+    [
+        ("full", {}, []), ("full", dict(micro_batch_size=1), [0]), ("full", dict(checkpointing="full"), [1]),
+        ("full", dict(optimizer="adamw8bit"), [4]), ("full", dict(optimizer="SGD"), [4]),
+        ("full", dict(optimizer="AdamW"), []), ("full", dict(micro_batch_size="auto"), [0]),
+        ("full-in-backward", {}, [0]), ("lora", dict(checkpointing="selective"), [4]), ("qlora", {}, [3, 4]),
+        ("dpo", dict(checkpointing="none"), [4]), ("dpo-full", {}, []), ("pretrain", {}, [3]),
+        ("qlora", dict(micro_batch_size=1, checkpointing="full"), [0, 1, 3, 4]),
+    ],
+)  # fmt: skip
+def test_what_helps_against_too_little_memory_is_in_the_order_of_its_cost(
+    case: str, train: dict[str, Any], gone: list[int], tmp_path: Path
+) -> None:
+    """And nothing that is so already, or that the command refuses."""
+    files = Files(tmp_path, tmp_path, tmp_path)
+    text = out_of_memory(settings_of(case, files, tmp_path, **train))
+    said = text.removeprefix("the GPU's memory is not enough. Try, in this order: ").split("; ")
+    expected = [advice for i, advice in enumerate(ADVICE) if i not in gone]
+    assert len(said) == len(expected)
+    assert all(advice in part for advice, part in zip(expected, said, strict=True))
+
+
+def test_not_even_one_example_fits(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> int:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("litlm.train.trials.largest_micro_batch", full)
+    with pytest.raises(ValueError, match=r"not enough.*in this order: a shorter --data.max_len; a smaller model$"):
+        run(settings_of("qlora", files, tmp_path / "run", micro_batch_size="auto", checkpointing="full"))

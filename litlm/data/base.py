@@ -64,17 +64,20 @@ class Batch:
 
     def mask(self) -> Tensor | None:
         """(B, T), False where padding is; None without any."""
-        used = torch.tensor([sum(row) for row in self.lengths], device=self.tokens.device)[:, None]
+        from litlm.context import send
+
+        used = send(torch.tensor([sum(row) for row in self.lengths]), self.tokens.device)[:, None]
         width = self.tokens.size(1)
         return None if self.n_tokens == self.tokens.numel() else torch.arange(width, device=used.device) < used
 
     def to(self, device: torch.device) -> Batch:
         if device.type == self.targets.device.type:
             return self
+        from litlm.context import send
+
         has = self.targets.flatten() != IGNORE
-        wanted = None if has.all() else has.nonzero()[:, 0].to(device, non_blocking=True)
-        move = lambda t: t.to(device, non_blocking=True)  # noqa: E731
-        return replace(self, tokens=move(self.tokens), targets=move(self.targets), wanted=wanted)
+        wanted = None if has.all() else send(has.nonzero()[:, 0], device)
+        return replace(self, tokens=send(self.tokens, device), targets=send(self.targets, device), wanted=wanted)
 
 
 class Dataset(ABC):
@@ -106,14 +109,14 @@ class Dataset(ABC):
 class Order:
     """The order in which a run sees n examples: epoch after epoch, each shuffled in its own way."""
 
-    def __init__(self, n: int, seed: int, *, shuffle: bool = True) -> None:
-        self.n, self.seed, self.shuffle = n, seed, shuffle
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed = n, seed
         self._epochs: dict[int, list[int]] = {}
 
     def epoch(self, number: int) -> list[int]:
         if number not in self._epochs:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-            order = torch.randperm(self.n, generator=generator).tolist() if self.shuffle else list(range(self.n))
+            order = torch.randperm(self.n, generator=generator).tolist()
             self._epochs = {k: v for k, v in self._epochs.items() if k >= number - 1} | {number: order}
         return self._epochs[number]
 

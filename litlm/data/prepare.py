@@ -6,24 +6,19 @@ the tokenizer puts before a text (a BOS, or nothing), its tokens, and the end to
 again; one that a text spells out ends a document too, as files of many documents mean it. Unusual:
 - The stream is a function of data and tokenizer alone. `next` in index.json is the part (see text.py) and the token
   that the next shard starts with: a run that was killed goes on there, and the files come out the same.
-- With several processes, each has its own copy of the tokenizer and gets batches of texts; with one, the library's
-  threads do the work.
+- Threads tokenize, each a batch of texts of its own: the libraries let go of Python's lock while they work.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,8 +36,8 @@ if TYPE_CHECKING:
 INDEX = "index.json"
 _FORMAT = "litlm tokens 1"
 _LOCK = ".lock"
-_TASK_CHARACTERS, _TASK_PARTS = 2**19, 4096  # texts that are tokenized together
-_WORKER_BYTES = 2**23  # of text, that starting a process pays for
+_PARALLELISM = "TOKENIZERS_PARALLELISM"  # whether the tokenizers library starts threads of its own
+_TASK_CHARACTERS, _TASK_PARTS = 2**17, 4096  # texts that are tokenized together
 _SAMPLE = (
     "Fingerprint: don't SHOUT, x=12345.678e-9;\n\tif (a != b) { return f(a)[0]; }\r\n\n  Zażółć gęślą jaźń, "
     "naïve Ångström — Привет, мир! 你好，世界 日本語 नमस्ते مرحبا 🙂👩‍👩‍👧 1234567 internationalization https://example.org/?q=1"
@@ -299,10 +294,7 @@ def _write_shards(
     for u in units:
         behind.append(behind[-1] + u.size)
     total = None if any(u.kind == "hub" for u in units) else behind[-1]
-    encoder = _Encoder(tokenizer, index["prefix_ids"], index["eos_id"], index["dtype"])
-    useful = _cores() if total is None else -(-total // _WORKER_BYTES)
-    workers = settings.workers or max(1, min(_cores(), useful))
-    results = _encoded(_tasks(parts), encoder, workers, out)
+    results = _encoded(_tasks(parts), tokenizer, index, settings.workers or _cores())
     began, before = time.perf_counter(), index["tokens"]
     bar = tqdm(total=total, desc="Tokenizing", unit="B", unit_scale=True, disable=None, initial=behind[unit])
     with bar, closing(results), _Shards(out, index) as shards:
@@ -385,7 +377,7 @@ class _Shards:
         _write_index(self._out, self._index)
 
 
-# --- text to tokens, in several processes ---------------------------------------------------------------------------
+# --- text to tokens, in several threads ---------------------------------------------------------------------------
 _Task = list[tuple[int, int, text.Part]]
 
 
@@ -403,83 +395,45 @@ def _tasks(parts: Iterable[tuple[int, int, text.Part]]) -> Iterator[_Task]:
         yield task
 
 
-class _Encoder:
-    """Texts to the tokens that the stream has of them."""
+def _encode(task: _Task, tokenizer: Tokenizer, index: dict[str, Any]) -> tuple[np.ndarray, list[int]]:
+    """All tokens that the stream has of these parts, and how many each part has."""
+    import numpy as np
 
-    def __init__(self, tokenizer: Tokenizer, prefix: list[int], eos: int, dtype: str) -> None:
-        self.tokenizer, self.prefix, self.eos, self.dtype = tokenizer, prefix, eos, dtype
-
-    def __call__(self, parts: Sequence[tuple[str, bool, bool]]) -> tuple[np.ndarray, list[int]]:
-        """parts: text, whether its document starts and ends there -> all ids, and how many each part has."""
-        import numpy as np
-
-        rows = self.tokenizer.encode_batch([part for part, _, _ in parts], add_special_tokens=False, pad=None).ids
-        ids: list[int] = []
-        counts = []
-        for row, (_, starts, ends) in zip(rows, parts, strict=True):
-            before = len(ids)
-            if starts:
-                ids += self.prefix
-            ids += row
-            if ends:
-                ids.append(self.eos)
-            counts.append(len(ids) - before)
-        return np.array(ids, dtype=np.dtype(self.dtype).newbyteorder("<")), counts
+    rows = tokenizer.encode_batch([part.text for _, _, part in task], add_special_tokens=False, pad=None).ids
+    ids: list[int] = []
+    counts = []
+    for row, (_, _, part) in zip(rows, task, strict=True):
+        before = len(ids)
+        if part.starts:
+            ids += index["prefix_ids"]
+        ids += row
+        if part.ends:
+            ids.append(index["eos_id"])
+        counts.append(len(ids) - before)
+    return np.array(ids, dtype=np.dtype(index["dtype"]).newbyteorder("<")), counts
 
 
 def _encoded(
-    tasks: Iterator[_Task], encoder: _Encoder, workers: int, folder: Path
+    tasks: Iterator[_Task], tokenizer: Tokenizer, index: dict[str, Any], workers: int
 ) -> Generator[tuple[_Task, np.ndarray, list[int]], None, None]:
-    """The tasks in their order, with their tokens. Only a few more than there are processes are under way."""
-    slim = lambda task: [(part.text, part.starts, part.ends) for _, _, part in task]  # noqa: E731
-    if workers == 1:
-        for task in tasks:
-            yield task, *encoder(slim(task))
-        return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker,
-        (str(folder), encoder.prefix, encoder.eos, encoder.dtype),
-    )  # fmt: skip
+    """The tasks in their order, with their tokens. Only a few more than there are threads are under way."""
     under_way: deque[tuple[_Task, Future[tuple[np.ndarray, list[int]]]]] = deque()
+    usual = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"  # threads in threads are no faster, and --workers would not hold
+    pool = ThreadPoolExecutor(workers)
     try:
         for task in tasks:
-            under_way.append((task, pool.submit(_work, slim(task))))
-            if len(under_way) >= 2 * workers + 1:
+            under_way.append((task, pool.submit(_encode, task, tokenizer, index)))
+            if len(under_way) >= 4 * workers:
                 first, future = under_way.popleft()
                 yield first, *future.result()
         for task, future in under_way:
             yield task, *future.result()
-    except BrokenProcessPool:
-        raise ValueError(
-            "A process that tokenizes was killed or could not start. If memory is short, use fewer --workers; in a "
-            'script, put what it does under `if __name__ == "__main__":`. Run again to go on'
-        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-_encoder: _Encoder | None = None  # of a worker process
-
-
-def _start_worker(folder: str, prefix: list[int], eos: int, dtype: str) -> None:
-    global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _encoder = _Encoder(Tokenizer.from_dir(folder), prefix, eos, dtype)
-
-
-def _end_with_parent() -> None:
-    """A killed parent can't tell its workers, which would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(parts: Sequence[tuple[str, bool, bool]]) -> tuple[np.ndarray, list[int]]:
-    assert _encoder is not None
-    return _encoder(parts)
+        del os.environ[_PARALLELISM]
+        if usual is not None:
+            os.environ[_PARALLELISM] = usual
 
 
 def _cores() -> int:

@@ -1,27 +1,25 @@
 """Records to learn from, from files or the Hugging Face hub: each a dict, with where it stands, for messages to people.
 
 Unusual: records come one by one, so that a dataset need not fit into memory, and what is wrong with a file is said
-after its last record, all at once. Parquet and the hub need libraries of the extra `data`, imported where needed.
+after its last record, all at once.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from litlm.data.named import NamedDataset, close_names, find_dataset, list_datasets
+from litlm.data.sources import load_hub, open_parquet, split_hub_id
 
 Record = tuple[str, dict[str, Any]]  # where it stands, what it holds
 
 _EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet")
-_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<config>\w[\w.-]*))?", re.ASCII)
 _FORMS = f"a file ({', '.join(_EXTENSIONS)}), a hub id such as org/name (or org/name:config), or one of"
 _CONVERSATIONS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")  # may be JSON in a .csv
-_HUB_SECONDS = 4.0  # a hub that has not answered by then counts as unreachable; the library would retry for long
 _SHOWN = 20
 
 
@@ -50,12 +48,11 @@ def locate(source: str | Path) -> Path | NamedDataset:
         raise ValueError(f"data file {path} does not exist")
     if dataset := find_dataset(text):
         return dataset
-    if hub := _HUB_ID.fullmatch(text):
-        known = next(
-            (d for d in list_datasets() if d.hub_id == hub["repo"] and hub["config"] in (None, d.config)), None
-        )
+    if hub := split_hub_id(text):
+        hub_id, config = hub
+        known = next((d for d in list_datasets() if d.hub_id == hub_id and config in (None, d.config)), None)
         return known or NamedDataset(
-            name=text, hub_id=hub["repo"], config=hub["config"], kind="sft", form="", licence="", n_examples=0
+            name=text, hub_id=hub_id, config=config, kind="sft", form="", licence="", n_examples=0
         )
     close = close_names(text)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
@@ -180,20 +177,10 @@ def _cell(name: str, text: str) -> Any:
 
 
 def _from_parquet(path: Path) -> Iterator[Record]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise ValueError(
-            f"{path}: reading .parquet needs pyarrow; pip install 'litlm[data]', or convert the file to .jsonl"
-        ) from None
-    try:
-        with ParquetFile(path) as file:
-            batches = file.iter_batches(batch_size=1000)
-            for number, record in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
-                yield f"{path}, row {number}", record
-    except (OSError, ArrowException) as e:
-        raise ValueError(f"data file {path} can't be read as Parquet ({e})") from None
+    with open_parquet(path) as file:
+        rows = (row for batch in file.iter_batches(batch_size=1000) for row in batch.to_pylist())
+        for number, record in enumerate(rows, 1):
+            yield f"{path}, row {number}", record
 
 
 def _open(path: Path, newline: str) -> Any:
@@ -203,72 +190,16 @@ def _open(path: Path, newline: str) -> Any:
         raise ValueError(f"data file {path} can't be read ({e})") from None
 
 
-# --- the hub ----------------------------------------------------------------------------------------------------------
 def _from_hub(dataset: NamedDataset, split: str) -> Iterator[Record]:
-    rows = _load(dataset, split)
-    place = f"{dataset.hub_id}, {split}"
+    place, file = f"{dataset.hub_id}, {split}", None
+    if dataset.files:
+        if split not in dataset.files:
+            raise ValueError(f"{dataset.hub_id} has no split {split!r}; it has {', '.join(dataset.files)}")
+        file = dataset.files[split]
+    rows = load_hub(dataset.hub_id, dataset.config, dataset.split if split == "train" else split, file=file)
     if missing := set(dataset.columns) - set(rows.column_names):
         raise ValueError(
             f"{place}: expected the columns {', '.join(sorted(missing))}; has {', '.join(rows.column_names)}"
         )
     rows = rows.rename_columns(dict(dataset.columns)) if dataset.columns else rows
     return _some(((f"{place}, row {i}", row) for i, row in enumerate(rows, 1)), f"{place} holds no examples")
-
-
-def _load(dataset: NamedDataset, split: str) -> Any:
-    """The rows, with the library's errors explained."""
-    try:
-        import datasets
-        import datasets.config
-    except ImportError:
-        raise ValueError(
-            f"{dataset.hub_id} is on the Hugging Face hub, and reading it needs the datasets library: "
-            "pip install 'litlm[data]', or save it as a .jsonl file and name that"
-        ) from None
-    name = dataset.split if split == "train" else split
-    path, options = dataset.hub_id, dict[str, Any](name=dataset.config)
-    if dataset.files:
-        if split not in dataset.files:
-            raise ValueError(f"{dataset.hub_id} has no split {split!r}; it has {', '.join(dataset.files)}")
-        path, name = "json", "train"
-        options = dict[str, Any](data_files=f"hf://datasets/{dataset.hub_id}/{dataset.files[split]}")
-    switches: Any = datasets.config
-    before = switches.HF_HUB_OFFLINE
-    offline = switches.HF_HUB_OFFLINE = before or not _hub_answers()  # then a copy that was fetched before is used
-    try:
-        return datasets.load_dataset(path, split=name, **options)
-    except Exception as e:  # of many unrelated types, by the version of the library
-        raise ValueError(f"{dataset.hub_id}, split {name!r}, can't be loaded: {_remedy(e, dataset, offline)}") from e
-    finally:
-        switches.HF_HUB_OFFLINE = before
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
-    except Exception:  # of the HTTP library, which differs by version
-        return False
-    return True
-
-
-def _remedy(error: Exception, dataset: NamedDataset, offline: bool) -> str:
-    text = str(error).strip()
-    said = text.splitlines()[0] if text else type(error).__name__
-    page = f"https://huggingface.co/datasets/{dataset.hub_id}"
-    if "gated" in text or dataset.gated and "401" in text:
-        return f"{said} Ask for access at {page}, then log in with `hf auth login` or set HF_TOKEN"
-    if isinstance(error, ConnectionError) or (offline and not isinstance(error, ValueError)):
-        return (
-            f"no hub answers, and it was not fetched before ({said}). Check the network (HF_ENDPOINT names another "
-            f"hub), or get its files from {page} elsewhere and name one of them"
-        )
-    if "Config name is missing" in text or "BuilderConfig" in text:
-        return f"{' '.join(text.split())} Write the one you want behind the id: {dataset.hub_id}:CONFIG"
-    if "split" in said.lower():
-        return f"{said} Choose one with --data.split"
-    if "scripts are no longer supported" in text:
-        return f"{said}; it holds a program in place of data. Get its files from {page} and name one of them"
-    return f"{said}. Is the name right? See {page}"

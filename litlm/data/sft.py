@@ -139,14 +139,15 @@ def _with_answer(messages: list[Message], key: str) -> list[Message]:
 # --- tokens -----------------------------------------------------------------------------------------------------------
 class Encoder:
     """Conversations and texts as examples. rewritten: in how many only the last answer could be learned so far;
-    without_thoughts: in how many the template left out the thought that it asks with.
+    without_thoughts: in how many the template left out the thought that it asks with; empty: how many have answers to
+    learn that say nothing.
 
     loss_on: "assistant" learns every answer that is not context, "completion" the last one, "all" every token.
     """
 
     def __init__(self, tokenizer: Tokenizer, style: PromptStyle, loss_on: LossOn = "assistant") -> None:
         self.tokenizer, self.style, self.loss_on = tokenizer, style, loss_on
-        self.rewritten = self.without_thoughts = 0
+        self.rewritten = self.without_thoughts = self.empty = 0
 
     def __call__(self, content: Conversation | Text) -> Example:
         if isinstance(content, Text):
@@ -158,6 +159,8 @@ class Encoder:
             return Example(ids, [True] * len(ids))
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         first = last if self.loss_on == "completion" else content.context
+        answers = [message for message in messages[first : last + 1] if message["role"] == "assistant"]
+        self.empty += not any(message["content"].strip() or message.get("tool_calls") for message in answers)
         # what follows the last answer is not learned, and templates write an answer differently when it is not the end
         marked = self.style.mark(messages[: last + 1], first=first, without_thoughts=True)
         self.rewritten += marked.rewritten > 0
@@ -275,7 +278,7 @@ def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: boo
 
     problems: list[str] = []
     cut = left_out = 0
-    encoder.rewritten = encoder.without_thoughts = 0
+    encoder.rewritten = encoder.without_thoughts = encoder.empty = 0
 
     def examples() -> Iterator[Example]:
         nonlocal cut, left_out
@@ -311,6 +314,8 @@ def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: boo
         notes.append(f"{source}: {_n(cut, 'example')} cut to max_len={limit} tokens")
     if left_out:
         notes.append(f"{source}: {_n(left_out, 'example')} left out because nothing to learn was left")
+    if encoder.empty:
+        notes.append(f"{source}: {_n(encoder.empty, 'example')} with an empty answer: only its end is learned")
     if encoder.rewritten:
         notes.append(
             f"{source}: only the last answer of {_n(encoder.rewritten, 'conversation')} is learned, because the "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import itertools
 import json
 import os
 import re
@@ -23,11 +24,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from litlm.data.named import close_names, find_dataset
+from litlm.data.sources import hub_errors, load_hub, open_parquet, split_hub_id
 
 PART = 2**18  # characters after which a document is cut
 _BLOCK = 2**22  # bytes read at once
 _CUT = re.compile(r"(?<=\S)\n(?=[^\W_])|(?<=[^\W\d_])(?= [^\W\d_])")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 _FORMS = (
     "a text file, .jsonl, .json or .parquet (also .gz), a folder of such files, a named dataset, or a hub id org/name"
@@ -134,10 +135,11 @@ def _hub_unit(source: str, text_key: str, split: str) -> Unit | None:
         text_key = known.text_key if text_key == "text" else text_key
         split = known.split if split == "train" else split
         return Unit(known.hub_id, known.hub_id, "hub", text_key, split=split, subset=known.config)
-    hub_id, _, subset = source.partition(":")
-    if not _HUB_ID.fullmatch(hub_id) or Path(hub_id).suffix.lower() in {*_KINDS, ".txt", ".md", ".gz", ".py"}:
+    hub = split_hub_id(source)
+    if hub is None or Path(hub[0]).suffix.lower() in {*_KINDS, ".txt", ".md", ".gz", ".py"}:
         return None
-    return Unit(hub_id, hub_id, "hub", text_key, split=split, subset=subset or None)
+    hub_id, subset = hub
+    return Unit(hub_id, hub_id, "hub", text_key, split=split, subset=subset)
 
 
 def pin(unit: Unit) -> Unit:
@@ -146,10 +148,8 @@ def pin(unit: Unit) -> Unit:
         return unit
     from huggingface_hub import dataset_info
 
-    try:
+    with hub_errors(unit.place, unit.subset, unit.split):
         return replace(unit, revision=dataset_info(unit.place).sha)
-    except Exception as e:  # many types, from this library and from the one that it uses for HTTP
-        raise _hub_problem(unit, e) from None
 
 
 # --- from units to parts ------------------------------------------------------------------------------------------
@@ -270,59 +270,23 @@ def _parsed(where: str, line: str | bytes) -> Any:
 
 
 def _read_parquet(unit: Unit, cut: bool) -> Iterator[Part]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(f"{unit.place}: reading parquet needs pyarrow: pip install 'litlm[data]'") from None
-    try:
-        file = pyarrow.parquet.ParquetFile(unit.place)
-        with file:
-            if unit.text_key not in file.schema_arrow.names:
-                raise ValueError(_no_field(unit.place, unit.text_key, file.schema_arrow.names))
-            number, total = 0, file.metadata.num_rows
-            for batch in file.iter_batches(batch_size=256, columns=[unit.text_key]):
-                for value in batch.column(0).to_pylist():
-                    number += 1
-                    share = unit.size * number // total
-                    record = {unit.text_key: value}
-                    yield from _record(f"{unit.place}, row {number}", record, unit, cut, lambda share=share: share)
-    except pyarrow.ArrowException as e:
-        raise ValueError(f"{unit.place} is no valid parquet file ({e}); copy or download it again") from None
+    with open_parquet(unit.place) as file:
+        if unit.text_key not in file.schema_arrow.names:
+            raise ValueError(_no_field(unit.place, unit.text_key, file.schema_arrow.names))
+        total, batches = file.metadata.num_rows, file.iter_batches(batch_size=256, columns=[unit.text_key])
+        for number, record in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+            share = unit.size * number // total
+            yield from _record(f"{unit.place}, row {number}", record, unit, cut, lambda share=share: share)
 
 
 def _read_hub(unit: Unit, cut: bool) -> Iterator[Part]:
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            f"{unit.place}: there is no such file, and hub datasets need the library: pip install 'litlm[data]'"
-        ) from None
-    try:
-        options = {"split": unit.split, "revision": unit.revision, "streaming": True}
-        records = iter(datasets.load_dataset(unit.place, unit.subset, **options))
-    except Exception as e:  # the library raises many types
-        raise _hub_problem(unit, e) from None
-    number = 0
-    while True:
-        try:
+    records = iter(load_hub(unit.place, unit.subset, unit.split, revision=unit.revision, streaming=True))
+    for number in itertools.count(1):
+        with hub_errors(unit.place, unit.subset, unit.split):
             record = next(records, None)
-        except Exception as e:
-            raise _hub_problem(unit, e) from None
         if record is None:
             return
-        number += 1
         yield from _record(f"{unit.place}, record {number}", record, unit, cut, lambda: 0)
-
-
-def _hub_problem(unit: Unit, error: Exception) -> ValueError:
-    text = " ".join(str(error).split())[:300] or type(error).__name__
-    subset = f", subset {unit.subset!r}" if unit.subset else ""
-    return ValueError(
-        f"{unit.place}: the hub dataset (split {unit.split!r}{subset}) can't be read. The library says: {text}. Check "
-        "the name, --split, a subset (org/name:subset), your login for gated data, and the connection; there is no "
-        "local file or folder of that name either"
-    )
 
 
 _READERS: dict[str, Callable[[Unit, bool], Iterator[Part]]] = {

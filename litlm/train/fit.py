@@ -1,8 +1,13 @@
-"""The training loop, top to bottom: one for every method, every objective and every kind of data.
+"""The training loop: one for every method, every objective and every kind of data.
 
 A step's loss is the sum over all that its examples give to learn, divided by how much that is, however they fall into
 micro batches and rows. So micro batches and packing change speed and memory, never a step. Where a run stands is
 a few numbers (`State`): the data a step sees follow from its number and the seed.
+
+A step is launched, and later settled. Launching hands its work to the device, the update of the weights included;
+settling reads what came of it (loss, gradient norm), writes the log, validates and saves. On a CPU one follows the
+other. On CUDA a step is settled while the next one runs, so that the device never waits for Python; whether the
+weights may change is then decided on the device (`SpikeWatch.forbids`).
 """
 
 from __future__ import annotations
@@ -11,9 +16,9 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +34,15 @@ from litlm.train.flops import peak_flops, train_flops_per_token
 from litlm.train.limits import Limits
 from litlm.train.loss import NextToken, Objective, Runner
 from litlm.train.mixed import MasterWeights, hooks_of
-from litlm.train.optim import load_optimizer_state, make_optimizer, optimizer_state
+from litlm.train.optim import (
+    MixedAdamW,
+    can_leave_out,
+    clip_gradients,
+    leave_out,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
 from litlm.train.report import Report
 from litlm.train.schedule import learning_rate
 from litlm.train.spikes import SpikeWatch
@@ -75,6 +88,43 @@ class Result:
     stopped: str | None = None
 
 
+class Numbers:
+    """Scalars on their way from the device: `read` waits for them, and for nothing that was launched after them."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        self._names = list(values)
+        on_device = torch.stack([value.detach().float() for value in values.values()])
+        self._values = on_device.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if on_device.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def read(self) -> dict[str, float]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return dict(zip(self._names, self._values.tolist(), strict=True))
+
+
+@dataclass
+class Step:
+    """A step that was launched.
+
+    before: where the run stood. numbers: loss, grad_norm, bad (1 where the weights were left as they were), and what
+    objective and routers have to say. limit: the loss from which it is a spike. shows: it is time to validate and to
+    sample. saves: it is time for a checkpoint.
+    """
+
+    number: int
+    before: State
+    examples: list[int]
+    n_tokens: int
+    lr: float
+    numbers: Numbers
+    limit: float
+    shows: bool = False
+    saves: bool = False
+
+
 def fit(
     model: GPT,
     train: Dataset,
@@ -98,10 +148,241 @@ def fit(
     share with the checkpoint that it goes on from, such as the method's settings. Without `report` nothing is written
     but a line on the console, without `checkpoints` nothing is saved.
     """
-    settings, objective = settings or TrainSettings(), objective or NextToken()
-    fabric, report = fabric or make_fabric(model), report or Report(None, None)
-    micro_batch_size = settings.micro_batch_size
-    if micro_batch_size == "auto" or settings.lr == "find":
+    settings, report = settings or TrainSettings(), report or Report(None, None)
+    run = Run(
+        model, train, val, settings, objective or NextToken(), seed, fabric or make_fabric(model), report, checkpoints,
+        sample, kind or {},
+    )  # fmt: skip
+    if resume is not None:
+        run.state = run.load(resume)
+    over = run.is_over()
+    if over:
+        report.say(f"Already at step {run.state.step}, where a run with {run.limits.why(*run.used())} ends")
+    elif begun is not None:
+        begun()
+    if resume is not None and checkpoints is not None:
+        checkpoints.prune(run.state.best_step)
+    run.start()
+    compiled = compiles(settings, run.device)
+    with (
+        stop_on_signals() as stop,
+        fp8_training(model) if settings.fp8 else nullcontext(),
+        training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
+        hooks_of(run.masters, run.optimizer),
+    ):
+        while not (over or stop or run.result.stopped):
+            step = run.launch()
+            over = run.is_over()
+            # Ctrl-C saves at once: validating first could take minutes.
+            step.shows = not stop and (over or step.number % settings.val_interval == 0)
+            step.saves = over or (settings.save_interval is not None and step.number % settings.save_interval == 0)
+            if not run.settle_all(but=1 if run.ahead and not (step.shows or step.saves) else 0):
+                over = False  # back at a checkpoint
+        run.settle_all()
+        if stop:
+            run.result.stopped = stop[0]
+            if run.saved != run.state.step:
+                run.save()
+    return run.finish()
+
+
+class Run:
+    """A run under way: what `fit` works with."""
+
+    def __init__(
+        self,
+        model: GPT,
+        train: Dataset,
+        val: Dataset | None,
+        settings: TrainSettings,
+        objective: Objective,
+        seed: int,
+        fabric: Fabric,
+        report: Report,
+        checkpoints: Checkpoints | None,
+        sample: Callable[[], list[tuple[str, str]]] | None,
+        kind: dict[str, Any],
+    ) -> None:
+        check_fit(model, settings, val)
+        assert isinstance(settings.micro_batch_size, int)
+        self.model, self.train, self.val, self.settings, self.objective = model, train, val, settings, objective
+        self.fabric, self.report, self.checkpoints, self.sample = fabric, report, checkpoints, sample
+        self.device, self.micro_batch_size = fabric.device, settings.micro_batch_size
+        self.masters = MasterWeights(model) if settings.precision == "bf16-mixed" else None
+        self.params = {name: p for name, p in (self.masters or model).named_parameters() if p.requires_grad}
+        self.optimizer = make_optimizer(self.masters or model, settings)
+        self.runner, self.wrapped = fabric.setup(model, self.optimizer)
+        self.ahead = runs_ahead(self.device, self.optimizer)
+        self.limits, self.order = Limits(settings, len(train)), Order(len(train), seed)
+        self.kind = {"seed": seed, "batch_size": settings.batch_size, "examples": len(train), "tokens": train.digest()}
+        self.kind |= kind
+        self.state, self.result, self.spikes = State(kind=self.kind), Result(), SpikeWatch(settings.spike_factor)
+        self.unsettled: list[Step] = []
+        self.setbacks, self.saved = 0, -1
+        self.flops, self.peak = train_flops(model, train), peak_flops(self.device, settings.fp8)
+
+    def start(self) -> None:
+        self.report.start(step=self.state.step)
+        if self.settings.early_stop and self.state.waited >= self.settings.early_stop:  # a run that was over already
+            self.result.stopped = f"no better validation loss since step {self.state.best_step}"
+        if self.sample is not None and self.state.step == 0:
+            self.report.samples(0, self.sample())
+        self.first, self.seen, self.busy = self.state.step, 0, 0.0
+        self.mark = time.perf_counter()  # when the latest step was settled
+        self.zero = self.mark - self.state.seconds
+        self.model.train()
+
+    def used(self) -> tuple[int, int, float]:
+        return self.state.step, self.state.tokens, self.state.seconds
+
+    def is_over(self) -> bool:
+        return self.limits.reached(*self.used())
+
+    # --- a step ----------------------------------------------------------------------------------------------------
+
+    def launch(self) -> Step:
+        """A step's data, gradients and update. Where `ahead`, nothing here waits for the device."""
+        state, settings, before = self.state, self.settings, replace(self.state)
+        lr = learning_rate(state.step, self.limits.progress(*self.used()), settings, steps=self.limits.steps())
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        examples = self.order.batch(state.step + state.offset, settings.batch_size)
+        batches = self.train.batches(examples, self.micro_batch_size)
+
+        loss, routers = gradients(self.model, self.runner, self.objective, batches, settings, self.fabric.backward)
+        norm = clip_gradients(self.optimizer, self.params.values(), settings.grad_clip)
+        limit = self.spikes.limit()
+        bad = self.spikes.forbids(loss, norm, limit, for_good=settings.on_spike != "skip")
+        norms = {} if norm is None else {"grad_norm": norm}
+        numbers = Numbers({"loss": loss, "bad": bad} | norms | self.objective.metrics() | routers)
+        if self.ahead:
+            leave_out(self.optimizer, bad)
+        if self.ahead or not numbers.read()["bad"]:
+            self.wrapped.step()
+            if self.masters is not None and not isinstance(self.optimizer, MixedAdamW):
+                self.masters.publish()
+        self.wrapped.zero_grad(set_to_none=True)
+
+        n_tokens = sum(batch.n_tokens for batch in batches)
+        state.step, state.tokens = state.step + 1, state.tokens + n_tokens
+        state.seconds = time.perf_counter() - self.zero
+        step = Step(state.step, before, examples, n_tokens, lr, numbers, limit)
+        self.unsettled.append(step)
+        return step
+
+    def settle_all(self, but: int = 0) -> bool:
+        """Settle what was launched, but for the latest few. False if the run went back to a checkpoint."""
+        while len(self.unsettled) > but:
+            if not self.settle(self.unsettled.pop(0)):
+                self.unsettled.clear()  # was launched on weights that are no more
+                return False
+        return True
+
+    def settle(self, step: Step) -> bool:
+        """Read what came of a step: the log, validation, checkpoints."""
+        found, settings, state = step.numbers.read(), self.settings, self.state
+        now = time.perf_counter()
+        took, loss, bad = now - self.mark, found.pop("loss"), found.pop("bad")
+        problem = self.spikes.check(loss, found.get("grad_norm"), step.limit)
+        if problem is not None and not self._go_on(problem, step):
+            self.mark = time.perf_counter()
+            return False
+        if not bad and settings.on_spike != "rollback":
+            self.setbacks = 0
+        self.busy, self.seen = self.busy + took, self.seen + step.n_tokens
+        self.result.losses.append(loss)
+        row: dict[str, float | None] = dict(
+            step=step.number, loss=loss, val_loss=None, lr=step.lr, grad_norm=None,
+            tokens=step.before.tokens + step.n_tokens, tokens_per_s=step.n_tokens / took, seconds=now - self.zero,
+        ) | found  # fmt: skip
+        if self.peak is not None:
+            row["mfu"] = self.flops * step.n_tokens / took / self.peak
+        if self.device.type == "cuda":
+            row["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        if step.shows and self.val is not None:
+            row |= self._validate(self.val)
+        self.report.step(row, self.limits.progress(*self.used()))
+        if step.shows and self.sample is not None:
+            self.report.samples(step.number, sampled(self.model, self.sample))
+        best = step.number == state.best_step and bool(settings.save_interval or settings.early_stop)
+        if step.saves or best or self.result.stopped:
+            self.save()
+            self.setbacks = 0
+        self.mark = time.perf_counter()
+        return True
+
+    def _go_on(self, problem: str, step: Step) -> bool:
+        """After a step that was left out: True to go on, False where the run went back; or give up."""
+        settings = self.settings
+        problem = f"step {step.number}: {problem} (examples {_some(step.examples)})"
+        self.setbacks += 1
+        if settings.on_spike == "stop" or settings.optimizer_in_backward or self.setbacks > MOST_SETBACKS:
+            self.state = step.before
+            saves = settings.on_spike == "stop" and not settings.optimizer_in_backward
+            if saved := saves and self.checkpoints is not None:
+                self.save()
+            raise ValueError(given_up(problem, settings, saved=saved))
+        self.report.say(f"{problem}: {'left out' if settings.on_spike == 'skip' else 'back to the last checkpoint'}")
+        if settings.on_spike == "skip":
+            return True
+        self.objective.metrics()
+        self.spikes.forgive()
+        self.state = roll_back(step.before, self.checkpoints, self.load)
+        self.state.seconds = time.perf_counter() - self.zero
+        self.result.val_losses = [(at, loss) for at, loss in self.result.val_losses if at <= self.state.step]
+        del self.result.losses[max(0, self.state.step - self.first) :]
+        return False
+
+    def _validate(self, val: Dataset) -> dict[str, float]:
+        settings, state = self.settings, self.state
+        found = validate(self.fabric, self.model, val, self.objective, settings.batch_size, self.micro_batch_size)
+        loss = found["val_loss"]
+        self.result.val_losses.append((state.step, loss))
+        if math.isfinite(loss) and (state.best is None or loss < state.best):
+            state.best, state.best_step, state.waited = loss, state.step, 0
+        else:
+            state.waited += 1
+            if settings.early_stop and state.waited >= settings.early_stop:
+                self.result.stopped = f"no better validation loss since step {state.best_step}"
+        return found
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        if self.checkpoints is not None:
+            state = self.state
+            state.seconds, state.spikes = time.perf_counter() - self.zero, self.spikes.state_dict()
+            now = optimizer_state(self.optimizer)
+            self.checkpoints.save(state.step, asdict(state), self.params, now, best=state.best_step)
+            self.saved = state.step
+
+    def load(self, path: Path) -> State:
+        found, weights, stored = load_checkpoint(path)
+        check_kind(path, self.kind, found["kind"])
+        put_weights(path, self.params, weights)
+        if self.masters is not None:
+            self.masters.publish()
+        load_optimizer_state(self.optimizer, *stored)
+        self.spikes.load_state_dict(found["spikes"])
+        return State(**found)
+
+    def finish(self) -> Result:
+        self.model.eval()
+        result = self.result
+        result.steps, result.best_step = self.state.step, self.state.best_step
+        result.tokens_per_s = self.seen / self.busy if self.busy else 0.0
+        self.report.finish(stopped=result.stopped)
+        return result
+
+
+def runs_ahead(device: torch.device, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether steps are settled one step late: on a device that works by itself and can leave out a bad step there."""
+    return device.type == "cuda" and can_leave_out(optimizer)
+
+
+def check_fit(model: GPT, settings: TrainSettings, val: Dataset | None) -> None:
+    """Raise a ValueError for settings that don't go with the model or the data."""
+    if settings.micro_batch_size == "auto" or settings.lr == "find":
         raise ValueError("fit takes numbers for micro_batch_size and lr; litlm.train.trials finds them")
     if settings.early_stop and val is None:
         raise ValueError(f"early_stop={settings.early_stop} needs data to validate on; set val_fraction or val_path")
@@ -109,142 +390,6 @@ def fit(
     if dtype is not None and model.embed.weight.dtype != dtype:
         name = str(model.embed.weight.dtype).removeprefix("torch.")
         raise ValueError(f"precision={settings.precision}, but the model is {name}; load it in the dtype to train in")
-    masters = MasterWeights(model) if settings.precision == "bf16-mixed" else None
-    params = {name: p for name, p in (masters or model).named_parameters() if p.requires_grad}
-    optimizer = make_optimizer(masters or model, settings)
-    runner, wrapped = fabric.setup(model, optimizer)
-    limits, order = Limits(settings, len(train)), Order(len(train), seed)
-    own = {"seed": seed, "batch_size": settings.batch_size, "examples": len(train), "tokens": train.digest()}
-    kind = own | (kind or {})
-    state, result, spikes = State(kind=kind), Result(), SpikeWatch(settings.spike_factor)
-
-    def save() -> None:
-        if checkpoints is not None:
-            state.spikes = spikes.state_dict()
-            now = optimizer_state(optimizer)
-            checkpoints.save(state.step, asdict(state), params, now, best=state.best_step)
-
-    def load(path: Path) -> State:
-        found, weights, stored = load_checkpoint(path)
-        check_kind(path, kind, found["kind"])
-        put_weights(path, params, weights)
-        if masters is not None:
-            masters.publish()
-        load_optimizer_state(optimizer, *stored)
-        spikes.load_state_dict(found["spikes"])
-        return State(**found)
-
-    if resume is not None:
-        state = load(resume)
-    done = limits.reached(state.step, state.tokens, state.seconds)
-    if done:
-        why = limits.why(state.step, state.tokens, state.seconds)
-        report.say(f"Already at step {state.step}, where a run with {why} ends")
-    elif begun is not None:
-        begun()
-    if resume is not None and checkpoints is not None:
-        checkpoints.prune(state.best_step)
-    report.start(step=state.step)
-    if settings.early_stop and state.waited >= settings.early_stop:  # a run that was over already
-        result.stopped = f"no better validation loss since step {state.best_step}"
-    if sample is not None and state.step == 0:
-        report.samples(0, sample())
-    flops, peak = train_flops(model, train), peak_flops(fabric.device, settings.fp8)
-    compiled, busy, seen, first, setbacks = compiles(settings, fabric.device), 0.0, 0, state.step, 0
-    clock = time.perf_counter() - state.seconds
-    model.train()
-    with (
-        stop_on_signals() as stop,
-        fp8_training(model) if settings.fp8 else nullcontext(),
-        training_blocks(model, compile=compiled, checkpointing=settings.checkpointing),
-        hooks_of(masters, optimizer),
-    ):
-        while not (done or result.stopped):
-            # The data of this step, and its learning rate.
-            began = time.perf_counter()
-            progress = limits.progress(state.step, state.tokens, state.seconds)
-            lr = learning_rate(state.step, progress, settings, steps=limits.steps())
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            numbers = order.batch(state.step + state.offset, settings.batch_size)
-            batches = train.batches(numbers, micro_batch_size)
-            n_tokens = sum(batch.n_tokens for batch in batches)
-
-            # Its gradients, and the step, unless something is wrong.
-            mean, routers = gradients(model, runner, objective, batches, settings, fabric.backward)
-            grad_norm = clip_gradients(params.values(), settings.grad_clip)
-            loss = mean.item()
-            problem = spikes.check(loss, grad_norm)
-            if problem is None:
-                wrapped.step()
-                if masters is not None:
-                    masters.publish()
-                setbacks = setbacks if settings.on_spike == "rollback" else 0
-            wrapped.zero_grad(set_to_none=True)
-            if problem is not None:
-                problem = f"step {state.step + 1}: {problem} (examples {_some(numbers)})"
-                setbacks += 1
-                if settings.on_spike == "stop" or settings.optimizer_in_backward or setbacks > MOST_SETBACKS:
-                    saved = (
-                        checkpoints is not None and settings.on_spike == "stop" and not settings.optimizer_in_backward
-                    )
-                    if saved:
-                        save()
-                    raise ValueError(given_up(problem, settings, saved=saved))
-                report.say(f"{problem}: {'left out' if settings.on_spike == 'skip' else 'back to the last checkpoint'}")
-                if settings.on_spike == "rollback":
-                    objective.metrics()
-                    state = roll_back(state, checkpoints, load)
-                    state.seconds = time.perf_counter() - clock
-                    result.val_losses = [(step, loss) for step, loss in result.val_losses if step <= state.step]
-                    del result.losses[max(0, state.step - first) :]
-                    continue
-            took = time.perf_counter() - began
-            state.step, state.tokens, state.seconds = (
-                state.step + 1,
-                state.tokens + n_tokens,
-                time.perf_counter() - clock,
-            )
-            busy, seen = busy + took, seen + n_tokens
-
-            # What people see, and what is kept.
-            done = bool(stop) or limits.reached(state.step, state.tokens, state.seconds)
-            result.losses.append(loss)
-            row: dict[str, float | None] = dict(
-                step=state.step, loss=loss, val_loss=None, lr=lr, grad_norm=grad_norm, tokens=state.tokens,
-                tokens_per_s=n_tokens / took, seconds=state.seconds, **objective.metrics(), **routers,
-            )  # fmt: skip
-            if peak is not None:
-                row["mfu"] = flops * n_tokens / took / peak
-            if fabric.device.type == "cuda":
-                row["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-            # Ctrl-C saves at once: validating first could take minutes.
-            if val is not None and not stop and (done or state.step % settings.val_interval == 0):
-                found = validate(fabric, model, val, objective, settings.batch_size, micro_batch_size)
-                row.update(found)
-                result.val_losses.append((state.step, found["val_loss"]))
-                if math.isfinite(found["val_loss"]) and (state.best is None or found["val_loss"] < state.best):
-                    state.best, state.best_step, state.waited = found["val_loss"], state.step, 0
-                else:
-                    state.waited += 1
-                    if settings.early_stop and state.waited >= settings.early_stop:
-                        result.stopped = f"no better validation loss since step {state.best_step}"
-            report.step(row, limits.progress(state.step, state.tokens, state.seconds))
-            if stop:
-                result.stopped = stop[0]
-            if sample is not None and not stop and (done or state.step % settings.val_interval == 0):
-                report.samples(state.step, sampled(model, sample))
-            state.seconds = time.perf_counter() - clock
-            due = settings.save_interval is not None and state.step % settings.save_interval == 0
-            best = state.step == state.best_step and bool(settings.save_interval or settings.early_stop)
-            if done or due or best or result.stopped:
-                save()
-                setbacks = 0
-    model.eval()
-    result.steps, result.best_step = state.step, state.best_step
-    result.tokens_per_s = seen / busy if busy else 0.0
-    report.finish(stopped=result.stopped)
-    return result
 
 
 def gradients(
@@ -254,7 +399,7 @@ def gradients(
     batches: Sequence[Batch],
     settings: TrainSettings,
     backward: Callable[[Tensor], Any] = Tensor.backward,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Add up a step's gradients, micro batch by micro batch; its loss, and what the routers of a mixture did."""
     if settings.optimizer_in_backward and len(batches) > 1:
         raise ValueError(
@@ -271,17 +416,6 @@ def gradients(
             total += part.detach()
             backward(part / count + router_loss(routers, settings, batch) * (batch.n_tokens / tokens))
         return total / count, routers.statistics()
-
-
-def clip_gradients(params: Iterable[Tensor], most: float | None) -> float | None:
-    """Scale the whole gradient down to a norm of `most`; the norm it had, None if the gradients are gone already."""
-    params = [p for p in params if p.grad is not None]
-    if not params:
-        return None
-    norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-    if most is not None:
-        torch.nn.utils.clip_grads_with_norm_(params, most, norm)
-    return norm.item()
 
 
 def check_kind(path: Path, now: dict[str, Any], then: dict[str, Any]) -> None:
@@ -332,7 +466,7 @@ def validate(
             total += objective.loss_sum(model, model, batch.to(fabric.device)).item()
             count += objective.count(batch)
     model.train()
-    return {"val_loss": total / count} | {f"val_{key}": value for key, value in objective.metrics().items()}
+    return {"val_loss": total / count} | {f"val_{key}": value.item() for key, value in objective.metrics().items()}
 
 
 def sampled(model: GPT, sample: Callable[[], list[tuple[str, str]]]) -> list[tuple[str, str]]:

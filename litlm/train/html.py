@@ -9,19 +9,16 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from litlm.checkpoint.base import atomic_file
 from litlm.describe import count
 from litlm.settings import RunSettings
-from litlm.train.report import command, device_name, duration, flat, origin, settings_text
+from litlm.train.files import command, duration, flat, origin, settings_text
 
 MOST_POINTS = 1000
 TITLES = {
     "loss": "Loss", "lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens per second",
     "memory_gb": "Peak memory (GB)", "mfu": "Model FLOPs utilization",
 }  # fmt: skip
-WITH_OTHERS = {"step", "val_loss", "tokens", "seconds", "progress"}  # not curves of their own
+WITH_OTHERS = {"step", "val_loss", "tokens", "seconds"}  # not curves of their own
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --soft: #5f6670; --line: #d9dde3; --card: #f5f6f8; --page: #fff;
@@ -56,6 +53,8 @@ def write_report(
     samples: list[dict[str, Any]],
     stopped: str | None,
 ) -> None:
+    from litlm.checkpoint.base import atomic_file  # which loads torch
+
     name = out_dir.resolve().name
     what = " · ".join(filter(None, (str(facts.get("model") or getattr(settings, "model", "")), method(settings))))
     result = f"Stopped: {stopped}" if stopped else "Finished"
@@ -283,9 +282,8 @@ def defaults(cls: type) -> dict[str, Any]:
 def details(facts: dict[str, Any]) -> str:
     """Hardware, versions, data, command."""
     facts = {k: v for k, v in facts.items() if k != "model"}  # the header says it
-    notes, device = facts.pop("notes", None) or [], facts.pop("device", None)
+    notes = facts.pop("notes", None) or []
     rows = [(k.replace("_", " "), number(v) if type(v) in (int, float) else v) for k, v in facts.items()]
-    rows += [] if device is None else [("device", device_name(device) if isinstance(device, torch.device) else device)]
     rows += [("versions", line) for line in origin(None)]
     rows += [("data", note) for note in ([notes] if isinstance(notes, str) else notes)]
     return f"<h2>Details</h2>{_table(rows)}<p class=soft>Command</p><pre>{text(command())}</pre>"

@@ -1,8 +1,9 @@
-"""The softmax of the cross-entropy as one Triton kernel. Only imported where Triton is there, which comes with CUDA.
+"""What is limited by memory, as Triton kernels: the cross-entropy's softmax, and AdamW in mixed precision.
 
-Written with tensor operations, the way from logits to their gradient reads and writes all of them eight times or more.
-Here a program takes a row, reads it twice (the second time mostly from cache) and writes it once, in the logits' own
-dtype, with all arithmetic in fp32.
+Only imported where Triton is there, which comes with CUDA. Written with tensor operations, the way from logits to their
+gradient reads and writes all of them eight times or more. Here a program takes a row, reads it twice (the second time
+mostly from cache) and writes it once, in the logits' own dtype. AdamW reads and writes everything once. All arithmetic
+is in fp32.
 """
 
 # pyright: reportMissingImports=false
@@ -19,8 +20,8 @@ from torch import Tensor
 from litlm.data.base import IGNORE
 
 ALIGN = 64  # elements: rows that start at a multiple of it are read in the widest pieces
-BLOCK, WARPS = 8192, 16  # how much of a row a program works on at once, and by how many threads
-BY_LANE = False  # a maximum for each lane, not one for all: no waiting for each other, but twice the exponentials
+BLOCK, WARPS = 4096, 8  # how much of a row a program works on at once, and by how many threads
+ADAMW_BLOCK, ADAMW_WARPS = 1024, 4  # likewise, of a parameter: eight neighbours for each thread
 
 _IGNORE = tl.constexpr(IGNORE)
 
@@ -46,7 +47,6 @@ def _row(
     softcap,
     CAPPED: tl.constexpr,
     GRADIENT: tl.constexpr,
-    BY_LANE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # Loads and stores take in the padding behind a row too: its width, unlike V, is a multiple of a vector's.
@@ -65,20 +65,16 @@ def _row(
         # Read before anything is overwritten. A target that is no token makes the loss NaN, and reads nothing.
         is_token = (target >= 0) & (target < V)
         chosen = _finish(tl.load(logits + target, mask=is_token, other=float("nan")), scale, softcap, CAPPED)
-        top = tl.full((BLOCK,) if BY_LANE else (), -1e38, tl.float32)  # not -inf, for lanes that see no token
+        top = tl.full((), -1e38, tl.float32)
         sums = tl.zeros((BLOCK,), tl.float32)  # of exp(x - top), for each lane
         for i in range(n_blocks):
             at = i * BLOCK + lanes
             x = tl.load(logits + at, mask=at < stride, other=0.0, eviction_policy="evict_last")
             x = tl.where(at < V, _finish(x, scale, softcap, CAPPED), -float("inf"))
-            higher = tl.maximum(top, x if BY_LANE else tl.max(x))
+            higher = tl.maximum(top, tl.max(x))
             sums = sums * tl.exp(top - higher) + tl.exp(x - higher)
             top = higher
-        if BY_LANE:
-            highest = tl.max(top)
-            log_norm = highest + tl.log(tl.sum(sums * tl.exp(top - highest)))
-        else:
-            log_norm = top + tl.log(tl.sum(sums))
+        log_norm = top + tl.log(tl.sum(sums))
         tl.store(losses + row, log_norm - chosen)
         if GRADIENT:
             for back in range(n_blocks):  # what was read last is most likely in the cache
@@ -110,6 +106,71 @@ def softmax_gradient_(
     with torch.cuda.device_of(logits):
         launch[(N,)](
             logits, targets, losses, V, logits.stride(0), float(scale), float(softcap or 1.0),
-            CAPPED=softcap is not None, GRADIENT=gradient, BY_LANE=BY_LANE, BLOCK=block,
+            CAPPED=softcap is not None, GRADIENT=gradient, BLOCK=block,
             num_warps=max(1, min(WARPS, block // 256)), enable_fp_fusion=True,  # the default, of which Triton 3.9 warns
         )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["i"])
+def _adamw(
+    weights, gradients, means, squares, rounded, rates, i, n, factor, found_inf, decay, rest1, rest2, eps,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    if found_inf is not None and tl.load(found_inf) != 0:
+        return
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    g = tl.load(gradients + at, mask=inside, other=0.0).to(tl.float32)
+    if factor is not None:
+        g *= tl.load(factor)
+    p = tl.load(weights + at, mask=inside, other=0.0)
+    m = tl.load(means + at, mask=inside, other=0.0)
+    v = tl.load(squares + at, mask=inside, other=0.0)
+    # Written with 1 - beta: in fp32 beta itself is off by enough to show in what is left of a thousand steps.
+    m = m - rest1 * m + rest1 * g
+    v = v - rest2 * v + rest2 * g * g
+    p -= decay * p
+    p -= tl.load(rates + 2 * i) * tl.div_rn(m, tl.div_rn(tl.sqrt_rn(v), tl.load(rates + 2 * i + 1)) + eps)
+    tl.store(weights + at, p, mask=inside)
+    tl.store(means + at, m, mask=inside)
+    tl.store(squares + at, v, mask=inside)
+    if rounded is not None:
+        tl.store(rounded + at, p.to(rounded.dtype.element_ty), mask=inside)
+
+
+def adamw_(
+    params: list[Tensor],
+    gradients: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[Tensor],
+    rounded: list[Tensor | None],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    factor: Tensor | None,
+    found_inf: Tensor | None,
+) -> None:
+    """A step of AdamW, as torch's fused one does it, of contiguous fp32 parameters on one device.
+
+    gradients: fp32 or less, each multiplied by `factor`. steps: how often each parameter was updated, counted up here.
+    rounded: what else each new parameter is written into. Where found_inf is 1, nothing changes. The host waits for
+    none of it.
+    """
+    count: Any = torch._foreach_add_  # pyright: ignore[reportPrivateImportUsage]
+    count(steps, 1 if found_inf is None else 1 - found_inf)
+    t = torch.stack(steps).double()
+    rates = torch.stack([lr / (1 - betas[0] ** t), (1 - betas[1] ** t).sqrt()], 1).float()
+    rest1, rest2, decay = float(1 - betas[0]), float(1 - betas[1]), float(lr * weight_decay)
+    launch: Any = _adamw
+    with torch.cuda.device_of(rates):
+        for i, (p, g, m, v, low) in enumerate(zip(params, gradients, means, squares, rounded, strict=True)):
+            assert all(x is None or (x.is_contiguous() and x.shape == p.shape) for x in (p, g, m, v, low))
+            n = p.numel()
+            if n:
+                launch[(triton.cdiv(n, ADAMW_BLOCK),)](
+                    p, g, m, v, low, rates, i, n, factor, found_inf, decay, rest1, rest2, float(eps),
+                    BLOCK=ADAMW_BLOCK, num_warps=ADAMW_WARPS, enable_fp_fusion=True,
+                )  # fmt: skip

@@ -26,7 +26,9 @@ from litlm.model import GPT
 from litlm.ops import linear
 
 _CHUNK_BYTES = 32 * 2**20  # fp32 logits held at once; larger blocks of memory are not used again by glibc
-_KERNEL_BYTES = 2**30  # logits held at once on CUDA, where small chunks make slow products; less on small devices
+# Logits held at once on CUDA; less on small devices. Each chunk reads and writes the whole gradient of the weight, so
+# few large ones are faster (four times as many: 15 % slower). Where the weight is frozen, a quarter is as fast.
+_KERNEL_BYTES = 2**30
 _TILE = 128  # rows: what fast products on CUDA are cut into
 
 
@@ -66,8 +68,12 @@ def _chunks(
     softcap: float | None,
     *,
     want: bool,
+    frozen: bool,
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """`_chunk` for some rows at a time, with the slice that they are. A gradient holds until the next is asked for."""
+    """`_chunk` for some rows at a time, with the slice that they are. A gradient holds until the next is asked for.
+
+    frozen: the weight's gradient is not wanted.
+    """
     N, V = hidden.size(0), weight.size(0)
     kernels = _kernels(hidden, weight)
     if kernels is None:
@@ -77,7 +83,7 @@ def _chunks(
             yield part, *_chunk(hidden[part], targets[part], weight, bias, scale, softcap, want=want)
         return
     width = -(-V // kernels.ALIGN) * kernels.ALIGN
-    most = max(1, _kernel_bytes(hidden.device) // (width * hidden.element_size()))
+    most = max(1, _kernel_bytes(hidden.device) // (4 if frozen else 1) // (width * hidden.element_size()))
     n_chunks = max(1, -(-N // most))
     rows = max(1, -(-N // (n_chunks * _TILE))) * _TILE  # nearly equal chunks: a small last one would be slow
     buffer = hidden.new_empty(min(N, rows), width)
@@ -147,7 +153,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if want_bias and bias is not None else None
         want = want_hidden or want_weight or want_bias
         total = hidden.new_zeros((), dtype=torch.float32)
-        for part, losses, grad in _chunks(hidden, weight, bias, targets, scale, softcap, want=want):
+        options: Any = dict(want=want, frozen=not want_weight)
+        for part, losses, grad in _chunks(hidden, weight, bias, targets, scale, softcap, **options):
             total += losses.sum()
             if grad is None:
                 continue
@@ -183,7 +190,8 @@ class _TokenLosses(torch.autograd.Function):
         want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
         losses = hidden.new_empty(hidden.size(0), dtype=torch.float32)
         each = torch.empty_like(hidden) if want_hidden else None
-        for part, some, grad in _chunks(hidden, weight, bias, targets, scale, softcap, want=want_hidden):
+        options: Any = dict(want=want_hidden, frozen=True)
+        for part, some, grad in _chunks(hidden, weight, bias, targets, scale, softcap, **options):
             losses[part] = some
             if each is not None and grad is not None:
                 _put_product(each[part], grad.to(hidden.dtype), weight)
@@ -201,7 +209,8 @@ class _TokenLosses(torch.autograd.Function):
             return grad_hidden, *[None] * 5
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        for part, _, slope in _chunks(hidden, weight, bias, targets, ctx.scale, ctx.softcap, want=True):
+        options: Any = dict(want=True, frozen=not ctx.needs_input_grad[1])
+        for part, _, slope in _chunks(hidden, weight, bias, targets, ctx.scale, ctx.softcap, **options):
             assert slope is not None
             slope, factors = slope.to(hidden.dtype), grad[part]  # factors: (rows, 1)
             if grad_bias is not None:
@@ -297,8 +306,8 @@ class Objective(ABC):
     def loss_sum(self, model: GPT, runner: Runner, batch: Batch) -> Tensor:
         """The micro batch's summed loss, in fp32."""
 
-    def metrics(self) -> dict[str, float]:
-        """What else there is to log about the micro batches since the last call."""
+    def metrics(self) -> dict[str, Tensor]:
+        """What else there is to log about the micro batches since the last call: scalars, still on the device."""
         return {}
 
 

@@ -23,10 +23,15 @@ class MasterWeights:
 
     Gradients move to the copies as soon as they are there. An optimizer made from this one's `named_parameters` updates
     the copies, and `publish` then rounds them into the model. Adapters are fp32 in any model, and need no copies.
+
+    rounded: the model's parameter for each copy. keeps_low: a gradient stays bf16, in `low`, until a second one is to
+    be added to it; for optimizers that ask `gradient` for it.
     """
 
     def __init__(self, model: GPT) -> None:
-        self._pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+        self.rounded: dict[Tensor, nn.Parameter] = {}
+        self.keeps_low = False
+        self.low: dict[Tensor, Tensor] = {}
         self._trained: dict[str, nn.Parameter] = {}
         adapters = _of_adapters(model)
         for name, p in model.named_parameters():
@@ -34,28 +39,54 @@ class MasterWeights:
                 self._trained[name] = p
             if p.requires_grad and p not in adapters:
                 self._trained[name] = nn.Parameter(p.detach().to(torch.float32, copy=True))
-                self._pairs[name] = (p, self._trained[name])
+                self.rounded[self._trained[name]] = p
         for p in _rounded_parameters(model):
             p.data = p.data.to(torch.bfloat16)
         self._hooks = [
-            p.register_post_accumulate_grad_hook(lambda p, master=master: _move(p, master))
-            for p, master in self._pairs.values()
+            p.register_post_accumulate_grad_hook(lambda p, master=master: self._move(p, master))
+            for master, p in self.rounded.items()
         ]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return iter(self._trained.items())
 
+    def gradient(self, p: Tensor) -> Tensor | None:
+        """Of one of the `named_parameters`, in bf16 or fp32."""
+        return self.low.get(p, p.grad)
+
+    def gradients(self) -> list[Tensor]:
+        found = map(self.gradient, self._trained.values())
+        return [grad for grad in found if grad is not None]
+
+    def clear(self) -> None:
+        """Forget gradients that were kept in bf16."""
+        self.low.clear()
+
     @torch.no_grad()
     def publish(self) -> None:
         """Round the copies into the model."""
-        if not self._pairs:
-            return
-        ours, masters = zip(*self._pairs.values(), strict=True)
-        torch._foreach_copy_(list(ours), list(masters))  # pyright: ignore[reportPrivateImportUsage]
+        if self.rounded:
+            ours: list[Tensor] = [*self.rounded.values()]
+            torch._foreach_copy_(ours, list(self.rounded))  # pyright: ignore[reportPrivateImportUsage]
 
     def remove_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+    def _move(self, p: Tensor, master: Tensor) -> None:
+        grad, p.grad = p.grad, None
+        assert grad is not None
+        if self.keeps_low and self.gradient(master) is None:
+            self.low[master] = grad
+            return
+        if master in self.low:
+            master.grad = self.low.pop(master).to(torch.float32)
+        if master.grad is None:
+            master.grad = grad.to(torch.float32)
+        else:
+            master.grad += grad
+        for hook in (master._post_accumulate_grad_hooks or {}).values():  # autograd never reaches the copies itself
+            hook(master)
 
 
 def _of_adapters(model: nn.Module) -> set[nn.Parameter]:
@@ -66,17 +97,6 @@ def _rounded_parameters(model: nn.Module) -> list[nn.Parameter]:
     """What bf16 is enough for: not adapters, and not the packed weights of quantized layers, which are no floats."""
     adapters = _of_adapters(model)
     return [p for p in model.parameters() if p.is_floating_point() and p not in adapters]
-
-
-def _move(p: Tensor, master: Tensor) -> None:
-    assert p.grad is not None
-    if master.grad is None:
-        master.grad = p.grad.to(torch.float32)
-    else:
-        master.grad += p.grad
-    p.grad = None
-    for hook in (master._post_accumulate_grad_hooks or {}).values():  # autograd never reaches the copies itself
-        hook(master)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 
 from litlm.settings import TrainSettings
 from litlm.settings.base import complain
+from litlm.train.mixed import MasterWeights
 
 _OURS = ("adamw", "adamw8bit", "muon")
 _UNFIT = ("lbfgs", "sparseadam")  # want the loss again within a step; sparse gradients
@@ -37,6 +39,8 @@ def make_optimizer(model: Trained, settings: TrainSettings) -> Optimizer:
     if settings.optimizer_in_backward:
         return StepInBackward(model, settings)
     parts = _parts(_trainable(model), settings)
+    if isinstance(model, MasterWeights) and _suits_kernel(model, settings):
+        return MixedAdamW(parts[0], model)
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 
@@ -45,8 +49,7 @@ class Joined(Optimizer):
 
     def __init__(self, parts: list[Optimizer]) -> None:
         self.parts = parts
-        groups = [group for part in parts for group in part.param_groups]
-        super().__init__([{**g, "params": list(zip(g["param_names"], g["params"], strict=True))} for g in groups], {})
+        super().__init__([group for part in parts for group in _named_groups(part)], {})
         self._share()
 
     def _share(self) -> None:
@@ -88,6 +91,119 @@ def _stepper(part: Optimizer) -> Any:
         parameter.grad = None
 
     return step
+
+
+class MixedAdamW(torch.optim.AdamW):
+    """AdamW for the fp32 copies of `MasterWeights` that moves the fewest bytes: one kernel updates a copy and its
+    state, and rounds it into the model. Gradients may be bf16. Its state is that of torch's fused AdamW.
+
+    factor: what gradients are multiplied by in the next step, which forgets it. found_inf: as `leave_out` sets it.
+    """
+
+    def __init__(self, like: torch.optim.Optimizer, masters: MasterWeights) -> None:
+        super().__init__(_named_groups(like), fused=True)
+        self.masters = masters
+        self.factor: Tensor | None = None
+        self.found_inf: Tensor | None = None
+        masters.keeps_low = True
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        from litlm.train.kernels import adamw_
+
+        for group in self.param_groups:
+            params = [p for p in group["params"] if self.masters.gradient(p) is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+                    self.state[p]["exp_avg"] = torch.zeros_like(p)
+                    self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+            states = [self.state[p] for p in params]
+            adamw_(
+                params,
+                [grad.contiguous() for p in params if (grad := self.masters.gradient(p)) is not None],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [state["step"] for state in states],
+                [self.masters.rounded.get(p) for p in params],
+                **{key: group[key] for key in ("lr", "betas", "eps", "weight_decay")},
+                factor=self.factor,
+                found_inf=self.found_inf,
+            )
+        self.factor = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        self.masters.clear()
+
+
+def _suits_kernel(masters: MasterWeights, settings: TrainSettings) -> bool:
+    """Whether `MixedAdamW` can do what is asked for."""
+    params = [p for _, p in masters.named_parameters()]
+    return (
+        settings.optimizer.lower() == "adamw"
+        and settings.optimizer_args.keys() <= {"betas", "eps"}
+        and bool(masters.rounded)
+        and all(p.dtype == torch.float32 and p.is_contiguous() for p in params)
+        and all(p.is_contiguous() for p in masters.rounded.values())
+        and params[0].device.type == "cuda"
+        and len({p.device for p in params}) == 1
+        and find_spec("triton") is not None
+    )
+
+
+def can_leave_out(optimizer: Optimizer) -> bool:
+    """Whether a tensor on the device can decide, without the host waiting, that a step changes nothing."""
+    optimizer = _unwrap(optimizer)
+    # Not torch's fused SGD: where its first step is left out, its momentum stays uninitialized memory.
+    return not isinstance(optimizer, StepInBackward) and all(
+        isinstance(part, torch.optim.Adam)
+        and all(group["fused"] and p.device.type == "cuda" for group in part.param_groups for p in group["params"])
+        for part in _parts_of(optimizer)
+    )
+
+
+def leave_out(optimizer: Optimizer, bad: Tensor) -> None:
+    """Where `bad` (0-dim, fp32, on the device) is 1, steps change nothing, until this is called again.
+
+    Only for optimizers that `can_leave_out`.
+    """
+    for part in _parts_of(_unwrap(optimizer)):
+        part.found_inf = bad  # type: ignore[attr-defined]  # torch's fused optimizers look for it too
+
+
+def clip_gradients(optimizer: Optimizer, params: Iterable[Tensor], most: float | None) -> Tensor | None:
+    """Scale the whole gradient down to a norm of `most`; the norm it had, None if the gradients are gone already.
+
+    The norm is fp32, and on the device. A `MixedAdamW` scales them only when it steps.
+    """
+    optimizer = _unwrap(optimizer)
+    if isinstance(optimizer, MixedAdamW):
+        grads = optimizer.masters.gradients()
+        if not grads:
+            return None
+        norm = _norm(grads)
+        optimizer.factor = None if most is None else (most / (norm + 1e-6)).clamp(max=1.0)
+        return norm
+    params = [p for p in params if p.grad is not None]
+    if not params:
+        return None
+    norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    if most is not None:
+        torch.nn.utils.clip_grads_with_norm_(params, most, norm)
+    return norm.float()
+
+
+@torch.no_grad()
+def _norm(grads: list[Tensor]) -> Tensor:
+    """Summed up in fp32, whatever they are."""
+    norms: list[Tensor] = []
+    for dtype in dict.fromkeys(grad.dtype for grad in grads):
+        alike = [grad for grad in grads if grad.dtype == dtype]
+        norms += torch._foreach_norm(alike, 2, dtype=torch.float32)  # pyright: ignore[reportPrivateImportUsage]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def check_optimizer(settings: TrainSettings) -> None:
@@ -257,9 +373,18 @@ def _unwrap(optimizer: Optimizer) -> Optimizer:
     return getattr(optimizer, "optimizer", optimizer)
 
 
+def _parts_of(optimizer: Optimizer) -> list[Optimizer]:
+    return optimizer.parts if isinstance(optimizer, Joined) else [optimizer]
+
+
 def _kind(optimizer: Optimizer) -> str:
-    parts = optimizer.parts if isinstance(optimizer, Joined) else [optimizer]
-    return " + ".join(sorted({type(part).__name__ for part in parts}))
+    kinds = (torch.optim.AdamW if isinstance(part, MixedAdamW) else type(part) for part in _parts_of(optimizer))
+    return " + ".join(sorted({kind.__name__ for kind in kinds}))
+
+
+def _named_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Groups to make another optimizer of."""
+    return [{**g, "params": list(zip(g["param_names"], g["params"], strict=True))} for g in optimizer.param_groups]
 
 
 def _named(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:

@@ -6,16 +6,17 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from litlm.checkpoint.base import atomic_file
 from litlm.settings import PlotCommand
+from litlm.train.files import duration, flat, read_metrics, read_settings
 from litlm.train.html import running_mean, series
-from litlm.train.report import duration, flat, read_metrics
 
 WHERE = ("out_dir", "resume", "overwrite")  # settings that say nothing about a run
 
 
 def plot_loss(rows: list[dict[str, float]], path: Path) -> None:
     """The loss curve as a PNG: each step faint, a running mean on top, validation as points."""
+    from litlm.checkpoint.base import atomic_file  # which loads torch
+
     figure = _figure((7, 4))
     axes = figure.add_subplot()
     points, vals = series(rows, "loss"), series(rows, "val_loss")
@@ -46,6 +47,8 @@ class Run(NamedTuple):
 def plot_command(settings: PlotCommand) -> None:
     from matplotlib import rc_context
 
+    from litlm.checkpoint.base import atomic_file
+
     out = Path(settings.out)
     if out.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"out={settings.out} must end in .png or .svg")
@@ -70,7 +73,7 @@ def read_runs(paths: tuple[str, ...]) -> list[Run]:
         try:
             rows = read_metrics(file)
             if rows:
-                runs.append(Run(path, file.resolve().parent, rows, _settings(file.parent / "settings.yaml")))
+                runs.append(Run(path, file.resolve().parent, rows, flat(read_settings(file.parent / "settings.yaml"))))
             else:
                 problems.append(f"{file} has no steps yet, or is not a run's metrics.csv")
         except (OSError, ValueError) as e:
@@ -78,18 +81,6 @@ def read_runs(paths: tuple[str, ...]) -> list[Run]:
     if problems:
         raise ValueError("These runs can't be drawn:\n" + "\n".join(f"- {p}" for p in problems))
     return runs
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        raise ValueError(f"{path.name} is not valid YAML: {str(e).splitlines()[0]}") from None
-    return flat(found) if isinstance(found, dict) else {}
 
 
 def labels(runs: list[Run]) -> list[str]:

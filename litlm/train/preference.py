@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litlm.context import send
 from litlm.data.base import IGNORE, Batch
 from litlm.data.preference import PreferenceBatch, PreferenceDataset
 from litlm.model import GPT
@@ -80,7 +81,7 @@ class Preference(Objective):
     def loss_sum(self, model: GPT, runner: Runner, batch: Batch) -> Tensor:
         assert isinstance(batch, PreferenceBatch)
         s = self.settings
-        places = torch.tensor(batch.places(), device=batch.tokens.device)  # (pairs, 2)
+        places = send(torch.tensor(batch.places()), batch.tokens.device)  # (pairs, 2)
         ref = None if s.loss == "orpo" else self._reference(model, runner, batch, places)
         policy, n_tokens = (t[places] for t in log_probs(model, runner, batch))
         scores = policy / n_tokens if ref is None else policy - ref  # (pairs, 2)
@@ -102,7 +103,7 @@ class Preference(Objective):
                     f"loss={self.settings.loss} compares with a reference: give Preference a context that switches the "
                     "adapters off, or data from precompute_reference"
                 )
-            return batch.reference.to(batch.tokens.device)
+            return send(batch.reference, batch.tokens.device)
         with _evaluating(model), self.reference():
             return log_probs(model, runner, batch)[0][places]
 
@@ -113,10 +114,10 @@ class Preference(Objective):
         self._sums = sums if self._sums is None else self._sums + sums
         self._pairs += rewards.size(0)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Tensor]:
         if self._sums is None:
             return {}
-        chosen, rejected, accuracy = (self._sums / self._pairs).tolist()
+        chosen, rejected, accuracy = (self._sums / self._pairs).unbind()
         self._sums, self._pairs = None, 0
         return dict(rewards_chosen=chosen, rewards_rejected=rejected, margin=chosen - rejected, accuracy=accuracy)
 

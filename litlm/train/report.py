@@ -1,33 +1,39 @@
 """What people look at during a run and after it: a live line, metrics.csv, samples, loggers, settings that run again.
 
 The files are the truth: the pictures and report.html are drawn from what metrics.csv and samples.jsonl hold, so those
-of a resumed run show all of it. Both files survive a kill (half a line is left out when they are read).
+of a resumed run show all of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import dataclasses
-import io
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from litlm.checkpoint.base import write_text
 from litlm.settings import RunSettings
+from litlm.train.files import (
+    Metrics,
+    Row,
+    command,
+    device_name,
+    duration,
+    flat,
+    origin,
+    read_metrics,
+    read_samples,
+    settings_text,
+    writing,
+)
 
-Number = float | int | None
-Row = Mapping[str, Number]
+if TYPE_CHECKING:
+    import torch
 
 
 class Report:
@@ -63,11 +69,12 @@ class Report:
 
     def describe(self, **facts: Any) -> None:
         """What report.html says about the run: model, parameters, trainable, examples, device, notes, ..."""
+        if "device" in facts:
+            facts["device"] = device_name(facts["device"])
         self.facts.update(facts)
 
-    def start(self, *, step: int, describe: dict[str, Any] | None = None) -> None:
+    def start(self, *, step: int) -> None:
         """The run begins, or goes on after `step`: what the files hold beyond it is dropped."""
-        self.describe(**describe or {})
         self._last = step
         if self.out_dir is not None:
             self._metrics = Metrics(self.out_dir / "metrics.csv", step)
@@ -84,7 +91,7 @@ class Report:
         if step <= self._last:
             self._cut_samples(step - 1)
         self._last = step
-        self._console.show(row, row.get("progress") if progress is None else progress)
+        self._console.show(row, progress)
         if self._metrics is not None:
             self._metrics.write(row)
         values = {k: v for k, v in row.items() if k != "step" and v is not None}
@@ -100,7 +107,7 @@ class Report:
             self._console.say(f"  {_short(prompt, 30)} → {_short(text, 100)}")
         if self.out_dir is not None:
             lines = [json.dumps({"step": step, "prompt": prompt, "text": text}) + "\n" for prompt, text in texts]
-            with _writing(path := self.out_dir / "samples.jsonl"), path.open("a", encoding="utf-8") as file:
+            with writing(path := self.out_dir / "samples.jsonl"), path.open("a", encoding="utf-8") as file:
                 file.writelines(lines)
 
     def finish(self, *, stopped: str | None) -> None:
@@ -136,101 +143,19 @@ class Report:
         write_text(path, "".join(json.dumps(sample) + "\n" for sample in kept))
 
 
-# --- metrics.csv and samples.jsonl ---------------------------------------------------------------------------------
-
-
-class Metrics:
-    """One CSV row a step, in the file at once: a killed run keeps its log. Later rows may bring new columns."""
-
-    def __init__(self, path: Path, step: int = 0) -> None:
-        self.path, self._last = path, step
-        columns, rows = read_table(path) if step and path.is_file() else ([], [])
-        self._replace(columns, [row for row in rows if int(row["step"]) <= step])
-
-    def write(self, row: Row) -> None:
-        step = int(row["step"] or 0)
-        back, new = step <= self._last, [name for name in row if name not in self.columns]
-        if back or new:
-            _, rows = read_table(self.path)
-            self._replace(self.columns + new, [old for old in rows if int(old["step"]) < step])
-        self._last = step
-        with _writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(_lines([[_cell(row.get(name)) for name in self.columns]]))
-
-    def _replace(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        self.columns = columns
-        header = [columns] if columns else []
-        write_text(self.path, _lines(header + [[row.get(name, "") for name in columns] for row in rows]))
-
-
-def _lines(rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _cell(value: Number) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns and rows of a metrics.csv, as they are written there."""
-    lines = _whole_lines(path)
-    try:
-        columns, *cells = csv.reader(lines) if lines else [[]]
-    except csv.Error as e:
-        raise ValueError(f"{path} is no CSV file ({e})") from None
-    rows = [dict(zip(columns, row, strict=True)) for row in cells if len(row) == len(columns)]
-    return columns, [row for row in rows if row.get("step", "").isdecimal()]
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv as numbers, without the cells that are empty."""
-    rows = []
-    for cells in read_table(path)[1]:
-        row = {}
-        for name, cell in cells.items():
-            with contextlib.suppress(ValueError):
-                row[name] = float(cell)
-        rows.append(row)
-    return rows
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """{"step", "prompt", "text"} of each sample."""
-    found = []
-    for line in _whole_lines(path) if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return [
-        s for s in found if isinstance(s, dict) and isinstance(s.get("step"), int) and {"prompt", "text"} <= s.keys()
-    ]
-
-
-def _whole_lines(path: Path) -> list[str]:
-    # What follows the last newline was being written when the run was killed; a crash of the system may leave NULs.
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [line for line in lines if line.strip() and "\0" not in line]
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise ValueError(f"{path} could not be written ({e.strerror or e})") from e
-
-
 # --- the console ---------------------------------------------------------------------------------------------------
 
 
 class Console:
-    """Loss, speed and time left on stderr: a line that rewrites itself on a terminal, some lines elsewhere."""
+    """Loss, speed and time left on stderr: a line that rewrites itself on a terminal, some lines elsewhere.
 
-    def __init__(self, quiet: bool = False, pause: float = 10.0) -> None:
+    The loss is that of the step, as in metrics.csv; speeds are running means.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.live = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self.pause = 0.1 if self.live else pause
+        self.pause = 0.1 if self.live else 10.0
         self._means: dict[str, float] = {}
         self._parts: list[str] = []
         self._rows, self._shown, self._at = 0, 0, -math.inf
@@ -244,7 +169,7 @@ class Console:
         now, val = time.monotonic(), row.get("val_loss")
         self._rows += 1
         self._val = self._val if val is None else val
-        for name in ("loss", "tokens_per_s", "mfu"):
+        for name in ("tokens_per_s", "mfu"):
             if (value := row.get(name)) is not None and math.isfinite(value):
                 before = self._means.get(name, value)
                 self._means[name] = before + (value - before) * max(0.1, 1 / self._rows)
@@ -256,7 +181,7 @@ class Console:
     def _describe(self, row: Row, progress: float | None, now: float) -> list[str]:
         """The most important first: what does not fit on the terminal is left out."""
         parts = [f"step {row['step']}" + ("" if progress is None else f" {math.floor(100 * progress)}%")]
-        parts += [f"loss {self._means.get('loss', math.nan):.3f}"]
+        parts += [] if (loss := row.get("loss")) is None else [f"loss {loss:.3f}"]
         parts += [] if self._val is None else [f"val {self._val:.3f}"]
         if progress is not None:
             if self._first is None:
@@ -308,17 +233,12 @@ def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes}:{seconds:02} min"
-
-
 # --- loggers -------------------------------------------------------------------------------------------------------
 
 
 def check_loggers(names: tuple[str, ...]) -> None:
     """Before anything is loaded: are the packages there?"""
-    missing = [name for name in names if name != "csv" and find_spec(name) is None]
+    missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise ValueError(
             f"train.logger={', '.join(missing)} needs a package that is not installed: pip install {' '.join(missing)}"
@@ -363,53 +283,3 @@ def write_settings(settings: RunSettings, out_dir: Path, device: torch.device | 
     header = "\n".join([command(), *origin(device)]).splitlines()  # YAML takes no control characters, even in comments
     header = ["# " + "".join(c if c.isprintable() else "\ufffd" for c in line) for line in header]
     write_text(out_dir / "settings.yaml", "\n".join(header) + "\n" + settings_text(settings))
-
-
-def settings_text(settings: RunSettings) -> str:
-    import yaml
-
-    return yaml.safe_dump(_plain(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
-
-
-def command() -> str:
-    """The command line as it was typed."""
-    import shlex
-
-    return shlex.join([Path(sys.argv[0]).name if Path(sys.argv[0]).name == "litlm" else sys.argv[0], *sys.argv[1:]])
-
-
-def origin(device: torch.device | None) -> list[str]:
-    """What a run ran with."""
-    import platform
-
-    names = ("litlm", "torch", "lightning", "safetensors", "tokenizers")
-    versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)]
-    return [", ".join(versions)] + ([] if device is None else [device_name(device)])
-
-
-def device_name(device: torch.device) -> str:
-    import platform
-    import re
-
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    name, known = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if known.is_file() and (found := re.search(r"^model name\s*:\s*(.+)$", known.read_text(), re.M)):
-        name = found[1]
-    return f"{device.type}: {name}, {torch.get_num_threads()} threads"
-
-
-def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """{"train.lr": 2e-4, ...}"""
-    data = _plain(settings if isinstance(settings, dict) else dataclasses.asdict(settings))
-    found: dict[str, Any] = {}
-    for name, value in data.items():
-        nested = isinstance(value, dict) and value
-        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -108,10 +108,12 @@ def run(
     import torch
 
     from litlm.checkpoint.training import Checkpoints
+    from litlm.train.files import changed_training
     from litlm.train.fit import compiles, fit, make_fabric
     from litlm.train.limits import Limits
     from litlm.train.methods import trained
     from litlm.train.report import Report, write_settings
+    from litlm.train.schedule import warmup_of
     from litlm.train.trials import out_of_memory
 
     out_dir, t = Path(settings.out_dir), settings.train
@@ -150,6 +152,10 @@ def run(
             + f"; training {some:,} of {every:,} parameters"
             + (f"; going on from {resume.name}" if resume else "")
         )
+        if (warmup := warmup_of(t, steps)) < t.warmup_steps:
+            report.say(f"warmup_steps={t.warmup_steps} is cut to {warmup}, half of this run's {steps} steps")
+        if resume and (changed := changed_training(settings, out_dir / "settings.yaml")):
+            report.say(f"Going on with other settings than before: {', '.join(changed)}")
         report.describe(
             model=settings.model, parameters=every, trainable=some, examples=len(train), device=device,
             precision=f"{t.precision}, weights {str(llm.model.embed.weight.dtype).removeprefix('torch.')}",
@@ -164,7 +170,7 @@ def run(
                 kind=kind_of(settings),
             )  # fmt: skip
         except torch.OutOfMemoryError:
-            raise ValueError(out_of_memory(t)) from None
+            raise ValueError(out_of_memory(dataclasses.replace(settings, train=t))) from None
         if result.stopped in STOPPED_BY_HAND:
             newest = f"step-{result.steps:06d}"
             report.say(f"Stopped by {result.stopped} after step {result.steps}; go on from {newest} with --resume auto")

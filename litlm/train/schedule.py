@@ -11,20 +11,17 @@ import math
 from litlm.settings import TrainSettings
 
 
-def learning_rate(
-    step: int, progress: float, settings: TrainSettings, peak: float | None = None, *, steps: int | None = None
-) -> float:
-    """The rate of step 0, 1, ..., with `progress` in [0, 1] over when it begins.
-
-    peak: instead of settings.lr, where that is to be found first. steps: of the whole run, where their number is
-    known; the warm-up then takes at most half of them.
-    """
-    if peak is None:
-        assert settings.lr != "find", "lr=find needs the rate that was found"
-        peak = settings.lr
-    warmup = settings.warmup_steps if steps is None else min(settings.warmup_steps, steps // 2)
+def learning_rate(step: int, progress: float, settings: TrainSettings, *, steps: int | None = None) -> float:
+    """The rate of step 0, 1, ..., with `progress` in [0, 1] over when it begins. steps: see `warmup_of`."""
+    assert settings.lr != "find", "lr=find needs the rate that was found"
+    warmup = warmup_of(settings, steps)
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return peak * rise * _shape(progress, settings)
+    return settings.lr * rise * _shape(progress, settings)
+
+
+def warmup_of(settings: TrainSettings, steps: int | None) -> int:
+    """Steps of the warm-up. steps: of the whole run, where their number is known; it takes at most half of them."""
+    return settings.warmup_steps if steps is None else min(settings.warmup_steps, steps // 2)
 
 
 def _shape(progress: float, settings: TrainSettings) -> float:

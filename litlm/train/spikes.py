@@ -1,9 +1,16 @@
-"""Watches the losses of a run for one that is not finite or jumps far above the others."""
+"""Watches the losses of a run for one that is not finite or jumps far above the others.
+
+A step must not change the weights if its loss is a spike, and waiting for the loss would leave the device idle. So
+`forbids` decides on the device, by a limit that earlier losses have set, and `check` finds the same afterwards.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+import torch
+from torch import Tensor
 
 _WARM = 20  # losses before any is judged
 _WINDOW = 100  # about how many of the latest losses count
@@ -18,18 +25,44 @@ class SpikeWatch:
     def __init__(self, factor: float | None) -> None:
         self.factor = factor
         self.n, self.mean, self.variance = 0, 0.0, 0.0
+        self._forbidden: Tensor | None = None
 
-    def check(self, loss: float, grad_norm: float | None = None) -> str | None:
-        """What is wrong with a step, in words, or None. The loss of a bad step leaves no trace in the statistics."""
+    @property
+    def _std(self) -> float:
+        # Losses that hardly differ would make a spike of every rounding error.
+        return max(math.sqrt(self.variance), 1e-3 * abs(self.mean), 1e-12)
+
+    def limit(self) -> float:
+        """The highest loss that is none, by the losses so far."""
+        if self.factor is None or self.n < _WARM:
+            return math.inf
+        return torch.tensor(self.mean + self.factor * self._std, dtype=torch.float32).item()  # as the device has it
+
+    def forbids(self, loss: Tensor, grad_norm: Tensor | None, limit: float, *, for_good: bool) -> Tensor:
+        """1. on the device where a step must be left out, else 0. for_good: and so must all after it, until `forgive`:
+        the run will stop or go back there, but can't know yet."""
+        fine = loss.isfinite() & (loss <= limit)
+        if grad_norm is not None:
+            fine = fine & grad_norm.isfinite()
+        bad = 1 - fine.float()
+        if for_good:
+            self._forbidden = bad = bad if self._forbidden is None else torch.maximum(bad, self._forbidden)
+        return bad
+
+    def forgive(self) -> None:
+        self._forbidden = None
+
+    def check(self, loss: float, grad_norm: float | None = None, limit: float | None = None) -> str | None:
+        """What is wrong with a step, in words, or None. The loss of a bad step leaves no trace in the statistics.
+
+        limit: what `limit()` was when the step was launched; by default what it is now.
+        """
         for what, value in (("loss", loss), ("gradient norm", grad_norm)):
             if value is not None and not math.isfinite(value):
                 return f"the {what} is {value}"
-        if self.factor is not None and self.n >= _WARM:
-            # Losses that hardly differ would make a spike of every rounding error.
-            std = max(math.sqrt(self.variance), 1e-3 * abs(self.mean), 1e-12)
-            far = (loss - self.mean) / std
-            if far > self.factor:
-                return f"the loss {loss:.4g} is {far:.1f} standard deviations above its running mean {self.mean:.4g}"
+        if loss > (self.limit() if limit is None else limit):
+            far = (loss - self.mean) / self._std
+            return f"the loss {loss:.4g} is {far:.1f} standard deviations above its running mean {self.mean:.4g}"
         self.n += 1
         weight = max(1 / self.n, 1 / _WINDOW)
         change = loss - self.mean

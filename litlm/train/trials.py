@@ -20,12 +20,12 @@ from litlm.checkpoint.base import write_text
 from litlm.checkpoint.training import random_states, restore_random
 from litlm.data.base import Dataset, Order
 from litlm.model import GPT
-from litlm.settings import TrainSettings
-from litlm.train.fit import clip_gradients, compiles, gradients
+from litlm.settings import PretrainSettings, RunSettings, TrainSettings
+from litlm.train.fit import compiles, gradients
 from litlm.train.loss import NextToken, Objective
 from litlm.train.lr_finder import find_lr, plot, restore, snapshot
 from litlm.train.mixed import MasterWeights, hooks_of
-from litlm.train.optim import make_optimizer
+from litlm.train.optim import MixedAdamW, clip_gradients, make_optimizer
 from litlm.transforms.blocks import training_blocks
 from litlm.transforms.fp8 import fp8_training
 
@@ -41,7 +41,7 @@ def trial(model: GPT, settings: TrainSettings) -> Iterator[Optimizer]:
     weights = [(p, p.data.to("cpu", copy=True)) for p in model.parameters()] if mixed else []
     masters = MasterWeights(model) if mixed else None
     optimizer = make_optimizer(masters or model, settings)
-    if masters is not None:
+    if masters is not None and not isinstance(optimizer, MixedAdamW):
         optimizer.register_step_post_hook(lambda *_: masters.publish())
     saved, states = snapshot(masters or model, optimizer), random_states()
     model.train()
@@ -59,7 +59,8 @@ def trial(model: GPT, settings: TrainSettings) -> Iterator[Optimizer]:
 def largest_micro_batch(model: GPT, train: Dataset, objective: Objective | None, settings: TrainSettings) -> int:
     """The largest power of two (at most batch_size) whose step fits into nine tenths of the GPU's memory.
 
-    The rest stays free, because the micro batches to come may be a little larger than those of the first step.
+    The rest stays free, because the micro batches to come may be a little larger than those of the first step. Raises
+    torch.OutOfMemoryError where not even 1 fits.
     """
     device = model.embed.weight.device
     if device.type != "cuda":
@@ -77,6 +78,8 @@ def largest_micro_batch(model: GPT, train: Dataset, objective: Objective | None,
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             batch = max(train.batches(first, size), key=lambda batch: batch.tokens.numel())
+            if isinstance(optimizer, MixedAdamW):  # of several micro batches the gradients are summed up in fp32
+                optimizer.masters.keeps_low = size == settings.batch_size
             try:
                 objective.loss_sum(model, model, batch.to(device)).backward()
                 optimizer.step()
@@ -90,18 +93,25 @@ def largest_micro_batch(model: GPT, train: Dataset, objective: Objective | None,
     objective.metrics()
     torch.cuda.empty_cache()
     if best == 0:
-        raise ValueError(out_of_memory(settings))
+        raise torch.OutOfMemoryError("a micro batch of one example does not fit into the GPU's memory")
     return best
 
 
-def out_of_memory(settings: TrainSettings) -> str:
-    """What to change, in the order of how little it costs."""
-    advice = []
-    if settings.micro_batch_size != 1:
+def out_of_memory(settings: RunSettings) -> str:
+    """What to change that is not so already, in the order of how little it costs.
+
+    micro_batch_size=auto has tried 1. optimizer_in_backward takes whole batches only.
+    """
+    t, method, advice = settings.train, settings.method.name, []
+    if t.micro_batch_size not in (1, "auto") and not t.optimizer_in_backward:
         advice.append("--train.micro_batch_size 1 (the result stays the same)")
-    advice += [] if settings.checkpointing == "full" else ["--train.checkpointing full"]
-    advice += ["a shorter --data.max_len", "--method qlora"]
-    advice += [] if settings.optimizer == "adamw8bit" else ["for full finetuning --train.optimizer adamw8bit"]
+    if t.checkpointing != "full":
+        advice.append("--train.checkpointing full")
+    advice.append("a shorter --data.max_len")
+    if method != "qlora" and not isinstance(settings, PretrainSettings):
+        advice.append("--method qlora")
+    if method == "full" and t.optimizer.lower() in ("adamw", "muon"):
+        advice.append("--train.optimizer adamw8bit")
     advice.append("a smaller model")
     return "the GPU's memory is not enough. Try, in this order: " + "; ".join(advice)
 
@@ -127,7 +137,8 @@ def try_rates(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             loss, _ = gradients(model, model, objective, batches, settings)
-            clip_gradients([p for group in optimizer.param_groups for p in group["params"]], settings.grad_clip)
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            clip_gradients(optimizer, params, settings.grad_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             return loss.item()

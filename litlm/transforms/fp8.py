@@ -1,7 +1,8 @@
 """Products in FP8 while training (torchao): the blocks' linear layers multiply 8-bit copies of what they are given.
 
-The weights stay as they are, and so do their names; each product scales its own inputs. Embeddings, head and routers
-stay out: they are few products, and wrong digits cost most there. Undone afterwards, so that saving sees plain layers.
+The weights stay as they are, and so do their names; each product scales its own inputs, a whole matrix by one factor
+(one for each row is more exact, and slower). Embeddings, head and routers stay out: they are few products, and wrong
+digits cost most there. Undone afterwards, so that saving sees plain layers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,22 +19,21 @@ from torch import nn
 from litlm.model import GPT
 from litlm.ops import Linear
 
-Recipe = Literal["tensorwise", "rowwise"]
 _ALIGN = 16  # FP8 kernels take matrices whose sides are multiples of this
 _CAPABILITY = (8, 9)
 
 
 @contextmanager
-def fp8_training(model: GPT, recipe: Recipe = "tensorwise", *, emulate: bool = False) -> Iterator[list[str]]:
+def fp8_training(model: GPT, *, emulate: bool = False) -> Iterator[list[str]]:
     """While the block runs, the linear layers of the model's blocks multiply in FP8; gives their names.
 
-    recipe: one scale for a whole matrix (tensorwise, faster) or one for each row (rowwise, more exact). emulate: the
-    same rounding in ordinary products, where there is no such device.
+    emulate: the same rounding in ordinary products, where there is no such device.
     """
     float8 = _torchao()
     layers = _layers(model)
     _check(model, layers, emulate=emulate)
-    config = _config(float8, recipe, emulate)
+    # The weight's gradient is a product over tokens, of which there may be any number.
+    config = replace(float8.Float8LinearConfig.from_recipe_name("tensorwise"), pad_inner_dim=True, emulate=emulate)
     try:
         # The filter sees a layer under the name that it has in what is converted.
         float8.convert_to_float8_training(model, module_filter_fn=lambda _, name: name in layers, config=config)
@@ -51,14 +51,7 @@ def _torchao() -> Any:
     try:
         return import_module("torchao.float8")
     except ImportError as e:
-        raise ValueError(f"fp8=True needs torchao ({e}): pip install 'litlm[fp8]' (or pip install torchao)") from None
-
-
-def _config(float8: Any, recipe: Recipe, emulate: bool) -> Any:
-    if recipe not in ("tensorwise", "rowwise"):
-        raise ValueError(f"recipe={recipe!r} is unknown; use tensorwise or rowwise")
-    # The weight's gradient is a product over tokens, of which there may be any number.
-    return replace(float8.Float8LinearConfig.from_recipe_name(recipe), pad_inner_dim=True, emulate=emulate)
+        raise ValueError(f"fp8=True needs torchao ({e}): pip install 'litlm[fp8]'") from None
 
 
 def _layers(model: GPT) -> dict[str, nn.Linear]:
