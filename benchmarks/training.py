@@ -12,8 +12,8 @@ On a machine without CUDA the rows run with a tiny model, to try the script out;
 
 What counts: tokens a second from the median step after warming up (compiling included there); the peak of what CUDA
 allocated since the process began, building the model included; FLOPs by one formula for all (`training_peers.Shape`).
-litlm's steps clip gradients and report, as a real run's do; the peers' don't. A peer's step ends when the device is
-done; litlm's when its loss has arrived, while the next one runs.
+litlm's steps clip gradients and report, as a real run's do; the peers' don't. A step is what passes on the device from
+the end of the one before to its own. tok_s_wall counts all of litlm's steps together, by the clock on the wall.
 
 litlm's variants are asked for as litlm:VARIANT, joined by + where there are several:
     selective, full    other checkpointing
@@ -201,11 +201,12 @@ def pretrained(name: str, quantize: str | None) -> Any:
 
 
 class Clock(Report):
-    """Notes when each step was over: its loss was there. From one to the next is a whole step."""
+    """Notes how long each step took, and when it was reported."""
 
     def __init__(self, profile_from: int | None = None) -> None:
         super().__init__(None, None, quiet=True)
         self.times: list[float] = [time.perf_counter()]
+        self.seconds: list[float] = [0.0]
         self.tokens: list[int] = [0]
         self.profile_from, self.profiler = profile_from, None
 
@@ -215,6 +216,7 @@ class Clock(Report):
             self.profiler.stop()
         self.times.append(time.perf_counter())
         self.tokens.append(int(row["tokens"]))
+        self.seconds.append((self.tokens[-1] - self.tokens[-2]) / row["tokens_per_s"])
         if self.profile_from == len(self.times) - 1:
             kinds = [torch.profiler.ProfilerActivity.CPU]
             kinds += [torch.profiler.ProfilerActivity.CUDA] if DEVICE == "cuda" else []
@@ -285,10 +287,8 @@ def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
     with varied(variants):
         result = fit(model, data, settings=settings, report=clock, **more)
     last = row.warmup + row.steps
-    seconds = [
-        b - a for a, b in zip(clock.times[row.warmup : last], clock.times[row.warmup + 1 : last + 1], strict=True)
-    ]
-    warm = clock.times[row.warmup] - clock.times[0]
+    seconds, warm = clock.seconds[row.warmup + 1 : last + 1], clock.times[row.warmup] - clock.times[0]
+    wall = (clock.tokens[last] - clock.tokens[row.warmup]) / (clock.times[last] - clock.times[row.warmup])
     if profile is not None:
         profile.write_text(clock.kernels(), encoding="utf-8")
         assert clock.profiler is not None
@@ -297,7 +297,7 @@ def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
         tokens = clock.tokens[last] - clock.tokens[row.warmup]
         # train_flops looks at one batch too, and a profile at two more; the share of padding is the same in all.
         return real_tokens(tokens, round(tokens * data.places / clock.tokens[-1]), seconds, warm)
-    return row.result(clock.tokens[1], seconds, warm, loss=result.losses[-1])
+    return row.result(clock.tokens[1], seconds, warm, tok_s_wall=wall, loss=result.losses[-1])
 
 
 # --- the CPU rows --------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ COMPILER = (
     r"ignore:::torch\.(_inductor|_functorch|_higher_order_ops|fx)",  # TF32 is off, a softmax not computed online, ...
     "ignore:This process .* is multi-threaded:DeprecationWarning",  # it forks to compile
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",  # which it reads, and hides that
+    "ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning",  # which it does
 )
 
 

@@ -279,7 +279,7 @@ class TestOptimizer:
             from litlm.train import kernels
 
             monkeypatch.setattr(optim, "_suits_kernel", lambda masters, _: isinstance(masters, MasterWeights))
-            monkeypatch.setattr(kernels, "ADAMW_BLOCK", 2**16)  # it takes its time for each program
+            monkeypatch.setattr(kernels, "FLAT_BLOCK", 2**16)  # it takes its time for each program
 
     @pytest.mark.parametrize("adapters", [False, True])
     @pytest.mark.parametrize(("micro_batches", "most"), [(1, None), (1, 0.5), (3, 0.5)])
@@ -475,14 +475,14 @@ for grad, size, more in (
     ("*bf16", "i32", dict(rounded="*bf16", factor="*fp32", found_inf="*fp32")), ("*fp32", "i64", {})
 ):
     known = types | more | dict(gradients=grad, n=size)
-    constants = dict.fromkeys(("rounded", "factor", "found_inf"), None) | dict(BLOCK=kernels.ADAMW_BLOCK)
+    constants = dict.fromkeys(("rounded", "factor", "found_inf"), None) | dict(BLOCK=kernels.FLAT_BLOCK)
     constants = {name: value for name, value in constants.items() if name not in more}
     aligned = [i for i, name in enumerate(names) if known.get(name, "")[:1] == "*" or name == "n"]
     source = ASTSource(
         kernels._adamw, {name: known.get(name, "constexpr") for name in names}, constants,
         {(i,): [["tt.divisibility", 16]] for i in aligned},
     )
-    options = dict(num_warps=kernels.ADAMW_WARPS, enable_fp_fusion=True)
+    options = dict(num_warps=kernels.FLAT_WARPS, enable_fp_fusion=True)
     print("=====", triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"])
 """
         env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,75 @@ def _check_columns(rows: list[dict[str, str]], model: GPT) -> None:
         assert all(least < float(row["memory_gb"]) < total for row in rows)
     if "mfu" in rows[0]:
         assert all(0 < float(row["mfu"]) < 1 for row in rows)
+
+
+class NeverWaits(Report):
+    """Where something waits for the device after the first steps, PyTorch raises."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None, quiet=True)
+
+    def step(self, row: Any, progress: float | None = None) -> None:
+        torch.cuda.set_sync_debug_mode("error" if 4 <= row["step"] < 9 else "default")
+        super().step(row, progress)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
+@pytest.mark.parametrize(
+    ("family", "method", "options"),
+    [
+        ("llama", "lora", dict(precision="bf16-true")),
+        ("llama", "nf4", dict(precision="bf16-true", checkpointing="full")),
+        ("qwen3", "full", dict(precision="bf16-mixed")),
+        ("qwen3", "full", dict(precision="bf16-mixed", micro_batch_size=1)),
+        ("qwen3", "full", dict(precision="32-true")),
+        ("mixtral", "full", dict(precision="bf16-mixed", router_balance=0.01)),
+    ],
+)
+def test_the_host_never_waits_for_a_step(family: str, method: str, options: dict[str, Any]) -> None:
+    llm = _llm(family, method, dtype=BF16 if options["precision"] == "bf16-true" else FP32)
+    apply_method(llm, METHODS[method])
+    settings = TrainSettings(**(dict(batch_size=8, micro_batch_size=4, max_steps=12, compile=False) | options))
+    try:
+        result = fit(llm.model, _data(whole=True), settings=settings, report=NeverWaits())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(result.losses) == 12
+
+
+@pytest.mark.parametrize("on_spike", ["skip", "rollback", "stop"])
+def test_a_bad_step_leaves_no_trace(on_spike: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found out on the device while the next step is under way, or before it: the same weights."""
+
+    class Broken(NextToken):
+        calls = 0
+
+        def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
+            self.calls += 1
+            return super().loss_sum(model, runner, batch) * (math.inf if self.calls == 6 else 1)
+
+    found = []
+    for ahead in (False, True):
+        if not ahead:
+            monkeypatch.setattr(import_module("litlm.train.fit"), "can_leave_out", lambda _: False)
+        llm = _llm("llama")
+        settings = TrainSettings(
+            batch_size=4, micro_batch_size=4, max_steps=9, lr=1e-3, warmup_steps=0, on_spike=on_spike, save_interval=2,
+            precision="bf16-mixed", compile=False,
+        )  # fmt: skip
+        checkpoints = Checkpoints(tmp_path / str(ahead), lambda folder: None, keep=9)
+        options: dict[str, Any] = dict(
+            checkpoints=checkpoints, objective=Broken(), report=Report(None, None, quiet=True)
+        )
+        stops = pytest.raises(ValueError, match="step 6: the loss is inf") if on_spike == "stop" else nullcontext()
+        with stops:
+            fit(llm.model, _data(whole=True), settings=settings, **options)
+        found.append((checkpoints.steps().keys(), {n: p.detach().clone() for n, p in llm.model.named_parameters()}))
+        monkeypatch.undo()
+    assert found[0][0] == found[1][0]
+    for name, weight in found[0][1].items():
+        # The kernels of attention add up in no fixed order; another step's data would differ by far more.
+        assert torch.dist(weight, found[1][1][name]) < 3e-3 * weight.norm(), name
 
 
 def test_adamw_takes_its_steps_in_one_kernel() -> None:

@@ -148,6 +148,27 @@ class TestWrong:
         assert losses.isnan().tolist() == [False, True, False, False]
 
 
+@pytest.mark.parametrize("shape", [(1,), (3, 7), (33, 64), (5, 1025)])
+@pytest.mark.parametrize("into", [torch.float32, torch.bfloat16])
+class TestScaled:
+    pytestmark = with_kernel
+
+    def test_it_is_a_product(self, shape: tuple[int, ...], into: torch.dtype) -> None:
+        from litlm.train import kernels
+
+        gen = torch.Generator().manual_seed(len(shape))
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.randn(shape, generator=gen).to(DEVICE, dtype)
+            before = x.clone()
+            got = kernels.scaled(x, torch.tensor(0.37, device=DEVICE), into)
+            assert got.dtype == into
+            expected = x.double() * torch.tensor(0.37).double().to(DEVICE)
+            # The interpreter's rounding to bf16 cuts off.
+            rtol = 1e-6 if into == torch.float32 else 2**-7 if INTERPRETED else 2**-8
+            torch.testing.assert_close(got.double(), expected, rtol=rtol, atol=0)
+            assert torch.equal(x, before)
+
+
 # --- the chunks around it ------------------------------------------------------------------------------------------
 
 

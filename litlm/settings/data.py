@@ -106,7 +106,7 @@ class PrepareCommand:
         out_dir: Where the shards are written.
         split: Which split of a hub dataset.
         text_key: Field of a record that holds its text.
-        workers: Processes; None is one for each core.
+        workers: Threads; None is one for each core.
         shard_tokens: Tokens in one file.
         max_tokens: Stop after this many tokens.
         overwrite: Start again, and replace what is in out_dir.

@@ -188,7 +188,7 @@ class TrainSettings:
                 problems.append("optimizer_in_backward never holds the whole gradient; set grad_clip to null")
             if self.on_spike != "stop":
                 problems.append("optimizer_in_backward has taken the step before it can be judged; leave on_spike=stop")
-        unknown = [name for name in self.logger if name not in ("csv", "tensorboard", "wandb", "mlflow")]
+        unknown = [name for name in self.logger if name not in ("tensorboard", "wandb", "mlflow")]
         if unknown:
             problems.append(f"logger={unknown[0]!r} is unknown; use tensorboard, wandb or mlflow")
         complain("Training settings", problems)

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litlm import __version__
 from litlm.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -156,8 +157,9 @@ def origin(device: torch.device | None) -> list[str]:
     """What a run ran with."""
     import platform
 
-    names = ("litlm", "torch", "lightning", "safetensors", "tokenizers")
-    versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)]
+    names = ("torch", "lightning", "safetensors", "tokenizers")
+    versions = [f"Python {platform.python_version()}", f"litlm {__version__}"]
+    versions += [f"{name} {version(name)}" for name in names]
     return [", ".join(versions)] + ([] if device is None else [device_name(device)])
 
 

@@ -88,6 +88,26 @@ class Result:
     stopped: str | None = None
 
 
+class Moment:
+    """When the device is done with all that was launched so far."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        if self._event is not None:
+            self._event.record()
+        self._time = time.perf_counter()
+
+    def wait(self) -> None:
+        if self._event is not None:
+            self._event.synchronize()
+
+    def since(self, earlier: Moment) -> float:
+        """Seconds, of two moments that have come."""
+        if self._event is None or earlier._event is None:
+            return self._time - earlier._time
+        return earlier._event.elapsed_time(self._event) / 1000
+
+
 class Numbers:
     """Scalars on their way from the device: `read` waits for them, and for nothing that was launched after them."""
 
@@ -95,13 +115,10 @@ class Numbers:
         self._names = list(values)
         on_device = torch.stack([value.detach().float() for value in values.values()])
         self._values = on_device.to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event() if on_device.is_cuda else None
-        if self._arrived is not None:
-            self._arrived.record()
+        self._arrived = Moment(on_device.device)
 
     def read(self) -> dict[str, float]:
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        self._arrived.wait()
         return dict(zip(self._names, self._values.tolist(), strict=True))
 
 
@@ -111,7 +128,7 @@ class Step:
 
     before: where the run stood. numbers: loss, grad_norm, bad (1 where the weights were left as they were), and what
     objective and routers have to say. limit: the loss from which it is a spike. shows: it is time to validate and to
-    sample. saves: it is time for a checkpoint.
+    sample. saves: it is time for a checkpoint. done: when the weights are updated.
     """
 
     number: int
@@ -121,6 +138,7 @@ class Step:
     lr: float
     numbers: Numbers
     limit: float
+    done: Moment
     shows: bool = False
     saves: bool = False
 
@@ -228,8 +246,8 @@ class Run:
         if self.sample is not None and self.state.step == 0:
             self.report.samples(0, self.sample())
         self.first, self.seen, self.busy = self.state.step, 0, 0.0
-        self.mark = time.perf_counter()  # when the latest step was settled
-        self.zero = self.mark - self.state.seconds
+        self.begun = Moment(self.device)  # from when on the next step to be settled counts
+        self.zero = time.perf_counter() - self.state.seconds
         self.model.train()
 
     def used(self) -> tuple[int, int, float]:
@@ -266,7 +284,7 @@ class Run:
         n_tokens = sum(batch.n_tokens for batch in batches)
         state.step, state.tokens = state.step + 1, state.tokens + n_tokens
         state.seconds = time.perf_counter() - self.zero
-        step = Step(state.step, before, examples, n_tokens, lr, numbers, limit)
+        step = Step(state.step, before, examples, n_tokens, lr, numbers, limit, Moment(self.device))
         self.unsettled.append(step)
         return step
 
@@ -281,11 +299,12 @@ class Run:
     def settle(self, step: Step) -> bool:
         """Read what came of a step: the log, validation, checkpoints."""
         found, settings, state = step.numbers.read(), self.settings, self.state
-        now = time.perf_counter()
-        took, loss, bad = now - self.mark, found.pop("loss"), found.pop("bad")
+        step.done.wait()
+        took, self.begun = step.done.since(self.begun), step.done
+        loss, bad = found.pop("loss"), found.pop("bad")
         problem = self.spikes.check(loss, found.get("grad_norm"), step.limit)
         if problem is not None and not self._go_on(problem, step):
-            self.mark = time.perf_counter()
+            self.begun = Moment(self.device)
             return False
         if not bad and settings.on_spike != "rollback":
             self.setbacks = 0
@@ -293,7 +312,8 @@ class Run:
         self.result.losses.append(loss)
         row: dict[str, float | None] = dict(
             step=step.number, loss=loss, val_loss=None, lr=step.lr, grad_norm=None,
-            tokens=step.before.tokens + step.n_tokens, tokens_per_s=step.n_tokens / took, seconds=now - self.zero,
+            tokens=step.before.tokens + step.n_tokens, tokens_per_s=step.n_tokens / took,
+            seconds=time.perf_counter() - self.zero,
         ) | found  # fmt: skip
         if self.peak is not None:
             row["mfu"] = self.flops * step.n_tokens / took / self.peak
@@ -308,7 +328,8 @@ class Run:
         if step.saves or best or self.result.stopped:
             self.save()
             self.setbacks = 0
-        self.mark = time.perf_counter()
+        if not self.unsettled:
+            self.begun = Moment(self.device)
         return True
 
     def _go_on(self, problem: str, step: Step) -> bool:

@@ -10,6 +10,7 @@ is in fp32.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from litlm.data.base import IGNORE
 
 ALIGN = 64  # elements: rows that start at a multiple of it are read in the widest pieces
 BLOCK, WARPS = 4096, 8  # how much of a row a program works on at once, and by how many threads
-ADAMW_BLOCK, ADAMW_WARPS = 1024, 4  # likewise, of a parameter: eight neighbours for each thread
+FLAT_BLOCK, FLAT_WARPS = 1024, 4  # likewise, where all elements are alike: eight neighbours for each thread
 
 _IGNORE = tl.constexpr(IGNORE)
 
@@ -111,6 +112,25 @@ def softmax_gradient_(
         )  # fmt: skip
 
 
+@triton.jit
+def _scale(x, out, factor, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    scaled = tl.load(x + at, mask=at < n).to(tl.float32) * tl.load(factor)
+    tl.store(out + at, scaled.to(out.dtype.element_ty), mask=at < n)
+
+
+def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """x times a number on the device, in `dtype`. PyTorch's own product of a tensor and such a number is slow."""
+    assert x.is_contiguous()
+    out = torch.empty_like(x, dtype=dtype)
+    launch: Any = _scale
+    with torch.cuda.device_of(x):
+        launch[(triton.cdiv(x.numel(), FLAT_BLOCK),)](
+            x, out, factor, x.numel(), BLOCK=FLAT_BLOCK, num_warps=FLAT_WARPS, enable_fp_fusion=True
+        )
+    return out
+
+
 @triton.jit(do_not_specialize=["i"])
 def _adamw(
     weights, gradients, means, squares, rounded, rates, i, n, factor, found_inf, decay, rest1, rest2, eps,
@@ -161,8 +181,10 @@ def adamw_(
     """
     count: Any = torch._foreach_add_  # pyright: ignore[reportPrivateImportUsage]
     count(steps, 1 if found_inf is None else 1 - found_inf)
+    # beta ** t as exp(t ln beta): a power of a number by a tensor would wait for the device.
     t = torch.stack(steps).double()
-    rates = torch.stack([lr / (1 - betas[0] ** t), (1 - betas[1] ** t).sqrt()], 1).float()
+    rest = [-torch.expm1(t * math.log(beta)) if beta else torch.ones_like(t) for beta in betas]
+    rates = torch.stack([lr / rest[0], rest[1].sqrt()], 1).float()
     rest1, rest2, decay = float(1 - betas[0]), float(1 - betas[1]), float(lr * weight_decay)
     launch: Any = _adamw
     with torch.cuda.device_of(rates):
@@ -170,7 +192,7 @@ def adamw_(
             assert all(x is None or (x.is_contiguous() and x.shape == p.shape) for x in (p, g, m, v, low))
             n = p.numel()
             if n:
-                launch[(triton.cdiv(n, ADAMW_BLOCK),)](
+                launch[(triton.cdiv(n, FLAT_BLOCK),)](
                     p, g, m, v, low, rates, i, n, factor, found_inf, decay, rest1, rest2, float(eps),
-                    BLOCK=ADAMW_BLOCK, num_warps=ADAMW_WARPS, enable_fp_fusion=True,
+                    BLOCK=FLAT_BLOCK, num_warps=FLAT_WARPS, enable_fp_fusion=True,
                 )  # fmt: skip
