@@ -98,7 +98,7 @@ class Events:
 
     def install(self) -> None:
         from litlm.checkpoint import adapter, hf, peft, training
-        from litlm.train import report
+        from litlm.train import files
 
         def half_a_file(original: Any, tensors: Any, path: Any, *args: Any, **options: Any) -> None:
             original(tensors, path, *args, **options)
@@ -112,7 +112,7 @@ class Events:
                 file.unlink()
 
         def half_a_row(original: Any, metrics: Any, row: Any) -> None:
-            line = report._lines([[report._cell(row.get(name)) for name in metrics.columns]])
+            line = files._lines([[files._cell(row.get(name)) for name in metrics.columns]])
             with metrics.path.open("a") as f:
                 f.write(line[: len(line) // 2])
 
@@ -120,7 +120,7 @@ class Events:
             self.wrap(module, "save_file", half_a_file)
         self.wrap(Path, "write_text", half_a_text)
         self.wrap(shutil, "rmtree", half_a_folder)
-        self.wrap(report.Metrics, "write", half_a_row)
+        self.wrap(files.Metrics, "write", half_a_row)
         self.wrap(os, "replace")
         self.wrap(os, "fsync")
 

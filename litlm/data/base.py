@@ -6,6 +6,7 @@ a function of the seed, and a step takes the next `batch_size` examples of it, h
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -84,7 +85,7 @@ class Dataset(ABC):
     """Examples to train on.
 
     notes: what people should know about how they were made (cut, left out). whole_rows: make all packed rows equally
-    long, for compilers that want to see one shape.
+    long, and the others of few lengths, for compilers and kernels that prepare for each shape.
     """
 
     notes: Sequence[str] = ()
@@ -135,10 +136,14 @@ def held_out(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[held:]), sorted(order[:held])
 
 
-def collate(examples: Sequence[Example], numbers: Sequence[int] = ()) -> Batch:
-    """One example a row, padded on the right."""
-    rows = [[e] for e in examples]
-    return _fill(rows, max(len(e.ids) - 1 for e in examples), [[n] for n in numbers])
+def collate(
+    examples: Sequence[Example], numbers: Sequence[int] = (), *, max_len: int | None = None, whole_rows: bool = False
+) -> Batch:
+    """One example a row, padded on the right to the longest, with whole_rows to a multiple of 64 (at most max_len)."""
+    width = max(len(e.ids) - 1 for e in examples)
+    if whole_rows:
+        width = max(width, min(-(-width // 64) * 64, max_len or sys.maxsize))
+    return _fill([[e] for e in examples], width, [[n] for n in numbers])
 
 
 def collate_packed(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from typing import Any
 
 from litlm.data.base import Batch, Example, collate, collate_packed
 
@@ -36,11 +37,13 @@ def micro_batches(
 ) -> list[Batch]:
     """The examples of a step, in micro batches of at most `micro_batch_size` rows of `max_len` tokens.
 
-    whole_rows: make every packed row max_len wide, for compilers that want to see one shape.
+    whole_rows: make every packed row max_len wide, and the others of few widths, for what prepares for each shape:
+    compilers, and cuDNN's attention.
     """
     if not packing:
         parts = [range(i, min(i + micro_batch_size, len(examples))) for i in range(0, len(examples), micro_batch_size)]
-        return [collate([examples[i] for i in part], list(part)) for part in parts]
+        options: Any = dict(max_len=max_len, whole_rows=whole_rows)
+        return [collate([examples[i] for i in part], list(part), **options) for part in parts]
     rows = best_fit([len(e.ids) - 1 for e in examples], max_len)
     n = -(-len(rows) // micro_batch_size)
     size, more = divmod(len(rows), n)  # micro batches of nearly equal size

@@ -82,15 +82,16 @@ class PreferenceDataset(Dataset):
         if self.answers.packing:
             parts = _packed([len(e.ids) - 1 for e in answers], 2 * micro_batch_size, width)
         else:
-            numbers = [[n] for n in range(len(answers))]
-            parts = [numbers[k : k + 2 * micro_batch_size] for k in range(0, len(numbers), 2 * micro_batch_size)]
+            each = [[n] for n in range(len(answers))]
+            parts = [each[k : k + 2 * micro_batch_size] for k in range(0, len(each), 2 * micro_batch_size)]
         out: list[Batch] = []
         for rows in parts:
             if self.answers.packing:
                 examples = [[answers[n] for n in row] for row in rows]
                 b = collate_packed(examples, rows, width if self.whole_rows else None)
             else:
-                b = collate([answers[n] for (n,) in rows], [n for (n,) in rows])
+                numbers = [n for (n,) in rows]
+                b = collate([answers[n] for n in numbers], numbers, max_len=width, whole_rows=self.whole_rows)
             kept = None
             if self.reference is not None:
                 kept = self.reference[[indexes[n // 2] for n in sorted(n for row in rows for n in row) if n % 2 == 0]]

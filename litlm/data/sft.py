@@ -188,8 +188,8 @@ class SFTDataset(Dataset):
     """Examples ready to train on.
 
     ids, learn: of all examples, one behind the other; starts, ends: where each is. max_len: tokens in a row of a micro
-    batch; with packing, the longest example fits and rows are filled up to it (`row_length`). whole_rows: make every
-    packed row that long, for compilers that want to see one shape.
+    batch; with packing, the longest example fits and rows are filled up to it (`row_length`). whole_rows: see
+    `Dataset`.
     """
 
     ids: np.ndarray

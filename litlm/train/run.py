@@ -138,7 +138,8 @@ def run(
     checkpoints = Checkpoints(out_dir, export, keep=t.keep)
     resume = find_checkpoint(settings, checkpoints)
     device = llm.model.embed.weight.device
-    train.whole_rows = compiles(t, device)
+    for data in filter(None, (train, val)):
+        data.whole_rows = device.type == "cuda" or compiles(t, device)
     t = dataclasses.replace(t, precision=precision_of(settings, device))
     method.check()
     with Report(out_dir, settings, loggers=t.logger, quiet=quiet) as report:
