@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from types import ModuleType
 from typing import Any
 
@@ -22,12 +23,15 @@ from parity.cases import Case
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litlm.context import Causal, Context, Packed
+from litlm.mlp import MLP
 from litlm.model import GPT
 from litlm.moe import watch_routers
 from litlm.settings import MethodSettings
+from litlm.transforms import blocks
 from litlm.transforms.blocks import training_blocks
 from litlm.transforms.compile import compile_decoding
 from litlm.transforms.fp8 import fp8_training
@@ -37,6 +41,7 @@ NAMES = [
     "llama-plain", "qwen3-sliding-pattern", "gemma2-plain", "gemma3_text-two-ropes", "mixtral-window-tied",
     "deepseek_v3-yarn",
 ]  # fmt: skip
+PARALLEL = ["gpt_neox-parallel", "cohere-plain"]
 MODES: list[Any] = ["selective", "full"]
 # The compiler itself reads .grad of tensors that are no leaves, and uses what Python calls deprecated.
 compiler = pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore::DeprecationWarning")
@@ -293,6 +298,127 @@ def test_what_compiled_layers_keep() -> None:
     assert 0.6 * of_products <= kept["selective"] < 0.8 * kept["none"]
 
 
+# --- MLPs in pieces ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_ROWS", 4), ("_WIDE", 16), ("_PIECES", 4), ("_PACKED_PIECES", 8)):
+        monkeypatch.setattr(blocks, name, value)
+
+
+class Rows:
+    """How many rows each pass through an MLP had."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[int] = []
+        plain = MLP.forward
+
+        def forward(mlp: MLP, x: Tensor) -> Tensor:
+            self.seen.append(x.numel() // x.size(-1))
+            return plain(mlp, x)
+
+        monkeypatch.setattr(MLP, "forward", forward)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("name", ["llama-plain", "gemma2-plain", "deepseek_v3-yarn", *PARALLEL])
+def test_pieces_have_the_gradients_of_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The MLPs' own weights are frozen; everything before them gets its gradient through them."""
+    case, rows = cases.by_name(name), Rows(monkeypatch)
+    model, ids = cases.load(cases.write(case)), cases.tokens(case, 3, 9)
+    for module in model.modules():
+        if isinstance(module, MLP):
+            module.requires_grad_(False)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    expected = {n: g for n, g in theirs(case, ids).items() if n in trained}
+    with training_blocks(model, checkpointing="full"):
+        found = grads(model, ids)
+    assert found.keys() == expected.keys()
+    check(found, expected, 1e-4)
+    whole = sum(isinstance(layer.mlp, MLP) for layer in model.layers)
+    assert whole > 0
+    assert [n for n in rows.seen if n != 27] == [6, 6, 6, 9] * (2 * whole)  # the last rows, which 4 does not divide
+
+
+@compiler
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(
+    ("quantize", "backend"),
+    [
+        (None, None), (None, "aot_eager"),
+        pytest.param("nf4", "aot_eager", marks=pytest.mark.slow),
+        pytest.param("nf4", "inductor", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_pieces_with_adapters(quantize: str | None, backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend is not None:
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    model = with_lora(tiny.load(quantize=quantize).model)
+    gen = torch.Generator().manual_seed(1)
+    for T in (13, 3) if backend is None else (13,):
+        ids = torch.randint(300, (3, T), generator=gen)
+        expected = grads(model, ids)
+        with training_blocks(model, compile=backend is not None, checkpointing="full"):
+            check(grads(model, ids), expected)
+    assert not counters["graph_break"]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_what_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = torch.arange(24).view(2, 12)
+
+    def passes(model: GPT, rows: Tensor = ids, **options: Any) -> set[int]:
+        with monkeypatch.context() as patch, training_blocks(model, **options):
+            seen = Rows(patch)
+            grads(model, rows)
+        assert all(type(layer.mlp) is MLP for layer in model.layers)
+        return set(seen.seen)
+
+    model = with_lora(tiny.load().model)
+    assert passes(model, checkpointing="full") == {6}
+    assert passes(model, ids[:, :5], checkpointing="full") == {5}  # two pieces, or they would be too small
+    assert passes(model, ids[:1, :7], checkpointing="full") == {7}
+    assert passes(model) == passes(model, checkpointing="selective") == {24}
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "_WIDE", 73)
+        assert passes(model, checkpointing="full") == {24}
+    model.layers[1].mlp.up_proj.weight.requires_grad_(True)  # whose gradient would come in pieces
+    assert passes(model, checkpointing="full") == {6, 24}
+    assert passes(tiny.load().model.train(), checkpointing="full") == {24}
+    assert passes(with_lora(tiny.load(quantize="nf4").model), checkpointing="full") == {24}  # each would unpack anew
+    with torch.no_grad(), monkeypatch.context() as patch, training_blocks(tiny.load().model, checkpointing="full"):
+        seen = Rows(patch)
+        tiny.load().model(ids)
+    assert set(seen.seen) == {24}
+
+
+def peak(run: Callable[[], Any]) -> int:
+    """The most bytes that PyTorch held at a time of those that it took while `run` ran; in compiled code too."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    every = found.profiler.kineto_results.events()  # type: ignore[union-attr]
+    sizes = [(e.start_ns(), e.nbytes()) for e in every if e.name() == "[memory]"]
+    return max(accumulate(size for _, size in sorted(sizes, key=lambda e: e[0])))
+
+
+@compiler
+@pytest.mark.usefixtures("small_pieces", "traced")
+@pytest.mark.parametrize("compile", [False, True])
+def test_pieces_hold_less(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lora(GPT(tiny.shared().config.changed(n_layer=1, intermediate_size=512)))
+    ids, wide, most = torch.randint(300, (2, 64)), 2 * 64 * 512 * 4, {}
+    for pieces in (1, 4):
+        monkeypatch.setattr(blocks, "_PIECES", pieces)
+        torch._dynamo.reset()
+        with training_blocks(model, compile=compile, checkpointing="full"):
+            model(ids, output="hidden").sum().backward()  # which compiles
+            hidden = model(ids, output="hidden")
+            most[pieces] = peak(hidden.sum().backward)
+    assert most[1] > 6 * wide
+    assert most[4] < most[1] - 2 * wide
+
+
 # --- routers -------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +526,21 @@ def test_packed_rows_of_other_lengths_make_few_graphs() -> None:
     assert counts[1] == counts[0]  # other documents
     assert counts[2] <= 2 * counts[0]  # another length, which is dynamic from then on
     assert counts[3] == counts[2]
+
+
+@pytest.mark.slow
+@compiler
+@pytest.mark.usefixtures("traced", "small_pieces")
+def test_pieces_of_other_lengths_make_few_graphs() -> None:
+    model = with_lora(tiny.load().model)
+    counts = []
+    for T in (9, 13, 20, 21, 26):
+        ids = torch.randint(300, (2, T), generator=torch.Generator().manual_seed(T))
+        expected = grads(model, ids)
+        with training_blocks(model, compile=True, checkpointing="full"):
+            check(grads(model, ids), expected)
+        counts.append(counters["stats"]["unique_graphs"])
+    assert counts[-1] == counts[1] <= 2 * counts[0]
 
 
 # --- around it -----------------------------------------------------------------------------------------------------

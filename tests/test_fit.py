@@ -26,6 +26,7 @@ from litlm.train.fit import make_fabric, stop_on_signals, validate
 from litlm.train.loss import NextToken
 from litlm.train.report import Report
 from litlm.train.schedule import learning_rate
+from litlm.train.spikes import SpikeWatch
 from litlm.transforms.lora import adapters, apply_lora
 
 loop = import_module("litlm.train.fit")  # litlm.train.fit is the function
@@ -327,6 +328,67 @@ def test_a_jump_is_left_out_on_the_device(tmp_path: Path, monkeypatch: pytest.Mo
         assert [loss > 100 for loss in result.losses] == [n in (29, 30) for n in range(35)]
         weights[ahead] = _weights(llm)
     assert all(torch.equal(a, b) for a, b in zip(weights[False], weights[True], strict=True))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("interval", [None, 3])
+def test_leaving_out_every_step_ends(
+    ahead: bool, interval: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "runs_ahead", lambda *_: ahead)
+    with pytest.raises(ValueError, match="After 10 spikes in a row"):
+        _fit_broken(tmp_path, tuple(range(2, 40)), on_spike="skip", save_interval=interval, max_steps=40)
+
+
+def test_a_step_that_fails_costs_no_row_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(NextToken):
+        calls = 0
+
+        def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
+            self.calls += 1
+            if self.calls == 5:
+                raise RuntimeError("no more memory")
+            return super().loss_sum(model, runner, batch)
+
+    monkeypatch.setattr(loop, "runs_ahead", lambda *_: True)
+    llm = tiny.load()
+    apply_lora(llm.model, MethodSettings(r=4))
+    settings = TrainSettings(batch_size=2, micro_batch_size=2, max_steps=9)
+    with pytest.raises(RuntimeError, match="no more memory"), Report(tmp_path, None, quiet=True) as report:
+        fit(llm.model, _dataset((12, 5)), settings=settings, report=report, objective=Fails())
+    assert [row["step"] for row in _rows(tmp_path / "metrics.csv")] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_limits_of_spikes_survive_a_stop(ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step is judged by must not depend on whether the step before it was settled already, as at a stop."""
+    monkeypatch.setattr(loop, "runs_ahead", lambda *_: ahead)
+    limits: dict[str, list[float]] = {"whole": [], "parts": []}
+
+    def run(name: str, steps: int, resume: bool = False) -> None:
+        class Noted(SpikeWatch):
+            def forbids(self, loss: Tensor, norm: Tensor | None, limit: float, *, for_good: bool) -> Tensor:
+                limits[name].append(limit)
+                return super().forbids(loss, norm, limit, for_good=for_good)
+
+        monkeypatch.setattr(loop, "SpikeWatch", Noted)
+        llm = tiny.load()
+        torch.manual_seed(0)
+        apply_lora(llm.model, MethodSettings(r=4))
+        checkpoints = Checkpoints(tmp_path / name, lambda folder: None, keep=9)
+        settings = TrainSettings(
+            batch_size=2, micro_batch_size=2, max_steps=steps, spike_factor=9, schedule="constant", warmup_steps=0
+        )
+        fit(
+            llm.model, _dataset((12, 5, 20)), settings=settings, report=Report(None, None, quiet=True),
+            checkpoints=checkpoints, resume=checkpoints.steps()[26] if resume else None,
+        )  # fmt: skip
+
+    run("whole", 30)
+    run("parts", 26)
+    run("parts", 30, resume=True)
+    assert limits["whole"][21] < math.inf
+    assert limits["parts"] == limits["whole"]
 
 
 def test_rolling_back_without_a_checkpoint_is_said(tmp_path: Path) -> None:

@@ -256,6 +256,20 @@ def test_a_state_goes_on_on_cuda(name: str, dtype: torch.dtype, tmp_path: Path) 
     assert_same(resumed, model)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_state_goes_on_in_another_precision(name: str) -> None:
+    settings = TrainSettings(optimizer=name)
+    models = Toy(1).bfloat16(), Toy(1)
+    optimizers = [make_optimizer(model, settings) for model in models]
+    train(models[0], optimizers[0], range(3))
+    load_optimizer_state(optimizers[1], *optimizer_state(optimizers[0]))
+    known = optimizer_state(optimizers[0])[0]
+    for key, value in optimizer_state(optimizers[1])[0].items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, known[key].float())
+    train(models[1], optimizers[1], range(3, 5))
+
+
 def test_a_state_is_matched_by_name_not_order(tmp_path: Path) -> None:
     class Two(nn.Module):
         def __init__(self, names: str) -> None:

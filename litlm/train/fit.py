@@ -114,7 +114,7 @@ class Numbers:
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self._names = list(values)
         on_device = torch.stack([value.detach().float() for value in values.values()])
-        self._values = on_device.to("cpu", non_blocking=True)
+        self._values = on_device.to("cpu", non_blocking=on_device.is_cuda)
         self._arrived = Moment(on_device.device)
 
     def read(self) -> dict[str, float]:
@@ -189,7 +189,11 @@ def fit(
         hooks_of(run.masters, run.optimizer),
     ):
         while not (over or stop or run.result.stopped):
-            step = run.launch()
+            try:
+                step = run.launch()
+            except Exception:
+                run.settle_all()  # the step before it is no part of the failure
+                raise
             over = run.is_over()
             # Ctrl-C saves at once: validating first could take minutes.
             step.shows = not stop and (over or step.number % settings.val_interval == 0)
@@ -197,7 +201,7 @@ def fit(
             if not run.settle_all(but=1 if run.ahead and not (step.shows or step.saves) else 0):
                 over = False  # back at a checkpoint
         run.settle_all()
-        if stop:
+        if stop and not over:
             run.result.stopped = stop[0]
             if run.saved != run.state.step:
                 run.save()
@@ -269,7 +273,8 @@ class Run:
 
         loss, routers = gradients(self.model, self.runner, self.objective, batches, settings, self.fabric.backward)
         norm = clip_gradients(self.optimizer, self.params.values(), settings.grad_clip)
-        limit = self.spikes.limit()
+        # By all losses but that of the step before, whether it is known already or not: or resuming would not be exact.
+        limit = self.spikes.limit() if self.unsettled else self.spikes.limit_before
         bad = self.spikes.forbids(loss, norm, limit, for_good=settings.on_spike != "skip")
         norms = {} if norm is None else {"grad_norm": norm}
         numbers = Numbers({"loss": loss, "bad": bad} | norms | self.objective.metrics() | routers)
@@ -310,10 +315,10 @@ class Run:
             self.setbacks = 0
         self.busy, self.seen = self.busy + took, self.seen + step.n_tokens
         self.result.losses.append(loss)
+        tokens, seconds = step.before.tokens + step.n_tokens, time.perf_counter() - self.zero
         row: dict[str, float | None] = dict(
-            step=step.number, loss=loss, val_loss=None, lr=step.lr, grad_norm=None,
-            tokens=step.before.tokens + step.n_tokens, tokens_per_s=step.n_tokens / took,
-            seconds=time.perf_counter() - self.zero,
+            step=step.number, loss=loss, val_loss=None, lr=step.lr, grad_norm=None, tokens=tokens,
+            tokens_per_s=step.n_tokens / took, seconds=seconds,
         ) | found  # fmt: skip
         if self.peak is not None:
             row["mfu"] = self.flops * step.n_tokens / took / self.peak
@@ -321,13 +326,13 @@ class Run:
             row["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         if step.shows and self.val is not None:
             row |= self._validate(self.val)
-        self.report.step(row, self.limits.progress(*self.used()))
+        self.report.step(row, self.limits.progress(step.number, tokens, seconds))
         if step.shows and self.sample is not None:
             self.report.samples(step.number, sampled(self.model, self.sample))
         best = step.number == state.best_step and bool(settings.save_interval or settings.early_stop)
         if step.saves or best or self.result.stopped:
             self.save()
-            self.setbacks = 0
+            self.setbacks = self.setbacks if bad else 0
         if not self.unsettled:
             self.begun = Moment(self.device)
         return True

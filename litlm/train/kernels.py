@@ -190,6 +190,7 @@ def adamw_(
     with torch.cuda.device_of(rates):
         for i, (p, g, m, v, low) in enumerate(zip(params, gradients, means, squares, rounded, strict=True)):
             assert all(x is None or (x.is_contiguous() and x.shape == p.shape) for x in (p, g, m, v, low))
+            assert p.dtype == m.dtype == v.dtype == torch.float32
             n = p.numel()
             if n:
                 launch[(triton.cdiv(n, FLAT_BLOCK),)](

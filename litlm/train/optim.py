@@ -354,15 +354,22 @@ def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info:
         problems = [*problems[:20], f"... and {len(problems) - 20} more"]
     complain("The optimizer's saved state is", problems)
 
+    # The settings may have changed: another precision, or an optimizer that counts its steps elsewhere.
+    groups = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    counts_there = {p for p, group in groups if group.get("fused") or group.get("capturable")}
+    torchs = [part for part in _parts_of(optimizer) if isinstance(part, torch.optim.Adam | torch.optim.Muon)]
+    as_wide = {p for part in torchs for group in part.param_groups for p in group["params"]}
     optimizer.state.clear()
     for name, values in info["scalars"].items():
         optimizer.state[params[name]].update(values)
     for full, value in tensors.items():
         key, _, name = full.partition("/")
         p = params[name]
-        device = torch.device("cpu") if key in info["on_cpu"] else p.device
+        on_cpu = key in info["on_cpu"] if key != "step" else p not in counts_there
+        device = torch.device("cpu") if on_cpu else p.device
         if value.shape == p.shape:  # fused kernels want the parameter's own strides
-            value = torch.empty_like(p, dtype=value.dtype, device=device, requires_grad=False).copy_(value)
+            dtype = p.dtype if p in as_wide else value.dtype
+            value = torch.empty_like(p, dtype=dtype, device=device, requires_grad=False).copy_(value)
         else:
             value = value.to(device, copy=True)
         optimizer.state[p][key] = value

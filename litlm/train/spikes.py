@@ -25,6 +25,7 @@ class SpikeWatch:
     def __init__(self, factor: float | None) -> None:
         self.factor = factor
         self.n, self.mean, self.variance = 0, 0.0, 0.0
+        self.limit_before = math.inf  # what `limit()` was before the latest loss
         self._forbidden: Tensor | None = None
 
     @property
@@ -57,10 +58,11 @@ class SpikeWatch:
 
         limit: what `limit()` was when the step was launched; by default what it is now.
         """
+        self.limit_before = self.limit()
         for what, value in (("loss", loss), ("gradient norm", grad_norm)):
             if value is not None and not math.isfinite(value):
                 return f"the {what} is {value}"
-        if loss > (self.limit() if limit is None else limit):
+        if loss > (self.limit_before if limit is None else limit):
             far = (loss - self.mean) / self._std
             return f"the loss {loss:.4g} is {far:.1f} standard deviations above its running mean {self.mean:.4g}"
         self.n += 1
@@ -71,7 +73,9 @@ class SpikeWatch:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"n": self.n, "mean": self.mean, "variance": self.variance}
+        before = {} if math.isinf(self.limit_before) else {"limit_before": self.limit_before}
+        return {"n": self.n, "mean": self.mean, "variance": self.variance} | before
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.n, self.mean, self.variance = state["n"], state["mean"], state["variance"]
+        self.limit_before = state.get("limit_before", math.inf)

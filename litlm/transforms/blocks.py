@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from litlm.context import Context, KVCache
+from litlm.mlp import MLP
 from litlm.model import GPT, Block, Turn
 from litlm.moe import forget_routing
+from litlm.transforms.quantize import QuantizedLinear
 
 Checkpointing = Literal["none", "selective", "full"]
 Forward = Callable[..., Tensor]
@@ -30,6 +32,7 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
     full: a layer keeps its input only. selective: it keeps the products with weights too, which are the expensive part.
     """
     step: Forward = Block.forward
+    cut = [b.mlp for b in model.layers if checkpointing == "full" and _can_be_cut(b.mlp)]
     if checkpointing != "none":
         step = partial(_again, step, checkpointing == "selective")
     if compile:  # around the checkpointing: the compiler knows what to keep, and what it made is no product to keep
@@ -37,6 +40,8 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
     before = [block.__dict__.get("forward") for block in model.layers]
     for block in model.layers:
         block.forward = partial(_forward, step, block)  # type: ignore[method-assign]
+    for mlp in cut:
+        mlp.__class__ = _MLPInPieces  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with torch._dynamo.config.patch(
             # An adapter is a hook, and layers share a graph: without guards on hooks, a layer would run another's.
@@ -47,6 +52,8 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
         ):
             yield
     finally:
+        for mlp in cut:
+            mlp.__class__ = MLP  # pyright: ignore[reportAttributeAccessIssue]
         for block, forward in zip(model.layers, before, strict=True):
             if forward is None:
                 del block.forward
@@ -85,6 +92,38 @@ def _second(block: Block, inner: Any) -> Iterator[None]:
             yield
     finally:
         forget_routing(block)  # or it would hold on to this pass, and be counted twice
+
+
+# Pieces of an MLP, rows of one at least (fewer make products slow), and from which width it is worth it.
+_PIECES, _PACKED_PIECES, _ROWS, _WIDE = 4, 8, 512, 4096
+
+
+class _MLPInPieces(MLP):
+    """An MLP that takes some rows after the others: the backward pass holds the wide tensors of a few rows at a time.
+
+    There are nine as wide with LoRA, and most of what a layer's backward pass holds. Packed weights are unpacked once
+    for all pieces where this is compiled; three of them are held then, so the pieces are smaller.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        n, count = rows.size(0), _PIECES
+        if isinstance(self.up_proj, QuantizedLinear):  # not compiled, each piece would unpack them anew
+            count = _PACKED_PIECES if torch.compiler.is_compiling() else 1
+        while count > 1 and n < count * _ROWS:
+            count //= 2
+        if count == 1 or not torch.is_grad_enabled():
+            return super().forward(x)
+        pieces = rows.split([n // count] * (count - 1) + [n - n // count * (count - 1)])
+        return torch.cat([super(_MLPInPieces, self).forward(piece) for piece in pieces]).view(x.shape)
+
+
+def _can_be_cut(mlp: Any) -> bool:
+    """Weights that are trained would get a gradient from each piece, each as large as the weight."""
+    if type(mlp) is not MLP or mlp.up_proj.out_features < _WIDE:
+        return False
+    layers = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    return not any(layer is not None and layer.weight.requires_grad for layer in layers)
 
 
 _KEPT: tuple[Any, ...] = (
