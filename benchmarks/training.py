@@ -24,6 +24,7 @@ litlm's variants are asked for as litlm:VARIANT, joined by + where there are sev
     dq         quantized scales
     padded     one example a row
     fp8        products in 8 bits, through torchao
+    piecesN    of an MLP, where checkpointing is full
 
 Peers (CUDA): transformers and peft; LitGPT 0.5.13 and torchtune 0.6.1 with torchao 0.14.1 installed without their
 dependencies (LitGPT: jsonargparse 4.41, docstring-parser, typeshed-client, importlib-resources, litserve; torchtune:
@@ -239,6 +240,10 @@ def varied(names: set[str]) -> Iterator[None]:
         from torch._inductor import config as inductor
 
         inductor.coordinate_descent_tuning = True
+    for name in names:
+        if name.startswith("pieces"):
+            blocks = import_module("litlm.transforms.blocks")
+            blocks._PIECES = blocks._PACKED_PIECES = int(name.removeprefix("pieces"))
     if "waits" in names:
         loop.runs_ahead = lambda *_: False
     try:
