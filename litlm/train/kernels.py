@@ -180,8 +180,8 @@ def adamw_(
     none of it.
     """
     count: Any = torch._foreach_add_  # pyright: ignore[reportPrivateImportUsage]
-    count(steps, 1 if found_inf is None else 1 - found_inf)
-    # beta ** t as exp(t ln beta): a power of a number by a tensor would wait for the device.
+    # As a list: a lone tensor would be read as a number, for which the host waits.
+    count(steps, [torch.ones_like(steps[0]) if found_inf is None else 1 - found_inf] * len(steps))
     t = torch.stack(steps).double()
     rest = [-torch.expm1(t * math.log(beta)) if beta else torch.ones_like(t) for beta in betas]
     rates = torch.stack([lr / rest[0], rest[1].sqrt()], 1).float()

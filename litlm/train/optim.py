@@ -365,7 +365,7 @@ def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info:
     for full, value in tensors.items():
         key, _, name = full.partition("/")
         p = params[name]
-        on_cpu = key in info["on_cpu"] if key != "step" else p not in counts_there
+        on_cpu = p not in counts_there if key == "step" and p in as_wide else key in info["on_cpu"]
         device = torch.device("cpu") if on_cpu else p.device
         if value.shape == p.shape:  # fused kernels want the parameter's own strides
             dtype = p.dtype if p in as_wide else value.dtype
