@@ -342,6 +342,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+def speed_of(rows: list[dict[str, float]]) -> float:
+    """Tokens a second by the clock, without validations and what surrounds them: the median of the stretches between."""
+    ends = [0, *(i for i, row in enumerate(rows) if "val_loss" in row)]
+    stretches = [(a + 3, b - 2) for a, b in zip(ends, ends[1:], strict=False) if b - a > 10]
+    if not stretches:
+        return statistics.median(row["tokens_per_s"] for row in rows)
+    took = [(rows[b]["tokens"] - rows[a]["tokens"]) / (rows[b]["seconds"] - rows[a]["seconds"]) for a, b in stretches]
+    return statistics.median(took)
+
+
 def document(
     record: dict[str, Any], rows: list[dict[str, float]], samples: list[dict[str, Any]], settings: dict[str, Any],
     first: int,
@@ -352,8 +362,8 @@ def document(
     best = min(vals, key=lambda v: v[1])
     epoch = facts["train"]["tokens"] / (t["batch_size"] * settings["data"]["max_len"])  # steps
     sizes, shown = settings["model_args"], lambda loss: f"{bits_per_byte(loss, val):.3f}"
-    speed = statistics.median(row["tokens_per_s"] for row in rows)
-    mfu = [row["mfu"] for row in rows if "mfu" in row]
+    speed = speed_of(rows)
+    mfu = [row["mfu"] / row["tokens_per_s"] * speed for row in rows if "mfu" in row]
     versions = ", ".join(f"{n} {machine[n]}" for n in ("torch", "triton", "lightning", "tokenizers") if machine[n])
     utilization = f", {statistics.median(mfu):.0%} of what the GPU could do in bf16 (MFU)" if mfu else ""
     memory = f"; {max(r['memory_gb'] for r in rows if 'memory_gb' in r):.0f} GB at most" if "memory_gb" in last else ""
@@ -417,7 +427,7 @@ def document(
         "length": f"{int(last['step']):,} steps, {last['tokens'] / 1e6:.1f} million tokens: "
         f"{last['step'] / epoch:.1f} passes over {facts['train']['tokens'] / 1e6:.2f} million",
         "machine": f"{machine['device']}; Python {machine['python']}, {versions}",
-        "speed": f"{speed:,.0f} tokens a second in the median step{utilization}{memory}",
+        "speed": f"{speed:,.0f} tokens a second between validations{utilization}{memory}",
         "time": f"{last['seconds']:.0f} s, with compiling, {len(vals)} validations, samples and checkpoints",
     }
     measures = {
