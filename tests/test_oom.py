@@ -13,7 +13,7 @@ from torch import Tensor
 from litlm.data.base import Batch, Example
 from litlm.data.sft import SFTDataset
 from litlm.settings import DataSettings, FinetuneSettings, MethodSettings, TrainSettings
-from litlm.train import Result
+from litlm.train import Result, finetune
 from litlm.train.loss import NextToken
 from litlm.train.methods import apply_method
 from litlm.train.run import run
@@ -70,6 +70,20 @@ def test_what_was_saved_before_is_left(tmp_path: Path) -> None:
     assert "memory is not enough" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8").replace(
         "&#x27;", "'"
     )
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_it_is_said_of_loading_too(by_name: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("litlm.train.run.load_for", full)
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    settings = FinetuneSettings(
+        model="somewhere", data=DataSettings(path=str(tmp_path / "d.jsonl")), out_dir=str(tmp_path / "run")
+    )
+    with pytest.raises(ValueError, match="memory is not enough"):
+        finetune(settings=settings) if by_name else finetune(settings)
 
 
 def test_another_error_stays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings, TrainSettings
 
@@ -27,6 +28,28 @@ if TYPE_CHECKING:
     from litlm.train.methods import Applied
 
 
+P = ParamSpec("P")
+
+
+def advised(work: Callable[P, Result]) -> Callable[P, Result]:
+    """A whole run that says what to change where the GPU's memory is not enough: in loading already, say."""
+
+    @functools.wraps(work)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Result:
+        import torch
+
+        try:
+            return work(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            from litlm.train.trials import out_of_memory
+
+            settings: Any = args[0] if args else kwargs["settings"]
+            raise ValueError(out_of_memory(settings)) from None
+
+    return wrapped
+
+
+@advised
 def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
     """Teach a model conversations. `llm` is used (and changed) instead of loading `settings.model`."""
     from litlm.data.sft import load_sft
@@ -40,6 +63,7 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     return run(settings, llm, method, train, val, None, quiet=quiet)
 
 
+@advised
 def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
     """Teach a model which of two answers is the better one."""
     from litlm.data.preference import load_preference
@@ -61,6 +85,7 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     return run(settings, llm, method, train, val, Preference(settings.preference, method.off), quiet=quiet)
 
 
+@advised
 def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
     """Train a model on plain text, from random weights or (from_weights) from those it has."""
     from litlm.data.prepare import load_tokenizer
