@@ -1,4 +1,4 @@
-"""A language model of Python in two minutes on one GPU: pretraining on the sources of the standard library.
+"""A language model of Python in three minutes on one GPU: pretraining on the sources of the standard library.
 
     python benchmarks/pretrain_stdlib.py prepare [--data out/stdlib]
     python benchmarks/pretrain_stdlib.py run     [--data out/stdlib] [--out out/stdlib-run]
@@ -343,7 +343,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def speed_of(rows: list[dict[str, float]]) -> float:
-    """Tokens a second by the clock, without validations and what surrounds them: the median of the stretches between."""
+    """Tokens a second by the clock, without validations and what surrounds them: the median of the stretches."""
     ends = [0, *(i for i, row in enumerate(rows) if "val_loss" in row)]
     stretches = [(a + 3, b - 2) for a, b in zip(ends, ends[1:], strict=False) if b - a > 10]
     if not stretches:
@@ -428,7 +428,8 @@ def document(
         f"{last['step'] / epoch:.1f} passes over {facts['train']['tokens'] / 1e6:.2f} million",
         "machine": f"{machine['device']}; Python {machine['python']}, {versions}",
         "speed": f"{speed:,.0f} tokens a second between validations{utilization}{memory}",
-        "time": f"{last['seconds']:.0f} s, with compiling, {len(vals)} validations, samples and checkpoints",
+        "time": f"{last['seconds']:.0f} s by the run's own clock, with compiling, {len(vals)} validations, samples and "
+        "checkpoints",
     }
     measures = {
         "`xz -9` of the held-out text alone": f"{facts['xz_bits_per_byte']:.3f}",
@@ -438,11 +439,13 @@ def document(
     parts = [
         "# A pretraining run, from nothing",
         "`benchmarks/pretrain_stdlib.py` writes this page from the files of one run: a model with random weights "
-        f"learns Python from the sources of Python's standard library, in {clock(record)} on one machine.",
+        f"learns Python from the sources of Python's standard library, in {clock(record)} on one machine, setting up "
+        "included.",
         "```\npython benchmarks/pretrain_stdlib.py prepare\npython benchmarks/pretrain_stdlib.py run\n"
         "python benchmarks/pretrain_stdlib.py show\n```",
         "`prepare` does what `litlm train-tokenizer` and `litlm prepare` do. `run` is `litlm pretrain --config "
-        f"out/stdlib/recipe.yaml` that samples at a temperature of {SAMPLING['temperature']} and notes the machine.",
+        f"out/stdlib/recipe.yaml` that samples at a temperature of {SAMPLING['temperature']} (top-p {SAMPLING['top_p']}) "
+        "and notes the machine.",
         lines_of(("", ""), about),
         "## The loss",
         "![Training and held-out loss](pretraining-run.svg)",

@@ -191,7 +191,7 @@ def test_a_warm_up_that_is_cut_is_said(files: Files, tmp_path: Path, capsys: pyt
         return capsys.readouterr().err, [float(row["lr"]) for row in rows_of(tmp_path / name / "metrics.csv")]
 
     text, rates = said("cut", warmup_steps=2)
-    assert "warmup_steps=2 is cut to 1, half of this run's 3 steps" in text
+    assert "warmup_steps=2 is cut to 1: at most half of the run, which has 3" in text
     assert rates == [1e-3] * 3
     text, rates = said("whole", warmup_steps=1)
     assert "warm" not in text

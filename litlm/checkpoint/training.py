@@ -1,7 +1,7 @@
 """Checkpoints that a run goes on from: `step-000100/` holds what `LLM.load` takes, and in `training/` everything else.
 
 A checkpoint is written under a temporary name and renamed when it is whole, so what is called `step-...` is complete: a
-run killed at any moment, also in a save, goes on from the last one, to the last bit. No pickle: tensors are
+run killed at any moment, also in a save, goes on from the last one, to the last bit on a CPU. No pickle: tensors are
 safetensors, the rest is JSON.
 """
 

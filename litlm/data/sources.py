@@ -67,9 +67,11 @@ def load_hub(
     place, options = hub_id, dict[str, Any](split=split)
     if file is not None:
         place, options = "json", dict[str, Any](split="train", data_files=f"hf://datasets/{hub_id}/{file}")
+    if revision is not None:
+        options["revision"] = revision
     if streaming:
         with hub_errors(hub_id, config, split):
-            return datasets.load_dataset(place, config, **options, revision=revision, streaming=True)
+            return datasets.load_dataset(place, config, **options, streaming=True)
     switches: Any = datasets.config
     before = switches.HF_HUB_OFFLINE
     offline = switches.HF_HUB_OFFLINE = before or not _hub_answers()

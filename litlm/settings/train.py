@@ -98,7 +98,8 @@ class TrainSettings:
         min_lr: Where the learning rate ends, as a share of lr.
         schedule: Shape of the learning rate after the warm-up: cosine or linear down to min_lr, constant, or wsd
             (constant, then down in the last decay_fraction).
-        warmup_steps: Steps in which the learning rate rises from zero.
+        warmup_steps: Steps in which the learning rate rises from zero; at most half of the run, where its steps are
+            known.
         decay_fraction: wsd: share of the run in which the learning rate falls.
         weight_decay: Of matrices; vectors have none.
         grad_clip: Largest norm of the whole gradient; None for no limit.
@@ -108,7 +109,8 @@ class TrainSettings:
             on CUDA bf16-true for adapters and bf16-mixed for whole weights, on a CPU the checkpoint's own dtype for
             adapters and 32-true for whole weights.
         compile: Compile each layer; None is yes on CUDA.
-        checkpointing: Keep fewer activations and compute them again: all (full), or the cheap ones (selective).
+        checkpointing: Keep fewer activations and compute them again: all (full), or the cheap ones (selective; all in
+            layers with capped scores, sinks, ALiBi or chunks).
         fp8: Products in FP8 (torchao; GPUs from Ada and Hopper on).
         router_balance: Weight of the loss that spreads tokens evenly over experts (mixture-of-experts models).
         router_z: Weight of the loss that keeps router logits small (mixture-of-experts models).

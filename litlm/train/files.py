@@ -1,4 +1,5 @@
-"""What a run writes down, and how it is read back: metrics.csv, samples.jsonl, settings.yaml. No torch.
+"""What a run writes down, and how it is read back: metrics.csv, samples.jsonl, settings.yaml. Itself it imports no
+torch.
 
 The first two survive a kill: half a line is left out when they are read.
 """

@@ -6,8 +6,8 @@ a few numbers (`State`): the data a step sees follow from its number and the see
 
 A step is launched, and later settled. Launching hands its work to the device, the update of the weights included;
 settling reads what came of it (loss, gradient norm), writes the log, validates and saves. On a CPU one follows the
-other. On CUDA a step is settled while the next one runs, so that the device never waits for Python; whether the
-weights may change is then decided on the device (`SpikeWatch.forbids`).
+other. On CUDA, with an optimizer that can leave a step out there (AdamW, Adam), a step is settled while the next one
+runs, so that the device never waits for Python; whether the weights may change is decided by `SpikeWatch.forbids`.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class State:
     """Where a run stands.
 
     step: optimizer steps so far. offset: batches of data left out by rollbacks; step + offset is the next batch. best:
-    the lowest validation loss, at best_step. waited: validations since. spikes: of `SpikeWatch`. kind: what decides
-    what a step does, which a resumed run must share.
+    the lowest validation loss, at best_step. waited: validations since. spikes: of `SpikeWatch`. kind: what a resumed
+    run must share, such as data and method; other training settings may change, which is said.
     """
 
     step: int = 0
@@ -127,8 +127,8 @@ class Step:
     """A step that was launched.
 
     before: where the run stood. numbers: loss, grad_norm, bad (1 where the weights were left as they were), and what
-    objective and routers have to say. limit: the loss from which it is a spike. shows: it is time to validate and to
-    sample. saves: it is time for a checkpoint. done: when the weights are updated.
+    objective and routers have to say. limit: the loss above which it is a spike. done: when the weights are updated.
+    last: the run ends with it. shows: it is time to validate and to sample. saves: it is time for a checkpoint.
     """
 
     number: int
@@ -139,6 +139,7 @@ class Step:
     numbers: Numbers
     limit: float
     done: Moment
+    last: bool = False
     shows: bool = False
     saves: bool = False
 
@@ -194,12 +195,11 @@ def fit(
             except Exception:
                 run.settle_all()  # the step before it is no part of the failure
                 raise
-            over = run.is_over()
-            # Ctrl-C saves at once: validating first could take minutes.
-            step.shows = not stop and (over or step.number % settings.val_interval == 0)
-            step.saves = over or (settings.save_interval is not None and step.number % settings.save_interval == 0)
-            if not run.settle_all(but=1 if run.ahead and not (step.shows or step.saves) else 0):
-                over = False  # back at a checkpoint
+            run.plan(step, hurry=bool(stop))
+            # What is validated or saved are the weights after this very step.
+            late = run.ahead and not (step.shows or step.saves)
+            went_back = not run.settle_all(but=1 if late else 0)
+            over = step.last and not went_back
         run.settle_all()
         if stop and not over:
             run.result.stopped = stop[0]
@@ -250,8 +250,8 @@ class Run:
         if self.sample is not None and self.state.step == 0:
             self.report.samples(0, self.sample())
         self.first, self.seen, self.busy = self.state.step, 0, 0.0
-        self.begun = Moment(self.device)  # from when on the next step to be settled counts
-        self.zero = time.perf_counter() - self.state.seconds
+        self.clock = Moment(self.device)  # from when on the next step to be settled counts
+        self.zero = time.perf_counter() - self.state.seconds  # when the run would have begun without a stop
         self.model.train()
 
     def used(self) -> tuple[int, int, float]:
@@ -273,17 +273,17 @@ class Run:
 
         loss, routers = gradients(self.model, self.runner, self.objective, batches, settings, self.fabric.backward)
         norm = clip_gradients(self.optimizer, self.params.values(), settings.grad_clip)
-        # By all losses but that of the step before, whether it is known already or not: or resuming would not be exact.
+        # By the losses up to two steps before this one: one step ahead, the last is not known yet, and what a step is
+        # judged by must not depend on that, or resuming would not be exact.
         limit = self.spikes.limit() if self.unsettled else self.spikes.limit_before
         bad = self.spikes.forbids(loss, norm, limit, for_good=settings.on_spike != "skip")
         norms = {} if norm is None else {"grad_norm": norm}
         numbers = Numbers({"loss": loss, "bad": bad} | norms | self.objective.metrics() | routers)
         if self.ahead:
             leave_out(self.optimizer, bad)
-        if self.ahead or not numbers.read()["bad"]:
-            self.wrapped.step()
-            if self.masters is not None and not isinstance(self.optimizer, MixedAdamW):
-                self.masters.publish()
+            self._update()
+        elif not numbers.read()["bad"]:
+            self._update()
         self.wrapped.zero_grad(set_to_none=True)
 
         n_tokens = sum(batch.n_tokens for batch in batches)
@@ -292,6 +292,18 @@ class Run:
         step = Step(state.step, before, examples, n_tokens, lr, numbers, limit, Moment(self.device))
         self.unsettled.append(step)
         return step
+
+    def _update(self) -> None:
+        self.wrapped.step()
+        if self.masters is not None and not isinstance(self.optimizer, MixedAdamW):
+            self.masters.publish()
+
+    def plan(self, step: Step, *, hurry: bool) -> None:
+        """What there is to do once the step is settled. hurry: save at once, for validating could take minutes."""
+        every = self.settings.save_interval
+        step.last = self.is_over()
+        step.shows = not hurry and (step.last or step.number % self.settings.val_interval == 0)
+        step.saves = step.last or (every is not None and step.number % every == 0)
 
     def settle_all(self, but: int = 0) -> bool:
         """Settle what was launched, but for the latest few. False if the run went back to a checkpoint."""
@@ -302,14 +314,15 @@ class Run:
         return True
 
     def settle(self, step: Step) -> bool:
-        """Read what came of a step: the log, validation, checkpoints."""
+        """Read what came of a step: the log, validation, checkpoints. False if the run went back to a checkpoint."""
         found, settings, state = step.numbers.read(), self.settings, self.state
+        assert step.number == state.step or not (step.shows or step.saves)
         step.done.wait()
-        took, self.begun = step.done.since(self.begun), step.done
+        took, self.clock = step.done.since(self.clock), step.done
         loss, bad = found.pop("loss"), found.pop("bad")
         problem = self.spikes.check(loss, found.get("grad_norm"), step.limit)
         if problem is not None and not self._go_on(problem, step):
-            self.begun = Moment(self.device)
+            self.clock = Moment(self.device)
             return False
         if not bad and settings.on_spike != "rollback":
             self.setbacks = 0
@@ -333,8 +346,8 @@ class Run:
         if step.saves or best or self.result.stopped:
             self.save()
             self.setbacks = self.setbacks if bad else 0
-        if not self.unsettled:
-            self.begun = Moment(self.device)
+        if not self.unsettled:  # validating and saving are no part of the next step's time
+            self.clock = Moment(self.device)
         return True
 
     def _go_on(self, problem: str, step: Step) -> bool:
@@ -351,7 +364,7 @@ class Run:
         self.report.say(f"{problem}: {'left out' if settings.on_spike == 'skip' else 'back to the last checkpoint'}")
         if settings.on_spike == "skip":
             return True
-        self.objective.metrics()
+        self.objective.metrics()  # forget what the steps that are gone have noted
         self.spikes.forgive()
         self.state = roll_back(step.before, self.checkpoints, self.load)
         self.state.seconds = time.perf_counter() - self.zero

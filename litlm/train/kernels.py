@@ -1,4 +1,4 @@
-"""What is limited by memory, as Triton kernels: the cross-entropy's softmax, and AdamW in mixed precision.
+"""What is limited by memory, as Triton kernels: the cross-entropy's softmax, AdamW in mixed precision, scaling.
 
 Only imported where Triton is there, which comes with CUDA. Written with tensor operations, the way from logits to their
 gradient reads and writes all of them eight times or more. Here a program takes a row, reads it twice (the second time

@@ -1,4 +1,4 @@
-"""Cross-entropy straight from the final hidden states, without ever holding all logits.
+"""Cross-entropy straight from the final hidden states, without holding more than a chunk of the logits.
 
 A vocabulary is wide: the logits of 2,048 tokens of SmolLM2 alone take 400 MB, and their gradient as much again. Here a
 chunk of rows goes through the output projection, gives its loss and, at once, its gradient with respect to the hidden

@@ -179,7 +179,7 @@ def run(
             + (f"; going on from {resume.name}" if resume else "")
         )
         if (warmup := warmup_of(t, steps)) < t.warmup_steps:
-            report.say(f"warmup_steps={t.warmup_steps} is cut to {warmup}, half of this run's {steps} steps")
+            report.say(f"warmup_steps={t.warmup_steps} is cut to {warmup}: at most half of the run, which has {steps}")
         if resume and (changed := changed_training(settings, out_dir / "settings.yaml")):
             report.say(f"Going on with other settings than before: {', '.join(changed)}")
         report.describe(

@@ -34,7 +34,7 @@ class SpikeWatch:
         return max(math.sqrt(self.variance), 1e-3 * abs(self.mean), 1e-12)
 
     def limit(self) -> float:
-        """The highest loss that is none, by the losses so far."""
+        """The highest loss that is no spike, by the losses so far."""
         if self.factor is None or self.n < _WARM:
             return math.inf
         return torch.tensor(self.mean + self.factor * self._std, dtype=torch.float32).item()  # as the device has it

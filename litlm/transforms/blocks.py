@@ -1,6 +1,7 @@
-"""Training's transforms of the layers: compiled, and computed again in the backward pass instead of kept.
+"""Training's transforms of the layers: compiled, computed again in the backward pass instead of kept, MLPs in pieces.
 
-Both wrap the layers' forward and touch no weight or name. Generation, whose cache they don't know, goes around them.
+They wrap the layers' forward (and an MLP's, by its class) and touch no weight or name. Generation, whose cache they
+don't know, goes around them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
     """While the block runs, the model's layers are compiled (a graph for layers of a kind) and keep fewer activations.
 
     full: a layer keeps its input only. selective: it keeps the products with weights too, which are the expensive part;
-    where scores are capped or have sinks, or tokens attend to chunks, it is full.
+    where scores are capped or biased (ALiBi) or have sinks, or tokens attend to chunks, it is full.
     """
     step: Forward = Block.forward
     cut = [b.mlp for b in model.layers if checkpointing == "full" and _can_be_cut(b.mlp)]
@@ -103,7 +104,7 @@ def _second(block: Block, inner: Any) -> Iterator[None]:
         forget_routing(block)  # or it would hold on to this pass, and be counted twice
 
 
-# Pieces of an MLP, rows of one at least (fewer make products slow), and from which width it is worth it.
+# Pieces of an MLP, and where its weights are packed; the fewest rows of one, or products are slow; from which width on.
 _PIECES, _PACKED_PIECES, _ROWS, _WIDE = 4, 8, 512, 4096
 
 
