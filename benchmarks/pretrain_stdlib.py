@@ -444,8 +444,8 @@ def document(
         "```\npython benchmarks/pretrain_stdlib.py prepare\npython benchmarks/pretrain_stdlib.py run\n"
         "python benchmarks/pretrain_stdlib.py show\n```",
         "`prepare` does what `litlm train-tokenizer` and `litlm prepare` do. `run` is `litlm pretrain --config "
-        f"out/stdlib/recipe.yaml` that samples at a temperature of {SAMPLING['temperature']} (top-p {SAMPLING['top_p']}) "
-        "and notes the machine.",
+        f"out/stdlib/recipe.yaml` that samples at a temperature of {SAMPLING['temperature']} (top-p "
+        f"{SAMPLING['top_p']}) and notes the machine.",
         lines_of(("", ""), about),
         "## The loss",
         "![Training and held-out loss](pretraining-run.svg)",

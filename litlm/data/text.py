@@ -3,8 +3,8 @@
 Sources become a list of *units* (a file, or a hub dataset) in an order that is always the same; a unit is read in
 *parts*. So (unit, part) says where reading stopped. Unusual:
 - A long document comes in several parts: a file larger than memory can be read, and tokenized by several threads. It
-  is cut between a line's end and a letter or digit, or between a word and the space before the next, where byte-level BPE
-  joins no text (`prepare.cuts_exactly` asks the tokenizer).
+  is cut between a line's end and a letter or digit, or between a word and the space before the next, where byte-level
+  BPE joins no text (`prepare.cuts_exactly` asks the tokenizer).
 - In folders, hidden files and those that are no UTF-8 text are left out and counted; a file named itself must be text.
 """
 
