@@ -285,13 +285,12 @@ def machine() -> dict[str, Any]:
 
 
 # --- show -------------------------------------------------------------------------------------------------------------
+# Colors that read on light and on dark; no variables, which not every viewer of SVG knows.
 CURVE_STYLE = """
-svg { font: 12px system-ui, sans-serif; --text: #5f6670; --line: #d9dde3; --one: #2563eb; --two: #d9480f; }
-@media (prefers-color-scheme: dark) { svg { --text: #9aa3af; --line: #343a43; --one: #6ea0ff; --two: #ff9d5c; } }
-text { fill: var(--text); } .axis { stroke: var(--line); } polyline { fill: none; stroke-width: 1.5; }
-.one { stroke: var(--one); color: var(--one); } .two { stroke: var(--two); color: var(--two); }
-.faint { opacity: .3; stroke-width: 1; } circle { fill: currentColor; }
-text.one { fill: var(--one); stroke: none; } text.two { fill: var(--two); stroke: none; }
+svg { font: 12px system-ui, sans-serif; } .axis { stroke: #8b93a0; stroke-opacity: .35; }
+text { fill: #7d8794; } polyline { fill: none; stroke-width: 1.5; } .faint { opacity: .3; stroke-width: 1; }
+.one { stroke: #3b7cf0; } circle.one, text.one { fill: #3b7cf0; } .two { stroke: #e0642f; }
+circle.two, text.two { fill: #e0642f; } text { stroke: none; }
 """
 
 
