@@ -155,7 +155,7 @@ def ways() -> dict[str, Way]:
     separate, fused = compiled_rows()
     found["compiled chunks 1GB"] = partial(with_rows, rows=separate, n_bytes=CHUNKS["1GB"])
     found["compiled chunks in place 1GB"] = partial(with_rows, rows=fused, n_bytes=CHUNKS["1GB"])
-    if CUDA and module._triton() is not None:
+    if CUDA and module.triton_kernels() is not None:
         for name, n_bytes in CHUNKS.items():
             found[f"triton {name}"] = partial(triton, n_bytes=n_bytes)
     if hasattr(F, "linear_cross_entropy"):

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from interpreted import passed_in_interpreter
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -450,15 +451,7 @@ if not INTERPRETED:
 
     @needs_triton
     def test_all_of_it_in_tritons_interpreter() -> None:
-        env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-        env |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__))]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-        passed = re.search(r"(\d+) passed", done.stdout)
-        assert passed is not None
-        assert int(passed[1]) > 40
-        assert "skipped" not in done.stdout
+        assert passed_in_interpreter(__file__) > 40
 
     @needs_triton
     def test_it_compiles_for_an_h100(tmp_path: Path) -> None:

@@ -67,9 +67,10 @@ class Batch:
         """(B, T), False where padding is; None without any."""
         from litlm.context import send
 
+        if self.n_tokens == self.tokens.numel():
+            return None
         used = send(torch.tensor([sum(row) for row in self.lengths]), self.tokens.device)[:, None]
-        width = self.tokens.size(1)
-        return None if self.n_tokens == self.tokens.numel() else torch.arange(width, device=used.device) < used
+        return torch.arange(self.tokens.size(1), device=used.device) < used
 
     def to(self, device: torch.device) -> Batch:
         if device.type == self.targets.device.type:

@@ -103,11 +103,12 @@ def _chunks(
 def _kernels(hidden: Tensor, weight: Tensor) -> ModuleType | None:
     """`litlm.train.kernels`, where it can run."""
     known = hidden.dtype == weight.dtype and hidden.dtype in (torch.bfloat16, torch.float16, torch.float32)
-    return _triton() if known and hidden.device.type == weight.device.type == "cuda" else None
+    return triton_kernels() if known and hidden.device.type == weight.device.type == "cuda" else None
 
 
 @cache
-def _triton() -> ModuleType | None:
+def triton_kernels() -> ModuleType | None:
+    """`litlm.train.kernels`, where Triton is installed."""
     if find_spec("triton") is None:
         return None
     from litlm.train import kernels
@@ -158,7 +159,7 @@ def _add_product(total: Tensor, grad: Tensor, h: Tensor, *, first: bool) -> None
 
 def _scaled(t: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """t times a number, in `dtype`."""
-    kernels = _triton() if t.device.type == "cuda" else None
+    kernels = triton_kernels() if t.device.type == "cuda" else None
     return (t * factor).to(dtype) if kernels is None else kernels.scaled(t, factor, dtype)
 
 

@@ -10,7 +10,6 @@ import difflib
 import inspect
 import weakref
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +18,7 @@ from torch.optim import Optimizer
 
 from litlm.settings import TrainSettings
 from litlm.settings.base import complain
+from litlm.train.loss import triton_kernels
 from litlm.train.mixed import MasterWeights
 
 _OURS = ("adamw", "adamw8bit", "muon")
@@ -150,7 +150,7 @@ def _suits_kernel(masters: MasterWeights, settings: TrainSettings) -> bool:
         and all(p.is_contiguous() for p in masters.rounded.values())
         and params[0].device.type == "cuda"
         and len({p.device for p in params}) == 1
-        and find_spec("triton") is not None
+        and triton_kernels() is not None
     )
 
 
