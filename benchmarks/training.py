@@ -13,7 +13,7 @@ On a machine without CUDA the rows run with a tiny model, to try the script out;
 What counts: tokens a second from the median step after warming up (compiling included there); the peak of what CUDA
 allocated since the process began, building the model included; FLOPs by one formula for all (`training_peers.Shape`).
 litlm's steps clip gradients and report, as a real run's do; the peers' don't. A step is what passes on the device from
-the end of the one before to its own. tok_s_wall counts all of litlm's steps together, by the clock on the wall.
+the end of the one before to its own. tok_s_wall counts litlm's steps together, by the clock on the wall.
 
 litlm's variants are asked for as litlm:VARIANT, joined by + where there are several:
     selective, full    other checkpointing
@@ -293,7 +293,9 @@ def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
         result = fit(model, data, settings=settings, report=clock, **more)
     last = row.warmup + row.steps
     seconds, warm = clock.seconds[row.warmup + 1 : last + 1], clock.times[row.warmup] - clock.times[0]
-    wall = (clock.tokens[last] - clock.tokens[row.warmup]) / (clock.times[last] - clock.times[row.warmup])
+    # A step is reported when the next one is launched, which the last of a run has none of: it would seem to be sooner.
+    end = last - 1
+    wall = (clock.tokens[end] - clock.tokens[row.warmup]) / (clock.times[end] - clock.times[row.warmup])
     if profile is not None:
         profile.write_text(clock.kernels(), encoding="utf-8")
         assert clock.profiler is not None

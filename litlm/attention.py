@@ -7,7 +7,7 @@ Shapes: B batch, T query length, S key length, H heads, K kv heads, D size of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -144,19 +144,15 @@ def fused_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    blocks: Any,
     *,
-    window: int | None = None,
-    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
-    document: Tensor | None = None,
-    kept: dict[Any, Any] | None = None,
 ) -> Tensor:
-    """`attention` of rows with nothing before them (T = S), each query seeing itself and what is before it, within its
-    `window` or `chunk`, and with document (B, T) numbers within its own. kept: where masks of documents stay for the
-    next layer.
+    """`attention` of rows with nothing before them (T = S) by FlexAttention. blocks: which keys each query sees, from
+    `block_mask`. It is made outside of compiled layers: see docs/decisions.md.
     """
 
     def number(value: float | None) -> Tensor | None:
@@ -166,18 +162,7 @@ def fused_attention(
     usual = q.size(3) ** -0.5
     more = number(None if scale is None or scale == usual else scale / usual)
     change = _score_change(more, number(softcap), slopes)
-    if document is not None:
-        kept = {} if kept is None else kept
-        if (key := ("blocks", window, chunk)) not in kept:
-            kept[key] = _make_mask(q.size(2), window, chunk, q.device, document)
-        mask = kept[key]
-    else:
-        mask = (_make_mask if torch.compiler.is_compiling() else _kept_mask)(q.size(2), window, chunk, q.device)
-    options: dict[str, Any] = dict(
-        score_mod=change,
-        block_mask=mask,
-        enable_gqa=q.size(1) != k.size(1),
-    )
+    options: dict[str, Any] = dict(score_mod=change, block_mask=blocks, enable_gqa=q.size(1) != k.size(1))
     flex = _flex()
     if sinks is None:
         return flex(q, k, v, **options)
@@ -202,25 +187,50 @@ def _score_change(
     return change
 
 
-def _make_mask(
+_BLOCK = 128  # queries and keys in a block, FlexAttention's default
+
+
+def block_mask(
     length: int, window: int | None, chunk: int | None, device: torch.device, document: Tensor | None = None
 ) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
+    """FlexAttention's BlockMask for rows of `length` tokens: a query sees itself and what is before it, within its
+    `window` or `chunk`, and with document (B, T), numbers that rise along a row, within its own.
 
-    first = None if document is None or chunk is None else _first_of(document)
+    `create_block_mask` would hold a tensor of length x length. Here a pair of blocks is judged by its ends: left out,
+    seen whole, or else looked at pair by pair in the kernel.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    part = document
+    if chunk is not None:
+        at = torch.arange(length, device=device)[None]
+        inside = (at if document is None else at - _first_of(document)) // chunk
+        part = inside if document is None else document * length + inside
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         mask = query >= key
         if window is not None:
             mask = mask & (query - key < window)
-        if document is not None:
-            mask = mask & (document[batch, query] == document[batch, key])
-        if chunk is not None:
-            start = 0 if first is None else first[batch, query]
-            mask = mask & ((query - start) // chunk == (key - start) // chunk)
+        if part is not None:
+            row = batch if document is not None else 0
+            mask = mask & (part[row, query] == part[row, key])
         return mask
 
-    return create_block_mask(seen, None if document is None else len(document), None, length, length, device=device)
+    n = -(-length // _BLOCK)
+    apart = torch.arange(n, device=device)[:, None] - torch.arange(n, device=device)  # (n, n), queries' less keys'
+    some, whole = (apart >= 0)[None], (apart > 0)[None]
+    if window is not None:
+        some = some & (apart * _BLOCK - (_BLOCK - 1) < window)
+        whole = whole & (apart * _BLOCK + (_BLOCK - 1) < window)
+    if part is not None:
+        last = torch.arange(1, n + 1, device=device).mul_(_BLOCK).clamp_(max=length) - 1
+        low, high = part[:, ::_BLOCK], part[:, last]  # (B, n), the first and the last part in a block
+        some = some & (high[:, None] >= low[:, :, None])
+        whole = whole & (low[:, None] == high[:, :, None])
+    first_ones = partial(torch.argsort, dim=-1, descending=True, stable=True)
+    listed = [t for blocks in (some & ~whole, whole) for t in (blocks.sum(-1), first_ones(blocks.byte()))]
+    numbers = [t.int()[:, None] for t in listed]  # a head's worth
+    return BlockMask.from_kv_blocks(*numbers, BLOCK_SIZE=_BLOCK, mask_mod=seen, seq_lengths=(length, length))
 
 
 def _first_of(document: Tensor) -> Tensor:
@@ -231,7 +241,7 @@ def _first_of(document: Tensor) -> Tensor:
     return torch.where(begins, at, 0).cummax(dim=1).values
 
 
-_kept_mask = lru_cache(maxsize=32)(_make_mask)
+kept_block_mask = lru_cache(maxsize=32)(block_mask)
 
 
 def _flex() -> Callable[..., Any]:

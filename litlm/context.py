@@ -8,15 +8,23 @@ contiguous, one slot per position (the readable decode loop). The softmax itself
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from litlm.attention import attention, fused_attention, fused_fits, varlen_attention, varlen_fits
-from litlm.config import Config
+from litlm.attention import (
+    attention,
+    block_mask,
+    fused_attention,
+    fused_fits,
+    kept_block_mask,
+    varlen_attention,
+    varlen_fits,
+)
+from litlm.config import Config, LayerConfig
 
 
 class Context(ABC):
@@ -32,6 +40,13 @@ class Context(ABC):
     @abstractmethod
     def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
         """Start a pass over `length` new tokens a row; returns their positions, (B, T) or (1, T)."""
+
+    def prepare(self, x: Tensor, layers: Iterable[LayerConfig]) -> None:  # noqa: B027 - most contexts need nothing
+        """Make what attention in these layers will share. x: (B, T, C), what goes into the first.
+
+        `GPT.forward` calls it after `begin` and before the layers, which may be compiled and computed again in the
+        backward pass: what is made inside of them does not outlive them there.
+        """
 
     @abstractmethod
     def attend(
@@ -87,6 +102,21 @@ def shared_kv(
     return k, v
 
 
+def needs_blocks(
+    x: Tensor, layers: Iterable[LayerConfig], *, document: bool = False
+) -> Iterator[tuple[int | None, int | None]]:
+    """The (window, chunk) of the layers that go through `fused_attention`. x: (B, T, C). document: rows are packed."""
+    for layer in layers:
+        a = layer.attention
+        sizes = layer.head_dim, layer.head_dim if a.latent is None else a.latent.v_head_dim
+        q, v = (x.new_empty(1).expand(1, 1, x.size(1), size) for size in sizes)
+        softmax = dict(softcap=a.softcap, sinks=a.sinks or None, slopes=a.alibi or None)
+        if document and varlen_fits(q, v, softmax, layer.chunk):
+            continue
+        if fused_fits(q, v, softmax, document=document):
+            yield layer.window, layer.chunk
+
+
 class Causal(Context):
     """Each token sees itself and what came before it in the same row. Right padding needs no mask of its own.
 
@@ -96,15 +126,26 @@ class Causal(Context):
     def __init__(self, lengths: Sequence[int] | None = None) -> None:
         self._lengths = lengths
         self._masks: dict[tuple[int | None, int | None], Tensor] = {}
+        self._blocks: dict[tuple[int | None, int | None], Any] = {}
         self._shared: dict[int, tuple[Tensor, Tensor]] = {}
 
     def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
         self.positions = torch.arange(length, device=device)[None]
         if self._lengths is not None:
             self.row_lengths = send(torch.tensor(self._lengths), device)[:, None]
-        self._masks.clear()
-        self._shared.clear()
+        for made in (self._masks, self._blocks, self._shared):
+            made.clear()
         return self.positions
+
+    def prepare(self, x: Tensor, layers: Iterable[LayerConfig]) -> None:
+        for window, chunk in needs_blocks(x, layers):
+            self._block(x, window, chunk)
+
+    def _block(self, x: Tensor, window: int | None, chunk: int | None) -> Any:
+        """x: (..., T, C)"""
+        if (window, chunk) not in self._blocks:
+            self._blocks[window, chunk] = kept_block_mask(x.size(-2), window, chunk, x.device)
+        return self._blocks[window, chunk]
 
     def attend(
         self,
@@ -121,7 +162,7 @@ class Causal(Context):
     ) -> Tensor:
         k, v = shared_kv(self._shared, layer, k, v, share)
         if fused_fits(q, v, softmax):
-            return fused_attention(q, k, v, window=window, chunk=chunk, **softmax)
+            return fused_attention(q, k, v, self._block(q, window, chunk), **softmax)
         if min(window or q.size(2), chunk or q.size(2)) >= q.size(2):
             return attention(q, k, v, causal=True, **softmax)
         if (window, chunk) not in self._masks:
@@ -139,13 +180,14 @@ class Packed(Context):
     def __init__(self, lengths: Sequence[Sequence[int]]) -> None:
         self.lengths = tuple(map(tuple, lengths))
         self._shared: dict[int, tuple[Tensor, Tensor]] = {}
-        self._made: dict[Any, Any] = {}
+        self._made: dict[Any, Tensor] = {}
+        self._blocks: dict[tuple[int | None, int | None], Any] = {}
 
     def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
         assert batch == len(self.lengths), f"{len(self.lengths)} rows of lengths for {batch} rows"
         assert max(map(sum, self.lengths)) <= length, f"documents of {max(map(sum, self.lengths))} in rows of {length}"
-        self._shared.clear()
-        self._made.clear()
+        for made in (self._shared, self._made, self._blocks):
+            made.clear()
         # Padding counts as a document of its own, so that everything has a place.
         every = [[*row, length - sum(row)] if sum(row) < length else list(row) for row in self.lengths]
         sizes = torch.tensor([n for row in every for n in row])
@@ -160,6 +202,16 @@ class Packed(Context):
         self.ends = send(F.pad(ends, (0, -len(ends) % 64), value=batch * length).int(), device)
         self.longest = length
         return self.positions
+
+    def prepare(self, x: Tensor, layers: Iterable[LayerConfig]) -> None:
+        for window, chunk in needs_blocks(x, layers, document=True):
+            self._block(window, chunk)
+
+    def _block(self, window: int | None, chunk: int | None) -> Any:
+        if (window, chunk) not in self._blocks:
+            documents = self.documents
+            self._blocks[window, chunk] = block_mask(documents.size(1), window, chunk, documents.device, documents)
+        return self._blocks[window, chunk]
 
     def attend(
         self,
@@ -179,7 +231,7 @@ class Packed(Context):
         if varlen_fits(q, v, softmax, chunk):
             return varlen_attention(q, k, v, self.ends, self.longest, window=window, scale=softmax.get("scale"))
         if fused_fits(q, v, softmax, document=True):
-            return fused_attention(q, k, v, document=self.documents, kept=self._made, **where, **softmax)
+            return fused_attention(q, k, v, self._block(window, chunk), **softmax)
         if q.device.type == "cpu" and not torch.compiler.is_compiling():
             return self._each(q, k, v, **where, **softmax)
         if (window, chunk) not in self._made:
@@ -224,6 +276,9 @@ class Packed(Context):
         return attention(q, k, v, mask=self._made[key], **softmax)
 
 
+_ALIGN = 16  # keys: attention with a mask on CUDA copies masks of other widths, in each layer
+
+
 class KVCache(Context):
     """Keys and values of all positions so far: slot s of a row holds position s.
 
@@ -236,8 +291,10 @@ class KVCache(Context):
     ) -> None:
         sizes = [config.layer(i).kv_sizes for i in range(config.n_layer)]
 
+        slots = -(-max_len // _ALIGN) * _ALIGN
+
         def room(heads: int, size: int) -> Tensor:
-            return torch.zeros(batch, heads, max_len, size, device=device, dtype=dtype)
+            return torch.zeros(batch, heads, slots, size, device=device, dtype=dtype)
 
         self.max_len = max_len
         self.lengths = [0] * batch
@@ -256,7 +313,8 @@ class KVCache(Context):
         self.fresh = not any(self.start)
         steps = torch.arange(length, device=device)
         first = self.start[:1] if self.even else self.start
-        self.positions = torch.tensor(first, device=device)[:, None] + steps
+        self.positions = send(torch.tensor(first), device)[:, None] + steps
+        self.rows = torch.arange(batch, device=device)[:, None]
         self._masks: dict[tuple[int | None, int | None], Tensor] = {}
         return self.positions
 
@@ -299,39 +357,47 @@ class KVCache(Context):
             if own is not None:
                 self._write(own, v)
         if self.fresh and fused_fits(q, v, softmax):
-            return fused_attention(q, k, v, window=window, chunk=chunk, **softmax)
+            return fused_attention(q, k, v, kept_block_mask(length, window, chunk, q.device), **softmax)
         if self.fresh and min(window or end, chunk or end) >= end:
             return attention(q, k, v, causal=length > 1, **softmax)
+        first, mask = 0, None
+        if self.even and length == 1:  # all that is seen is in one piece
+            first = max(0 if window is None else end - window, 0 if chunk is None else (end - 1) // chunk * chunk, 0)
+        else:
+            if not (self.fresh and stored is not None):
+                end = -(-end // _ALIGN) * _ALIGN
+            mask = self._mask(end, window, chunk, q.dtype)
         if self.fresh and stored is not None:
             keys, values = k, v
         else:
-            keys = self.k[layer][:, :, :end]
-            values = keys[..., : v.size(-1)] if own is None else own[:, :, :end]
+            keys = self.k[layer][:, :, first:end]
+            values = keys[..., : v.size(-1)] if own is None else own[:, :, first:end]
         per_head = softmax.get("sinks") is not None or softmax.get("slopes") is not None
-        if self.even and length == 1 and min(window or end, chunk or end) >= end and not per_head:
-            # The heads that share a kv head are rows of one product: all of them see every key.
-            rows = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
-            return attention(rows, keys, values, **softmax).reshape(*q.shape[:3], values.size(-1))
+        if length > 1 or per_head:
+            return attention(q, keys, values, mask=mask, **softmax)
+        # The heads that share a kv head are rows of one product: all of them see the same keys.
+        rows = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
+        return attention(rows, keys, values, mask=mask, **softmax).reshape(*q.shape[:3], values.size(-1))
+
+    def _mask(self, end: int, window: int | None, chunk: int | None, dtype: torch.dtype) -> Tensor:
+        """(B or 1, 1, T, end). For a single new token as numbers to add in `dtype`, as fused kernels want it."""
         if (window, chunk) not in self._masks:
-            seen = torch.arange(end, device=q.device)
-            self._masks[window, chunk] = visible(self.positions, seen, window, chunk)
-        return attention(q, keys, values, mask=self._masks[window, chunk], **softmax)
+            mask = visible(self.positions, torch.arange(end, device=self.positions.device), window, chunk)
+            if mask.size(2) == 1:
+                mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+            self._masks[window, chunk] = mask
+        return self._masks[window, chunk]
 
     def _write(self, slots: Tensor, new: Tensor) -> None:
         """new: (B, K, T, D), for the pass's positions."""
         if self.even:
             slots[:, :, self.start[0] : self.start[0] + new.size(2)] = new
         else:
-            rows = torch.arange(new.size(0), device=new.device)[:, None]
-            slots[rows, :, self.positions] = new.transpose(1, 2).to(slots.dtype)  # (B, T, K, D)
+            slots[self.rows, :, self.positions] = new.transpose(1, 2).to(slots.dtype)  # (B, T, K, D)
 
     def row_bias(self, end: int, window: int | None, chunk: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """For one row and one new token: its slot (1,), and what to add to the scores of `end` slots (1, 1, 1, end).
 
         Slots behind it are out of sight, so a caller may look at more of them than are filled.
         """
-        if (window, chunk) not in self._masks:
-            seen = visible(self.positions, torch.arange(end, device=self.positions.device), window, chunk)
-            bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-            self._masks[window, chunk] = bias
-        return self.positions[0], self._masks[window, chunk]
+        return self.positions[0], self._mask(end, window, chunk, dtype)

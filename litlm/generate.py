@@ -16,7 +16,7 @@ import torch
 from litlm.config import Config, LongRopeScaling
 from litlm.context import KVCache
 from litlm.model import GPT
-from litlm.ops import one_row
+from litlm.ops import generation
 from litlm.sample import Sampler
 from litlm.settings import SamplingSettings
 
@@ -66,7 +66,8 @@ def _decode(
 
     tokens = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)  # (B, T)
     last = torch.tensor(lengths, device=device)[:, None] - 1
-    logits = model(tokens, context=cache, keep=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
+    with generation(weight.dtype, longest * len(prompts), device):
+        logits = model(tokens, context=cache, keep=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
     cache.truncate(lengths)
     for step in range(1, max(room) + 1):
         chosen = sampler(logits)
@@ -82,7 +83,7 @@ def _decode(
             if not ended[b] and len(text) in switches:
                 cache.replace(b, _as_part_of_longer(model, text))
             text.append(step_tokens[b])
-        with one_row(weight.dtype, len(prompts), device):
+        with generation(weight.dtype, len(prompts), device):
             logits = model(chosen[:, None], context=cache)[:, -1]
 
 
@@ -98,5 +99,6 @@ def _as_part_of_longer(model: GPT, text: list[int]) -> KVCache:
     weight = model.embed.weight
     tokens = torch.tensor([text], device=weight.device)
     cache = KVCache(model.config, 1, len(text), device=weight.device, dtype=weight.dtype)
-    model(tokens, context=cache, lengths=tokens.new_tensor([len(text) + 1]), keep=tokens.new_zeros(1, 1))
+    with generation(weight.dtype, len(text), weight.device):
+        model(tokens, context=cache, lengths=tokens.new_tensor([len(text) + 1]), keep=tokens.new_zeros(1, 1))
     return cache

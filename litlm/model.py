@@ -236,6 +236,8 @@ class GPT(nn.Module):
         # Layers with the same rope share its tables, layers with the same temperature its factors.
         self._kinds = list(dict.fromkeys((c.rope, c.rope_dim, c.attention.temperature) for c in layers))
         self._kind_of = [self._kinds.index((c.rope, c.rope_dim, c.attention.temperature)) for c in layers]
+        # One layer of each way to attend, for what the context prepares.
+        self._attends = list({(c.window, c.chunk, c.head_dim, c.attention): c for c in layers}.values())
         self.ropes = nn.ModuleList(Rope(rope, dim) if rope else nn.Identity() for rope, dim, _ in self._kinds)
         if self.embed.weight.device.type != "meta":
             self.init_weights()
@@ -272,6 +274,7 @@ class GPT(nn.Module):
             x = self.embed_norm(x)
         if self.position_embed is not None:
             x = x + self.position_embed(positions + self.config.position_offset)
+        context.prepare(x, self._attends)
         turns = [self._turn(i, positions, lengths, x.dtype) for i in range(len(self._kinds))]
         # (L, B, T, P), a part for each layer
         inputs = [None] * len(self.layers) if self.layer_inputs is None else self.layer_inputs(tokens, x)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from litlm import attention as module
-from litlm.attention import alibi_slopes, attention, fused_attention, fused_fits
+from litlm.attention import alibi_slopes, attention, block_mask, fused_attention, fused_fits
 from litlm.context import visible
 
 
@@ -104,9 +104,57 @@ def test_fused_formulas(kind: Any, window: Any, chunk: Any, monkeypatch: pytest.
     (q, k, v), softmax = _case(kind, (1, 4, 2, 131, 16, 16), seed=3)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is slow like this
-        actual = fused_attention(q, k, v, window=window, chunk=chunk, **softmax)
+        actual = fused_attention(q, k, v, block_mask(131, window, chunk, q.device), **softmax)
     expected = _reference(q, k, v, window, chunk, **softmax)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 128, 333, 512])
+@pytest.mark.parametrize("window", [None, 1, 100, 128, 300])
+@pytest.mark.parametrize("chunk", [None, 50, 128, 200])
+@pytest.mark.parametrize("packed", [False, True])
+def test_blocks_of_the_fused_kernel(length: int, window: Any, chunk: Any, packed: bool) -> None:
+    """Blocks that are left out hold no pair that is seen, blocks that are seen whole no pair that isn't.
+
+    Pairs are written down one by one, from the words of `block_mask`.
+    """
+    gen = torch.Generator().manual_seed(length)
+    document = None
+    if packed:
+        ends = torch.rand(2, length, generator=gen) < 4 / length
+        document = torch.cat([ends.new_zeros(2, 1), ends[:, :-1]], dim=1).cumsum(1) + torch.tensor([[0], [9]])
+    blocks = block_mask(length, window, chunk, torch.device("cpu"), document)
+    at = torch.arange(length)
+    seen = torch.zeros(2 if packed else 1, length, length, dtype=torch.bool)
+    for b in range(len(seen)):
+        own = torch.zeros(length, dtype=torch.int64) if document is None else document[b]
+        first = torch.tensor([int((own == d).nonzero()[0]) for d in own])
+        near, same = at[:, None] - at, own[:, None] == own
+        seen[b] = (near >= 0) & same
+        if window is not None:
+            seen[b] &= near < window
+        if chunk is not None:
+            seen[b] &= (at - first)[:, None] // chunk == (at - first) // chunk
+    n = -(-length // 128)
+    padded = torch.zeros(len(seen), n * 128, n * 128, dtype=torch.bool)
+    padded[:, :length, :length] = seen
+    real = torch.zeros(n * 128, n * 128, dtype=torch.bool)
+    real[:length, :length] = True
+    tiles = padded.view(len(seen), n, 128, n, 128).transpose(2, 3).flatten(3)
+    inside = real.view(n, 128, n, 128).transpose(1, 2).flatten(2)
+    listed = {}
+    for name, count, index in (
+        ("partial", blocks.kv_num_blocks, blocks.kv_indices),
+        ("whole", blocks.full_kv_num_blocks, blocks.full_kv_indices),
+    ):
+        listed[name] = torch.zeros(len(seen), n, n, dtype=torch.bool)
+        for b, row in ((b, row) for b in range(len(seen)) for row in range(n)):
+            listed[name][b, row, index[b, 0, row, : count[b, 0, row]].long()] = True
+    assert not (listed["partial"] & listed["whole"]).any()
+    assert not (tiles.any(-1) & ~(listed["partial"] | listed["whole"])).any()
+    assert (tiles | ~inside)[listed["whole"]].all()
+    if length > 300 and window is None and chunk is None and not packed:
+        assert listed["whole"].sum() == n * (n - 1) // 2
 
 
 def test_fused_is_for_cuda_only() -> None:
@@ -143,7 +191,7 @@ def test_fused_on_cuda(kind: Any, window: Any, chunk: Any) -> None:
             at = torch.arange(333, device="cuda")
             y = attention(*tensors, mask=visible(at[None], at, window, chunk), **own)
         else:
-            y = fused_attention(*tensors, window=window, chunk=chunk, **own)
+            y = fused_attention(*tensors, block_mask(333, window, chunk, q.device), **own)
         weight = torch.linspace(-1, 1, y.numel(), device="cuda").view_as(y)
         wanted = [*tensors, *([own["sinks"]] if sinks is not None else [])]
         both.append([y, *torch.autograd.grad((y.float() * weight).sum(), wanted)])

@@ -114,7 +114,9 @@ def test_cache_follows_any_course(seed: int) -> None:
 
 def test_cache_has_the_sizes_of_its_layers_and_knows_its_limits() -> None:
     cache = KVCache(_config(6, 2, 8, layers=3), 4, 10, dtype=torch.bfloat16)
-    assert [tuple(k.shape) for k in cache.k] == [tuple(v.shape) for v in cache.v] == [(4, 2, 10, 8)] * 3
+    assert (
+        [tuple(k.shape) for k in cache.k] == [tuple(v.shape) for v in cache.v] == [(4, 2, 16, 8)] * 3
+    )  # room for 10, in steps of 16
     assert {t.dtype for t in cache.k + cache.v} == {torch.bfloat16}
     assert all(a.data_ptr() != b.data_ptr() for a, b in zip(cache.k, cache.v, strict=True))
     cache.begin(4, 10, torch.device("cpu"))

@@ -223,6 +223,7 @@ COMPILED = [
     ("llama", "full", BF16, 0, "none"),  # rows of several widths
     ("llama", "full", FP32, 1, "none"),  # masks instead of a kernel
     ("gemma2", "full", BF16, 1, "selective"),
+    ("gemma2", "full", BF16, 1, "full"),
     ("gemma2", "full", BF16, 1, "none"),
     ("qwen3", "lora", BF16, 1, "full"),
     ("llama", "nf4", BF16, 1, "none"),
@@ -575,14 +576,18 @@ WIDE, ROWS = 131_072, 16_384  # logits of 8.6 GB in fp32, 4.3 GB in bf16
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16])
-def test_the_loss_never_holds_all_logits(dtype: torch.dtype) -> None:
+def test_the_loss_never_holds_all_logits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held at once depends on the device's memory, so the test says how much that is: an eighth."""
+    size = 2 if dtype == BF16 else 4
+    monkeypatch.setattr(import_module("litlm.train.loss"), "_kernel_bytes", lambda device: ROWS * WIDE * size // 8)
     model = _deep(n_layer=1, vocab_size=WIDE, tie_embeddings=True).to(dtype)
     hidden = torch.randn(1, ROWS, 128, device=DEVICE, dtype=dtype, requires_grad=True)
     targets = torch.randint(WIDE, (1, ROWS), device=DEVICE)
     peak = _peak(lambda: loss_sum(model, hidden, targets).backward())
     assert hidden.grad is not None
     assert hidden.grad.abs().max() > 0
-    assert peak < ROWS * WIDE * (1 if dtype == BF16 else 2)  # bytes: a half of all logits in this dtype
+    weight_gradient = 128 * WIDE * (4 + size)  # in fp32, then in the model's dtype
+    assert peak < ROWS * WIDE * size // 8 * 1.1 + weight_gradient + 3 * hidden.nbytes
 
 
 def test_updating_in_the_backward_pass_frees_the_gradients(tmp_path: Path) -> None:

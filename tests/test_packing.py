@@ -378,7 +378,7 @@ def test_the_compiled_kernel_sees_the_same_places(window: Any, chunk: Any) -> No
     rows, width = [[1, 130, 69], [200], [150, 3, 30]], 200
     context = Packed(rows)
     context.begin(3, width, torch.device("cpu"))
-    made = attention_module._make_mask(width, window, chunk, torch.device("cpu"), context.documents)
+    made = attention_module.block_mask(width, window, chunk, torch.device("cpu"), context.documents)
     b, t, s = torch.meshgrid(*map(torch.arange, (3, width, width)), indexing="ij")
     seen = made.mask_mod(b, torch.tensor(0), t, s)
     expected = torch.zeros(3, width, width, dtype=torch.bool)
@@ -494,6 +494,7 @@ def test_kernels_on_cuda(kind: str, window: Any, chunk: Any, shape: Any, dtype: 
     def packed(q: Tensor, k: Tensor, v: Tensor, **own: Any) -> Tensor:
         context = Packed(LONG)
         context.begin(len(LONG), width, q.device)
+        context._block(window, chunk)  # as `prepare` does, before compiled code
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             first = context.attend(0, q, k, v, window=window, chunk=chunk, **own)

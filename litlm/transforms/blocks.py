@@ -30,8 +30,7 @@ Forward = Callable[..., Tensor]
 def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpointing = "none") -> Iterator[None]:
     """While the block runs, the model's layers are compiled (a graph for layers of a kind) and keep fewer activations.
 
-    full: a layer keeps its input only. selective: it keeps the products with weights too, which are the expensive part;
-    where scores are capped or biased (ALiBi) or have sinks, or tokens attend to chunks, it is full.
+    full: a layer keeps its input only. selective: it keeps the products with weights too, the expensive part.
     """
     step: Forward = Block.forward
     cut = [b.mlp for b in model.layers if checkpointing == "full" and _can_be_cut(b.mlp)]
@@ -71,15 +70,7 @@ def _forward(
     return step(block, x, turn, context, layer, given)
 
 
-def _attends_by_flex(block: Block) -> bool:
-    """Whether a layer may go through flex attention. Selective checkpointing can't see through how PyTorch makes its
-    masks, in place: the second pass would read where there is nothing (seen on CUDA with PyTorch 2.11)."""
-    a = block.config.attention
-    return a.softcap is not None or a.sinks or a.alibi or block.config.chunk is not None
-
-
 def _again(step: Forward, selective: bool, block: Block, *args: Any) -> Tensor:
-    selective = selective and not _attends_by_flex(block)
     if not torch.is_grad_enabled():
         return step(block, *args)
     if torch.compiler.is_compiling():
