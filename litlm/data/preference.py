@@ -1,8 +1,9 @@
 """Preference pairs: a prompt with a better and a worse answer, as tokens and a mask of those that are the answer's.
 
 A record has `chosen` and `rejected`, each an answer (text, or one assistant message) to its `prompt` (text or messages;
-or `instruction` with an optional `input`, or `question`; also an optional `system`), or each a whole conversation. The
-two conversations must be the same but for the last message.
+or `instruction` with an optional `input`, or `question`; or messages as `conversations`), or each a whole conversation.
+The two conversations must be the same but for the last message. `system`, `history`, `tools` and `chat_template_kwargs`
+are those of `forms.py`.
 
 Unusual: an example of this data set is a pair. Both its answers are always in the same micro batch, each with the
 prompt before it, as documents of their own.
@@ -18,10 +19,21 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from litlm.data.base import Batch, Dataset, Example, collate, collate_packed, held_out
+from litlm.data.forms import (
+    Conversation,
+    Message,
+    history,
+    says_something,
+    template_arguments,
+    to_messages,
+    values,
+    with_system,
+)
 from litlm.data.packing import best_fit
 from litlm.data.records import listed, read_records
-from litlm.data.sft import Conversation, Encoder, Message, SFTDataset, to_messages
+from litlm.data.sft import Encoder, SFTDataset
 from litlm.prompts import PromptStyle, get_style
+from litlm.prompts.messages import REASONING
 from litlm.settings.data import PreferenceData
 from litlm.tokenizer import Tokenizer
 
@@ -135,60 +147,83 @@ def parse_pair(record: dict[str, Any]) -> tuple[list[Message], list[Message]]:
 
     Keys without a value, or with an empty text, are keys that are not there.
     """
-    record = {key: value for key, value in record.items() if value is not None}
+    record = values(record)
     if not {"chosen", "rejected"} <= record.keys():
         raise ValueError(f"has the keys {', '.join(sorted(map(str, record))) or '(none)'}; needed are {_FORMS}")
-    prompt = _prompt(record)
-    chosen, rejected = (_conversation(record, prompt, key) for key in ("chosen", "rejected"))
+    answers = {key: _said(record[key], key, "assistant") for key in ("chosen", "rejected")}
+    prompt = _prompt(record, answers["chosen"])
+    chosen, rejected = (_conversation(record, prompt, key, answer) for key, answer in answers.items())
     same = [_alike(a, b) for a, b in zip(chosen, rejected, strict=False)]
     n = same.index(False) if False in same else len(same) - 1
     if not n == len(chosen) - 1 == len(rejected) - 1:
         raise ValueError(f"chosen and rejected part at message {n}; they must be the same but for the last, the answer")
+    if any(messages[-1].get("train") is False for messages in (chosen, rejected)):
+        raise ValueError("an answer has weight 0 (or train false), but a pair learns from both; leave the record out")
     return chosen, [*chosen[:-1], rejected[-1]]
 
 
-def _prompt(record: dict[str, Any]) -> list[Message]:
-    """The messages before the answer; none if the record has no prompt."""
-    key = next((key for key in ("prompt", "instruction", "question") if record.get(key) not in (None, "")), None)
-    if key is None:
-        return []
+def _prompt(record: dict[str, Any], chosen: list[Message]) -> list[Message]:
+    """The messages before the answer, without the record's system text; none if the record has no prompt."""
+    keys = ["prompt", "instruction", "question"]
+    if len(chosen) == 1:  # others have whole conversations under these keys
+        keys += ["conversations", "messages"]
+    key = next((key for key in keys if record.get(key) not in (None, "")), None)
+    earlier = history(record)
+    if key is None or (earlier and not isinstance(record[key], str)):
+        if earlier:
+            raise ValueError("history stands beside messages; put the earlier rounds there")
+        return [] if key is None else _said(record[key], key, "user")
     asked = _said(record[key], key, "user")
-    more, system = record.get("input", ""), record.get("system", "")
-    if not isinstance(system, str) or not isinstance(more, str):
-        raise ValueError("system and input must be text")
+    more = record.get("input", "")
+    if not isinstance(more, str):
+        raise ValueError("input must be text, as instruction is")
     if key == "instruction" and more and isinstance(record[key], str):
         asked = [{"role": "user", "content": f"{record[key]}\n\n{more}", "parts": (record[key], more)}]
-    return [*([{"role": "system", "content": system}] if system else []), *asked]
+    return [*earlier, *asked]
 
 
-def _conversation(record: dict[str, Any], prompt: list[Message], key: str) -> list[Message]:
-    answer = _said(record[key], key, "assistant")
-    if answer[0]["role"] == "assistant":
+def _conversation(record: dict[str, Any], prompt: list[Message], key: str, answer: list[Message]) -> list[Message]:
+    repeated = len(answer) > len(prompt) and all(map(_alike, prompt, answer))
+    if answer[0]["role"] == "assistant" and not (repeated and len(answer) > 1):
         if not prompt:
             raise ValueError(f"{key} is an answer alone; needed are {_FORMS}")
         answer = [*prompt, *answer]
-    elif isinstance(record.get("prompt"), list) and not all(map(_alike, prompt, answer)):
+    elif isinstance(record.get("prompt"), list) and not repeated:
         raise ValueError(f"{key} is a whole conversation, but does not begin with the messages of prompt")
     if answer[-1]["role"] != "assistant":
         raise ValueError(f"{key} ends with a message of role {answer[-1]['role']!r}, not with the assistant's answer")
-    return answer
+    return with_system(record, answer)
 
 
 def _said(value: Any, key: str, role: str) -> list[Message]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
-    if not isinstance(value, list):
+    if not isinstance(value, (list, dict)):
         raise ValueError(f"{key} must be text or a list of messages")
     return to_messages(value, key)
 
 
 def _alike(a: Message, b: Message) -> bool:
-    return (a["role"], a["content"]) == (b["role"], b["content"])
+    return _meaning(a) == _meaning(b)
 
 
-def encode_pair(chosen: list[Message], rejected: list[Message], encoder: Encoder) -> Pair:
+def _meaning(message: Message) -> Any:
+    """What a message says: without the ids of calls, which are drawn anew for each, and columns of the file's own."""
+    calls = [{k: v for k, v in call.items() if k != "id"} for call in message.get("tool_calls", [])]
+    reasoning = next((message[key] for key in REASONING if message.get(key)), None)
+    return message["role"], message.get("content", ""), calls, reasoning
+
+
+def encode_pair(
+    chosen: list[Message],
+    rejected: list[Message],
+    encoder: Encoder,
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    template_kwargs: dict[str, Any] | None = None,
+) -> Pair:
     """Both conversations as tokens, of which the last message's are to be learned."""
-    examples = [encoder(Conversation(messages)) for messages in (chosen, rejected)]
+    examples = [encoder(Conversation(said, 0, tools, template_kwargs)) for said in (chosen, rejected)]
     # Where a token holds the prompt's last and an answer's first characters, that answer begins a token earlier: then
     # both do.
     start = min(e.learn.index(True) for e in examples)
@@ -233,10 +268,10 @@ def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: boo
         ):  # fmt: skip
             try:
                 conversations = parse_pair(record)
-                if not all(messages[-1]["content"].strip() for messages in conversations):
+                if not all(says_something(messages[-1]) for messages in conversations):
                     empty += 1
                     continue
-                pair = encode_pair(*conversations, encoder)
+                pair = encode_pair(*conversations, encoder, **template_arguments(record))
             except ValueError as e:
                 problems.append(f"{where}: {e}")
                 continue

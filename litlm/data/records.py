@@ -1,7 +1,8 @@
 """Records to learn from, from files or the Hugging Face hub: each a dict, with where it stands, for messages to people.
 
 Unusual: records come one by one, so that a dataset need not fit into memory, and what is wrong with a file is said
-after its last record, all at once.
+after its last record, all at once. Columns of structs give every object in them all keys, null where it has none
+(the arguments of all tools): such nulls are left out again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from litlm.data.forms import ROLES
 from litlm.data.named import NamedDataset, close_names, find_dataset, list_datasets
 from litlm.data.sources import load_hub, open_parquet, split_hub_id
 
@@ -161,26 +163,52 @@ def _from_csv(path: Path) -> Iterator[Record]:
 
 
 def _cell(name: str, text: str) -> Any:
-    """A conversation is written as JSON; its cell is empty in records of another form."""
+    """A conversation is written as JSON; its cell is empty in records of another form. Other JSON is text."""
     if name not in _CONVERSATIONS:
         return text
     must = name in _CONVERSATIONS[:2]
     if must and not text.strip():
         return None
-    if must or text.startswith('[{"'):
+    if must or text.lstrip().startswith("["):
         try:
-            return json.loads(text)
+            value = json.loads(text)
         except ValueError as e:
             if must:
                 raise ValueError(f"the cell {name} is not valid JSON ({e})") from None
+            return text
+        return value if must or _are_messages(value) else text
     return text
+
+
+def _are_messages(value: Any) -> bool:
+    says = {"content", "value", "tool_calls", "function_call"}
+    return bool(value) and all(
+        isinstance(m, dict) and m.get("role", m.get("from")) in ROLES and says & m.keys() for m in value
+    )
 
 
 def _from_parquet(path: Path) -> Iterator[Record]:
     with open_parquet(path) as file:
+        types = {field.name: field.type for field in file.schema_arrow}
         rows = (row for batch in file.iter_batches(batch_size=1000) for row in batch.to_pylist())
         for number, record in enumerate(rows, 1):
-            yield f"{path}, row {number}", record
+            yield f"{path}, row {number}", {key: _unpadded(value, types[key]) for key, value in record.items()}
+
+
+def _unpadded(value: Any, kind: Any, *, decoded: bool = False) -> Any:
+    """A value of a pyarrow type without the nulls of structs, and JSON read, unless it is `decoded`."""
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if getattr(kind, "extension_name", "") == "arrow.json":
+        return value if decoded else json.loads(value)
+    if types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        return {k: _unpadded(v, fields[k], decoded=decoded) for k, v in value.items() if v is not None and k in fields}
+    if isinstance(value, list) and hasattr(kind, "value_type"):
+        return [_unpadded(item, kind.value_type, decoded=decoded) for item in value]
+    return value
 
 
 def _open(path: Path, newline: str) -> Any:
@@ -202,4 +230,6 @@ def _from_hub(dataset: NamedDataset, split: str) -> Iterator[Record]:
             f"{place}: expected the columns {', '.join(sorted(missing))}; has {', '.join(rows.column_names)}"
         )
     rows = rows.rename_columns(dict(dataset.columns)) if dataset.columns else rows
-    return _some(((f"{place}, row {i}", row) for i, row in enumerate(rows, 1)), f"{place} holds no examples")
+    types = dict(zip(rows.features, rows.features.arrow_schema.types, strict=True))
+    records = ({k: _unpadded(v, types[k], decoded=True) for k, v in row.items()} for row in rows)
+    return _some(((f"{place}, row {i}", row) for i, row in enumerate(records, 1)), f"{place} holds no examples")

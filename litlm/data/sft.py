@@ -1,7 +1,7 @@
 """Data for supervised finetuning: records become conversations, conversations tokens and a mask of what to learn.
 
-Forms of records are told apart by their keys (`parse` says which), so a dataset may mix them. Only what the assistant
-says is learned, unless `loss_on` asks for less or more. Unusual: all token ids stand in one flat array, because lists
+`forms.py` says what records may look like; a dataset may mix them. Only what the assistant says is learned, unless
+`loss_on` asks for less or more. Unusual: all token ids stand in one flat array, because lists
 of Python integers would take many times the memory; an example is cut out of it when it is asked for.
 """
 
@@ -13,127 +13,21 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from litlm.data.base import Batch, Dataset, Example, held_out
+from litlm.data.forms import Conversation, Message, Text, parse, says_something
 from litlm.data.packing import micro_batches
 from litlm.data.records import listed, read_records
 from litlm.prompts import Alpaca, PromptStyle, get_style
 from litlm.settings.data import DataSettings
 from litlm.tokenizer import Tokenizer
 
-Message = dict[str, Any]
 LossOn = Literal["assistant", "completion", "all"]
 
-# keys of the question, joined by a blank line (all but the first optional), and the key of the answer
-_PAIRS = (
-    (("instruction", "input"), "output"),  # Alpaca
-    (("instruction", "context"), "response"),  # Dolly
-    (("prompt",), "completion"),
-    (("prompt",), "response"),
-    (("question",), "answer"),
-)
-# names that ShareGPT's files give the roles
-_ROLES = {
-    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
-    "observation": "tool", "function_response": "tool",
-}  # fmt: skip
-_FORMS = (
-    "instruction and output (Alpaca), instruction and response (Dolly), messages (chat), conversations (ShareGPT), "
-    "prompt and completion (or response), question and answer, or text"
-)
 _PACKED_ROW = 512  # packing makes rows at least this long, where max_len allows: short rows keep a device idle
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """messages from a record. context: how many of the first are given and never learned."""
-
-    messages: list[Message]
-    context: int = 0
-
-
-@dataclass(frozen=True)
-class Text:
-    """Text without turns: all of it is learned."""
-
-    text: str
-
-
-# --- records ----------------------------------------------------------------------------------------------------------
-def parse(record: dict[str, Any]) -> Conversation | Text:
-    """What a record says. Keys without a value are keys that are not there. ValueError with what is wrong with it.
-
-    messages: a list of role and content. conversations: of from and value (or role and content), or of texts, the
-    user's first. A question and its answer under the keys of `_PAIRS`: texts, or lists of messages, of which those of
-    the question are context. text: as it is. All but text may come with `system`, a text that is put in front.
-    """
-    record = {key: value for key, value in record.items() if value is not None}
-    for key in ("messages", "conversations"):
-        if key in record:
-            return Conversation(_with_answer([*_system(record), *to_messages(record[key], key)], key))
-    for questions, answer in _PAIRS:
-        if questions[0] in record and answer in record:
-            return _pair(record, questions, answer)
-    if "text" in record:
-        if not isinstance(record["text"], str) or not record["text"]:
-            raise ValueError("text must be text, and not empty")
-        return Text(record["text"])
-    raise ValueError(f"has the keys {', '.join(sorted(map(str, record))) or '(none)'}; needed are {_FORMS}")
-
-
-def _pair(record: dict[str, Any], questions: Sequence[str], answer: str) -> Conversation:
-    asked: list[Message]
-    if isinstance(record[questions[0]], list):
-        asked = to_messages(record[questions[0]], questions[0])
-    else:
-        parts = [record.get(key, "") for key in questions]
-        if not all(
-            isinstance(part, str) for part in (*parts, record[answer] if isinstance(record[answer], str) else "")
-        ):
-            raise ValueError(f"{', '.join((*questions, answer))} must be text")
-        asked = [{"role": "user", "content": "\n\n".join(filter(None, parts))}]
-        if len(parts) == 2 and parts[1]:
-            asked[0] |= {"parts": tuple(parts)}
-    if isinstance(record[answer], list):
-        said = _with_answer(to_messages(record[answer], answer), answer)
-    elif isinstance(record[answer], str):
-        said = [{"role": "assistant", "content": record[answer]}]
-    else:
-        raise ValueError(f"{', '.join((*questions, answer))} must be text")
-    asked = [*_system(record), *asked]
-    return Conversation([*asked, *said], len(asked))
-
-
-def to_messages(value: Any, key: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{key} must be a list with at least one message")
-    if key == "conversations" and all(isinstance(text, str) for text in value):
-        return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
-    messages = []
-    for i, item in enumerate(value):
-        message = {k: v for k, v in item.items() if v is not None} if isinstance(item, dict) else {}
-        role, content = message.pop("from", message.get("role")), message.pop("value", message.get("content"))
-        if not isinstance(role, str) or not isinstance(content, str):
-            names = "a from and a value" if key == "conversations" else "a role and a content"
-            raise ValueError(f"{key}[{i}] must have {names}, both text")
-        messages.append(message | {"role": _ROLES.get(role, role), "content": content})
-    return messages
-
-
-def _system(record: dict[str, Any]) -> list[Message]:
-    system = record.get("system", "")
-    if not isinstance(system, str):
-        raise ValueError("system must be text")
-    return [{"role": "system", "content": system}] if system else []
-
-
-def _with_answer(messages: list[Message], key: str) -> list[Message]:
-    if not any(m["role"] == "assistant" for m in messages):
-        raise ValueError(f"{key} has no assistant turn to learn from")
-    return messages
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -142,38 +36,52 @@ class Encoder:
     without_thoughts: in how many the template left out the thought that it asks with; empty: how many have answers to
     learn that say nothing.
 
-    loss_on: "assistant" learns every answer that is not context, "completion" the last one, "all" every token.
+    unlearned: how many have answers to learn, but all of weight 0.
+
+    loss_on: "assistant" learns every answer that is not context, "completion" the last one, "all" every token. Answers
+    of weight 0 are never learned; with "all" they are an error.
     """
 
     def __init__(self, tokenizer: Tokenizer, style: PromptStyle, loss_on: LossOn = "assistant") -> None:
         self.tokenizer, self.style, self.loss_on = tokenizer, style, loss_on
-        self.rewritten = self.without_thoughts = self.empty = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from 0."""
+        self.rewritten = self.without_thoughts = self.empty = self.unlearned = 0
 
     def __call__(self, content: Conversation | Text) -> Example:
         if isinstance(content, Text):
             return self._text(content.text)
         messages = [self._in_style(message) for message in content.messages]
-        if self.loss_on == "all":
-            marked = self.style.mark(messages, first=len(messages))
-            ids, _ = self.style.encode_marked(marked, self.tokenizer)
-            return Example(ids, [True] * len(ids))
-        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        first = last if self.loss_on == "completion" else content.context
-        answers = [message for message in messages[first : last + 1] if message["role"] == "assistant"]
-        self.empty += not any(message["content"].strip() or message.get("tool_calls") for message in answers)
+        given = {"tools": content.tools, "template_kwargs": content.template_kwargs}
+        said = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        skip = {i for i, message in enumerate(content.messages) if message.get("train") is False}
+        if self.loss_on == "all" and skip:
+            raise ValueError(
+                f"message {min(skip)} is not to be learned (weight 0, or train false), but loss_on=all learns every "
+                "token; use loss_on=assistant"
+            )
+        first = said[-1] if self.loss_on == "completion" else content.context
+        learned = [i for i in said if i >= first and i not in skip]
+        if self.loss_on == "all" or not learned:
+            ids, _ = self.style.encode_marked(self.style.mark(messages, skip=said, **given), self.tokenizer)
+            self.unlearned += self.loss_on != "all"
+            return Example(ids, [self.loss_on == "all"] * len(ids))
+        self.empty += not any(says_something(messages[i]) for i in learned)
         # what follows the last answer is not learned, and templates write an answer differently when it is not the end
-        marked = self.style.mark(messages[: last + 1], first=first, without_thoughts=True)
+        marked = self.style.mark(messages[: learned[-1] + 1], first=first, skip=skip, without_thoughts=True, **given)
         self.rewritten += marked.rewritten > 0
         self.without_thoughts += marked.without_thoughts
         return Example(*self.style.encode_marked(marked, self.tokenizer))
 
     def _in_style(self, message: Message) -> Message:
-        """Alpaca's style has a section of its own for what an instruction is about."""
-        if "parts" not in message:
-            return message
-        content, more = message["parts"]
-        message = {key: value for key, value in message.items() if key != "parts"}
-        return message | ({"content": content, "input": more} if isinstance(self.style, Alpaca) else {})
+        """Without what is said to us; Alpaca's style has a section of its own for what an instruction is about."""
+        plain = {key: value for key, value in message.items() if key not in ("parts", "train")}
+        if "parts" in message and isinstance(self.style, Alpaca):
+            content, more = message["parts"]
+            return plain | {"content": content, "input": more}
+        return plain
 
     def _text(self, text: str) -> Example:
         ids = self.tokenizer.encode(text)
@@ -277,17 +185,21 @@ def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: boo
     from tqdm import tqdm
 
     problems: list[str] = []
-    cut = left_out = 0
-    encoder.rewritten = encoder.without_thoughts = encoder.empty = 0
+    cut = left_out = blank = 0
+    encoder.reset()
 
     def examples() -> Iterator[Example]:
-        nonlocal cut, left_out
+        nonlocal cut, left_out, blank
         for where, record in tqdm(
             read_records(source, split=split), desc="Tokenizing", unit=" examples", delay=2, leave=False,
             disable=None, file=sys.stderr,
         ):  # fmt: skip
             try:
-                example = encoder(parse(record))
+                content = parse(record)
+                if isinstance(content, Text) and not content.text.strip():
+                    blank += 1
+                    continue
+                example = encoder(content)
             except ValueError as e:
                 problems.append(f"{where}: {e}")
                 continue
@@ -301,19 +213,22 @@ def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: boo
     data = SFTDataset.of(examples(), max_len=limit, packing=packing)
     if problems:
         raise ValueError(listed(problems))
+    gone = left_out - encoder.unlearned
+    counts = (
+        (blank, "left out because the text is empty"),
+        (encoder.unlearned, "left out because the answers have weight 0"),
+        (gone, "left out because nothing to learn was left"),
+    )
+    notes = [f"{source}: {_n(number, 'example')} {why}" for number, why in counts if number]
     if not len(data):
-        raise ValueError(
-            f"{source}: nothing to learn is left after cutting to max_len={limit} tokens; raise max_len"
-            if left_out else f"{source} holds no examples"
-        )  # fmt: skip
+        remedy = f" after cutting to max_len={limit} tokens; raise max_len" if gone else ""
+        raise ValueError("\n".join([f"{source}: nothing to learn is left{remedy}", *notes]))
     n, tokens, learned = len(data), len(data.ids), int(data.learn.sum())
     notes = [
-        f"{source}: {_n(n, 'example')} of {tokens / n:.0f} tokens on average, {tokens:,} in all, {learned:,} learned"
+        f"{source}: {_n(n, 'example')} of {tokens / n:.0f} tokens on average, {tokens:,} in all, {learned:,} learned",
+        *([f"{source}: {_n(cut, 'example')} cut to max_len={limit} tokens"] if cut else []),
+        *notes,
     ]
-    if cut:
-        notes.append(f"{source}: {_n(cut, 'example')} cut to max_len={limit} tokens")
-    if left_out:
-        notes.append(f"{source}: {_n(left_out, 'example')} left out because nothing to learn was left")
     if encoder.empty:
         notes.append(f"{source}: {_n(encoder.empty, 'example')} with an empty answer: only its end is learned")
     if encoder.rewritten:

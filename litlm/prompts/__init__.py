@@ -1,11 +1,13 @@
 """Prompt styles: how a conversation becomes the text a model was finetuned on.
 
-Messages are dicts with `role` ("system", "user", "assistant") and `content`. A style is a small class that writes them
-out: `base.py` says what it must do, `turns.py` has the table that most are. `TemplateStyle` runs the Jinja template a
-checkpoint brings, as transformers does. `style_for` chooses: the checkpoint's own template, else the named style, else
-`plain`. Unusual:
+Messages are dicts with `role` ("system", "user", "assistant") and `content`; `messages.py` says what else they may
+hold. A style is a small class that writes them out: `base.py` says what it must do, `turns.py` has the table that most
+are. `TemplateStyle` runs the Jinja template a checkpoint brings, as transformers does. `style_for` chooses: the
+checkpoint's own template, else the named style, else `plain`. Unusual:
 - A style follows the template its models were published with, oddities included: stripped contents, a missing end
-  token, reasoning taken out of earlier answers. Tools are not written.
+  token, reasoning taken out of earlier answers.
+- Only a checkpoint's own template writes tools. What a style would leave out without a word (tools and their calls, a
+  name, reasoning that it never writes) is refused.
 - Each docstring names the models and the source that tests compare the text with; "unverified" where there is none.
 """
 

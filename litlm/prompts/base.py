@@ -3,7 +3,8 @@
 Unusual:
 - `encode` leaves it to the text: a chat text holds its own special tokens, so nothing is added around it.
 - `encode_with_mask` finds what the assistant wrote by rendering the conversation's beginnings and checking that each is
-  a beginning of the whole; it needs no markers in the template, and refuses templates where that does not hold.
+  a beginning of the whole; it needs no markers in the template, and refuses templates where that does not hold. Before
+  the user has spoken, templates refuse or misstate beginnings: there it compares with what they write for other texts.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from __future__ import annotations
 import bisect
 import difflib
 import os.path
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from litlm.prompts.messages import Message, accept
 
 if TYPE_CHECKING:
     from litlm.tokenizer import Tokenizer
 
-Message = Mapping[str, Any]
+_PROBE = "\ue000"  # a text that stands in no conversation
 Style = TypeVar("Style", bound="PromptStyle")
 
 
@@ -45,6 +48,7 @@ class PromptStyle:
         name: what `get_style` finds it by.
         stop: texts that end an answer, beside the tokenizer's `eos_ids`; single tokens where the vocabulary has them.
         roles: those the style can write.
+        keys: of messages, beside role and content, that it writes: "reasoning_content", "thinking".
         adds_prefix: whether the tokenizer's BOS belongs before the text (styles made of plain text).
         closing: what is written behind a conversation that asks for no answer; it belongs to no turn.
         verified: whether a test compares the style's text with a source from outside, which the docstring names.
@@ -53,6 +57,7 @@ class PromptStyle:
     name: str = ""
     stop: tuple[str, ...] = ()
     roles: tuple[str, ...] = ("system", "user", "assistant")
+    keys: tuple[str, ...] = ()
     adds_prefix: bool = False
     closing: str = ""
     verified: bool = False
@@ -61,53 +66,100 @@ class PromptStyle:
         """The text of valid messages."""
         raise NotImplementedError
 
-    def format(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def bind(
+        self, tools: Sequence[Mapping[str, Any]] | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> PromptStyle:
+        """The style for one conversation, which knows its tools (JSON schemas) and its values for the template's
+        variables (`enable_thinking`), as transformers' `apply_chat_template` takes them. ValueError if it can't write
+        them, and most named styles can't.
+        """
+        wanted = [name for name, value in (("tools", tools), ("template_kwargs", template_kwargs)) if value]
+        if wanted:
+            raise ValueError(
+                f"prompt style {self.name!r} can't write {' and '.join(wanted)}; use a checkpoint whose own chat "
+                "template does (and name no style), or leave them out"
+            )
+        return self
+
+    def accept(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """The messages as `render` takes them: see `messages.py`. ValueError that lists everything wrong with them."""
+        return accept(messages, self)
+
+    def writes(self, key: str, messages: Sequence[Message]) -> bool:
+        """Whether what messages hold under `key`, beside role and content, is in their text."""
+        return key in self.keys
+
+    def format(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
         """The text of a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
 
-        Raises ValueError that lists everything wrong with the messages.
+        tools, template_kwargs: see `bind`. Raises ValueError that lists everything wrong with the messages.
         """
-        _check(messages, self)
-        return self.render(messages, add_generation_prompt)
+        style = self.bind(tools, template_kwargs)
+        return style.render(style.accept(messages), add_generation_prompt)
 
     def encode(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True
+        self, messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True, **given: Any
     ) -> list[int]:
-        """Token ids of `format`, with the tokenizer's BOS only where the style wants it and the text has none."""
-        text = self.format(messages, add_generation_prompt=add_generation_prompt)
+        """Token ids of `format`, with the tokenizer's BOS only where the style wants it and the text has none.
+
+        given: tools and template_kwargs.
+        """
+        text = self.format(messages, add_generation_prompt=add_generation_prompt, **given)
         return [*self._prefix(text, tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
 
-    def count_tokens(self, messages: Sequence[Message], tokenizer: Tokenizer) -> int:
-        """Tokens of the prompt that asks for the next answer."""
-        return len(self.encode(messages, tokenizer))
+    def count_tokens(self, messages: Sequence[Message], tokenizer: Tokenizer, **given: Any) -> int:
+        """Tokens of the prompt that asks for the next answer. given: tools and template_kwargs."""
+        return len(self.encode(messages, tokenizer, **given))
 
     def encode_with_mask(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, *, first: int = 0
+        self, messages: Sequence[Message], tokenizer: Tokenizer, *, first: int = 0, **given: Any
     ) -> tuple[list[int], list[bool]]:
         """A finished conversation as ids, and for each whether the assistant produced it.
 
         Returns `encode(messages, tokenizer, add_generation_prompt=False)` and a mask of the same length: True for the
         assistant's content and the token that ends its turn, in every assistant turn from message `first` on. A token
         that holds both prompt and answer characters counts as the assistant's. Where the style writes no token after
-        the last answer (`plain`, `alpaca`), `tokenizer.eos_id` is appended to both, True.
+        the last answer (`plain`, `alpaca`), `tokenizer.eos_id` is appended to both, True. given: tools and
+        template_kwargs.
 
         Templates that write earlier turns differently from the last (Qwen3 drops their reasoning) show the model
         earlier turns that it would not have written so: then only the last assistant turn is True. Raises ValueError
         where even that turn does not continue its own prompt.
         """
-        return self.encode_marked(self.mark(messages, first=first), tokenizer)
+        return self.encode_marked(self.mark(messages, first=first, **given), tokenizer)
 
-    def mark(self, messages: Sequence[Message], *, first: int = 0, without_thoughts: bool = False) -> Marked:
+    def mark(
+        self,
+        messages: Sequence[Message],
+        *,
+        first: int = 0,
+        skip: Collection[int] = (),
+        without_thoughts: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Marked:
         """The text of a finished conversation and where the assistant's turns from message `first` on are in it.
 
-        without_thoughts: templates that ask with an opened thought (DeepSeek-R1: `<think>`) and write answers without
-        it are refused, because no such answer continues its prompt; take the answers as they are written instead.
+        skip: messages that are not looked for. without_thoughts: templates that ask with an opened thought
+        (DeepSeek-R1: `<think>`) and write answers without it are refused, because no such answer continues its prompt;
+        take the answers as they are written instead. tools, template_kwargs: see `bind`.
         """
-        text = self.format(messages, add_generation_prompt=False)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= first]
-        spans = {i: self._turn(messages, i, text) for i in turns}
+        style = self.bind(tools, template_kwargs)
+        messages = style.accept(messages)
+        text = style.render(messages, False)
+        said = (i for i, message in enumerate(messages) if message["role"] == "assistant")
+        turns = [i for i in said if i >= first and i not in skip]
+        spans = {i: style._turn(messages, i, text) for i in turns}
         bare = without_thoughts and bool(turns) and spans[turns[-1]] is None
         if bare:
-            spans = {i: span or self._turn(messages, i, text, bare=True) for i, span in spans.items()}
+            spans = {i: span or style._turn(messages, i, text, bare=True) for i, span in spans.items()}
         if turns and None in spans.values():
             spans = {turns[-1]: spans[turns[-1]]}
         for i, span in spans.items():
@@ -152,19 +204,64 @@ class PromptStyle:
 
         bare: its header is what the prompt and any written answer have in common.
         """
+        asked = any(message["role"] == "user" for message in messages[:i])
         try:
-            header = self.render(messages[:i], True)
-            written = text if i == len(messages) - 1 else self.render(messages[: i + 1], False)
-            if bare:
-                before = self.render(messages[:i], False).removesuffix(self.closing)
-                other = self.render([*messages[:i], {"role": "assistant", "content": "\ue000"}], False)
-                header = os.path.commonprefix([header, other])
-                if not header.startswith(before):
-                    return None
-        except ValueError:  # a template may refuse a beginning, such as no messages at all
+            start = (self._start if asked else self._first_start)(messages, i, text, bare)
+            end = self._end(messages, i, text)
+        except ValueError:  # a template may refuse any conversation
             return None
-        written = written.removesuffix(self.closing)
-        return (len(header), len(written)) if text.startswith(written) and written.startswith(header) else None
+        return None if start is None or end is None or start > end else (start, end)
+
+    def _start(self, messages: Sequence[Message], i: int, text: str, bare: bool) -> int | None:
+        """Where the answer begins: where its prompt ends."""
+        header = self.render(messages[:i], True)
+        if bare:
+            before = self.render(messages[:i], False).removesuffix(self.closing)
+            other = self.render([*messages[:i], {"role": "assistant", "content": _PROBE}], False)
+            header = os.path.commonprefix([header, other])
+            if not header.startswith(before):
+                return None
+        return len(header) if text.startswith(header) else None
+
+    def _first_start(self, messages: Sequence[Message], i: int, text: str, bare: bool) -> int | None:
+        """The same before the user has spoken, where templates ask for no answer, or leave out their own system text.
+
+        It is behind what stands before any other answer there, or inside, where what asks for an answer ends.
+        """
+        try:
+            other = self.render([*messages[:i], {"role": "assistant", "content": _PROBE}], False)
+        except ValueError:
+            other = self.render(_with_content(messages, i, _PROBE), False)
+        known = os.path.commonprefix([text, other])
+        question = [*messages[:i], {"role": "user", "content": _PROBE}]
+        quiet = self.render(question, False).removesuffix(self.closing)
+        asking = self.render(question, True)
+        before = len(os.path.commonprefix([known, quiet]))
+        if not asking.startswith(quiet):
+            return None
+        opening = asking[len(quiet) :]
+        if not opening:
+            return before
+        start = known.rfind(opening) + len(opening)
+        return start if opening in known and start > before else len(known) if bare else None
+
+    def _end(self, messages: Sequence[Message], i: int, text: str) -> int | None:
+        """Where the answer ends: with the conversation, if it ended there; None if it is written differently then."""
+        if i == len(messages) - 1:
+            return len(text.removesuffix(self.closing))
+        try:
+            written = self.render(messages[: i + 1], False).removesuffix(self.closing)
+            return len(written) if text.startswith(written) else None
+        except ValueError:
+            if any(message["role"] == "user" for message in messages[:i]):
+                raise
+        # no conversation without a user: what follows its content here, as far as it follows every answer
+        answered = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
+        ends = [self.render(m, False).rpartition(_PROBE)[2] for m in (answered, [*answered, answered[0]])]
+        ending = os.path.commonprefix([ends[0].removesuffix(self.closing), ends[1]])
+        other = self.render(_with_content(messages, i, _PROBE), False)
+        at = len(text) - len(os.path.commonprefix([text[::-1], other[::-1]]))
+        return at + len(ending) if text.startswith(ending, at) else None
 
     def _prefix(self, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
         if not self.adds_prefix or not tokenizer.prefix_ids:
@@ -173,26 +270,8 @@ class PromptStyle:
         return () if doubled else tokenizer.prefix_ids
 
 
-def _check(messages: Any, style: PromptStyle) -> None:
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise ValueError(f"messages is a {type(messages).__name__}: pass a list of dicts with 'role' and 'content'")
-    if not messages:
-        raise ValueError("messages is empty: pass at least one message")
-    problems = []
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            problems.append(f"message {i} is a {type(message).__name__}, not a dict")
-            continue
-        if "role" not in message:
-            problems.append(f"message {i} has no 'role'")
-        elif message["role"] not in style.roles:
-            problems.append(f"message {i} has role={message['role']!r}, not one of {', '.join(style.roles)}")
-        if "content" not in message:
-            problems.append(f"message {i} has no 'content'")
-        elif not isinstance(message["content"], str):
-            problems.append(f"message {i} has content of type {type(message['content']).__name__}, not a string")
-    if problems:
-        raise ValueError(f"bad messages for prompt style {style.name!r}: {'; '.join(problems)}")
+def _with_content(messages: Sequence[Message], i: int, content: str) -> list[Message]:
+    return [*messages[:i], {**messages[i], "content": content}, *messages[i + 1 :]]
 
 
 _STYLES: dict[str, type[PromptStyle]] = {}

@@ -130,6 +130,7 @@ class Qwen3(ChatML):
     """
 
     name = "qwen3"
+    keys = ("reasoning_content",)
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         queries = [i for i, message in enumerate(messages) if message["role"] == "user" and not _tool_answer(message)]

@@ -147,6 +147,7 @@ class GptOss(PromptStyle):
     """
 
     name = "gpt-oss"
+    keys = ("thinking",)
     stop = ("<|return|>", "<|call|>")
     verified = True
 
@@ -190,6 +191,7 @@ class Glm45(PromptStyle):
     """
 
     name = "glm-4.5"
+    keys = ("reasoning_content",)
     stop = ("<|user|>", "<|observation|>", "<|endoftext|>")
     verified = True
 
@@ -257,6 +259,7 @@ class MiniMaxM2(PromptStyle):
     """MiniMax-M2: asked to think; answers to earlier questions lose their reasoning. Verified against its template."""
 
     name = "minimax-m2"
+    keys = ("reasoning_content",)
     stop = ("[e~[",)
     verified = True
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from litlm.prompts.base import Message, PromptStyle, get_style
+from litlm.prompts.messages import REASONING
 
 if TYPE_CHECKING:
     import jinja2
@@ -33,28 +35,77 @@ class TemplateStyle(PromptStyle):
     """
 
     name = "template"
-    roles = ("system", "user", "assistant", "tool")
+    roles = ("system", "developer", "user", "assistant", "tool")
     verified = True
 
     def __init__(self, template: str, **variables: Any) -> None:
         import jinja2
 
         self.variables = variables
+        environment = _environment()
         try:
-            self._template = _environment().from_string(template)
+            self._template = environment.from_string(template)
+            words = [value for _, kind, value in environment.lex(template) if kind in ("name", "string")]
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
             raise ValueError(f"the chat template is not valid Jinja: {error}{where}") from None
+        self._names = {word.strip("\"'") for word in words}  # variables, attributes and keys, among others
+
+    def bind(
+        self, tools: Sequence[Mapping[str, Any]] | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> TemplateStyle:
+        """With these tools and variables, too. ValueError for variables that the template never looks at."""
+        given = {key: value for key, value in (template_kwargs or {}).items() if value is not None}
+        if tools and not all(isinstance(tool, Mapping) for tool in tools):
+            raise ValueError("tools must be a list of JSON schemas, each a dict")
+        if own := sorted({"messages", "tools", "add_generation_prompt"} & given.keys()):
+            raise ValueError(f"template_kwargs can't hold {', '.join(own)}: it is passed on its own")
+        if unknown := sorted(key for key, value in given.items() if _says(value) and key not in self._names):
+            raise ValueError(f"the chat template does not use {', '.join(unknown)}; leave it out of template_kwargs")
+        if not tools and not given:
+            return self
+        bound = copy.copy(self)
+        bound.variables = self.variables | given | ({"tools": list(tools)} if tools else {})
+        return bound
+
+    def accept(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Refuses what the template leaves out without a word: tools, and messages of roles that not all know."""
+        accepted = super().accept(messages)
+        for role in ("tool", "developer"):
+            other = [m | {"content": f"{m.get('content', '')}\ue000"} if m["role"] == role else m for m in accepted]
+            if other != accepted and self._same(accepted, self, other):
+                raise ValueError(f"the chat template does not write messages of role {role!r}; leave them out")
+        if self.variables.get("tools"):
+            without = copy.copy(self)
+            without.variables = self.variables | {"tools": None}
+            if self._same(accepted, without, accepted):
+                raise ValueError("the chat template does not write tools; leave them out, or use another checkpoint")
+        return accepted
+
+    def writes(self, key: str, messages: Sequence[Message]) -> bool:
+        without = [{k: v for k, v in message.items() if k != key} for message in messages]
+        # templates take the reasoning out of earlier answers on purpose
+        return (key in REASONING and key in self._names) or not self._same(messages, self, without)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        # as transformers: a key without a value is a key that is not there
-        plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        own = dict(messages=plain, tools=None, documents=None, add_generation_prompt=add_generation_prompt)
+        own = dict(messages=list(messages), tools=None, documents=None, add_generation_prompt=add_generation_prompt)
         try:
             return self._template.render(**(own | self.variables))
         except Exception as error:  # the template is a program: it raises what it likes
             raise ValueError(f"the chat template rejects this conversation: {error}") from None
+
+    def _same(self, messages: Sequence[Message], style: TemplateStyle, others: Sequence[Message]) -> bool:
+        """Whether `style` writes others as this one writes messages."""
+        try:
+            return self.render(messages, False) == style.render(others, False)
+        except ValueError:  # one of them is refused
+            return False
+
+
+def _says(value: Any) -> bool:
+    """Whether a variable's value tells a template anything; columns of files fill up with empty ones."""
+    return isinstance(value, (bool, int, float)) or bool(value)
 
 
 def _environment() -> jinja2.Environment:
