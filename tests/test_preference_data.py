@@ -115,7 +115,7 @@ def test_the_implicit_prompt_is_that_of_trl() -> None:
         (dict(prompt="", **TEXTS), "chosen is an answer alone"),
         (dict(chosen=[GOOD], rejected=[BAD]), "chosen is an answer alone"),
         (dict(prompt=7, **TEXTS), "prompt must be text or a list of messages"),
-        (dict(instruction="a", input=["b"], **TEXTS), "system and input must be text"),
+        (dict(instruction="a", input=["b"], **TEXTS), "input must be text"),
         (dict(prompt=[], **TEXTS), "prompt must be a list with at least one message"),
         (dict(prompt=[{"role": "user"}], **TEXTS), r"prompt\[0\] must have a role and a content"),
         (dict(prompt="a", chosen=3, rejected="b"), "chosen must be text or a list"),

@@ -160,7 +160,8 @@ def test_wrong_records_are_all_named_with_what_they_hold(tmp_path: Path, llm: LL
         ({"conversations": [{"from": "human", "value": 3}]}, "conversations[0] must have a from and a value"),
         ({"conversations": ["only asked"]}, "conversations has no assistant turn"),
         ({"prompt": "a", "completion": [user("b")]}, "completion has no assistant turn"),
-        ({"text": ""}, "text must be text, and not empty"),
+        ({"text": 3}, "text must be text"),
+        ({"text": None, "instruction": "a"}, "keys instruction;"),
         ({"system": 3, "messages": ASKED}, "system must be text"),
     ]
     with pytest.raises(ValueError, match="The data can't be used") as e:
@@ -292,11 +293,10 @@ def test_every_token_gets_one_end(tokenizer: Tokenizer) -> None:
 
 
 def test_empty_answers_are_counted(tmp_path: Path, llm: LLM) -> None:
-    """They are learned as they are. A call of a tool says something; of several answers one is enough."""
-    call = assistant("") | {"tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    """They are learned as they are; of several answers one is enough."""
     records = [
         *ALPACA, {"prompt": "q", "completion": ""}, {"instruction": "q", "output": " \n"},
-        {"messages": [user("q"), assistant("a"), user("q"), assistant("")]}, {"messages": [user("q"), call]},
+        {"messages": [user("q"), assistant("a"), user("q"), assistant("")]},
         {"prompt": [user("q"), assistant("given")], "completion": [user("q"), assistant("")]},
     ]  # fmt: skip
     path = write(tmp_path / "d", records)

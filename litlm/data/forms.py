@@ -205,7 +205,7 @@ def _message(item: Any, where: str, key: str) -> Message:
     message = {k: v for k, v in item.items() if v is not None} if isinstance(item, dict) else {}
     role, content = message.pop("from", message.get("role")), message.pop("value", message.get("content"))
     for name, why in _REFUSED_OF_MESSAGES.items():
-        if message.get(name):
+        if message.pop(name, None):
             raise ValueError(f"{where}.{name} can't be used: {why}")
     calls = _decoded(message.pop("tool_calls", None), f"{where}.tool_calls")
     call = message.pop("function_call", None)  # OpenAI's older form
@@ -224,7 +224,9 @@ def _message(item: Any, where: str, key: str) -> Message:
         names = "a from and a value" if key == "conversations" else "a role and a content"
         raise ValueError(f"{where} must have {names}, both text")
     role = _ROLES.get(role, role)
-    message |= {"role": role} | ({} if content is None else {"content": content})
+    message |= {"role": role, "content": content}
+    if content is None:
+        del message["content"]
     if calls:
         message["tool_calls"] = _calls(calls, where)
     return _weighted(message, where)

@@ -3,8 +3,9 @@
 Unusual:
 - `encode` leaves it to the text: a chat text holds its own special tokens, so nothing is added around it.
 - `encode_with_mask` finds what the assistant wrote by rendering the conversation's beginnings and checking that each is
-  a beginning of the whole; it needs no markers in the template, and refuses templates where that does not hold. Before
-  the user has spoken, templates refuse or misstate beginnings: there it compares with what they write for other texts.
+  a beginning of the whole; it needs no markers in the template, and refuses templates where that does not hold. Where
+  nobody asks (the assistant begins, or goes on), templates refuse or misstate beginnings: there it compares with what
+  they write for another answer.
 """
 
 from __future__ import annotations
@@ -204,9 +205,9 @@ class PromptStyle:
 
         bare: its header is what the prompt and any written answer have in common.
         """
-        asked = any(message["role"] == "user" for message in messages[:i])
+        answers = any(message["role"] == "user" for message in messages[:i]) and messages[i - 1]["role"] != "assistant"
         try:
-            start = (self._start if asked else self._first_start)(messages, i, text, bare)
+            start = (self._start if answers else self._compared_start)(messages, i, text, bare)
             end = self._end(messages, i, text)
         except ValueError:  # a template may refuse any conversation
             return None
@@ -223,8 +224,9 @@ class PromptStyle:
                 return None
         return len(header) if text.startswith(header) else None
 
-    def _first_start(self, messages: Sequence[Message], i: int, text: str, bare: bool) -> int | None:
-        """The same before the user has spoken, where templates ask for no answer, or leave out their own system text.
+    def _compared_start(self, messages: Sequence[Message], i: int, text: str, bare: bool) -> int | None:
+        """The same where nobody asks: before the user has spoken, or behind another answer. There, templates may write
+        no header, or leave out their own system text.
 
         It is behind what stands before any other answer there, or inside, where what asks for an answer ends.
         """
@@ -237,9 +239,7 @@ class PromptStyle:
         quiet = self.render(question, False).removesuffix(self.closing)
         asking = self.render(question, True)
         before = len(os.path.commonprefix([known, quiet]))
-        if not asking.startswith(quiet):
-            return None
-        opening = asking[len(quiet) :]
+        opening = asking[len(os.path.commonprefix([asking, quiet])) :]
         if not opening:
             return before
         start = known.rfind(opening) + len(opening)

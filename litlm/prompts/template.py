@@ -51,6 +51,7 @@ class TemplateStyle(PromptStyle):
             where = f" (line {line})" if line else ""
             raise ValueError(f"the chat template is not valid Jinja: {error}{where}") from None
         self._names = {word.strip("\"'") for word in words}  # variables, attributes and keys, among others
+        self.closing = self._closing()
 
     def bind(
         self, tools: Sequence[Mapping[str, Any]] | None = None, template_kwargs: Mapping[str, Any] | None = None
@@ -94,6 +95,17 @@ class TemplateStyle(PromptStyle):
             return self._template.render(**(own | self.variables))
         except Exception as error:  # the template is a program: it raises what it likes
             raise ValueError(f"the chat template rejects this conversation: {error}") from None
+
+    def _closing(self) -> str:
+        """Phi-3's template writes the end of text behind every conversation, after the end of the turn."""
+        end, turns = str(self.variables.get("eos_token") or ""), [{"role": "user", "content": "x"}]
+        try:
+            asked = self.render(turns, False)
+            answered = self.render([*turns, {"role": "assistant", "content": "\ue000"}], False)
+        except ValueError:
+            return ""
+        own_end = answered.rpartition("\ue000")[2].removesuffix(end).strip()
+        return end if own_end and asked.endswith(end) and not answered.startswith(asked) else ""
 
     def _same(self, messages: Sequence[Message], style: TemplateStyle, others: Sequence[Message]) -> bool:
         """Whether `style` writes others as this one writes messages."""
