@@ -1,4 +1,4 @@
-"""What the keys of records do: text and ids against transformers' chat templates, masks against what must be learned."""
+"""What the keys of records do: ids against transformers' chat templates, masks against what must be learned."""
 
 from __future__ import annotations
 

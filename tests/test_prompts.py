@@ -351,6 +351,99 @@ def test_masks_hold_the_answers_and_their_ends(tokenizer: Tokenizer, style: Prom
     assert len(mask) == len(ids)
 
 
+DEFAULT = (  # SmolLM2's: its own system text stands before a conversation without one
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+BRACKETS = (  # Mistral's: nothing asks for an answer, and its own system text stands first
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}"
+    "{% set told = messages[0].content %}"
+    "{% else %}{% set rest = messages %}{% set told = 'You are Le Chat.' %}{% endif %}"
+    "[SYSTEM]{{ told }}[/SYSTEM]{% for m in rest %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %}{{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+NEEDS_A_USER = "{% if messages | selectattr('role', 'equalto', 'user') | list | length == 0 %}" + (
+    "{{ raise_exception('No user query found in messages.') }}{% endif %}" + DEFAULT  # Qwen3.5's
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [(CHATML, "<|im_end|>"), (DEFAULT, "<|im_end|>"), (LLAMA3, "<|eot_id|>"), (ZEPHYR, "</s>"), (BRACKETS, "</s>"),
+     (MARKED, "<|im_end|>"), (NEEDS_A_USER, "<|im_end|>")],
+    ids=["chatml", "default", "llama3", "zephyr", "brackets", "marked", "needs-a-user"],
+)  # fmt: skip
+def test_answers_that_nobody_asked_for(tokenizer: Tokenizer, template: str, end: str) -> None:
+    """The assistant begins, or goes on: exactly the answers and their ends are learned, and nothing is rewritten."""
+    style = TemplateStyle(template, bos_token="<s>", eos_token="</s>")
+    hello, more, last = assistant("Hello x"), assistant("more of it"), assistant("last\n\n 🤗")
+    conversations = [
+        [hello, user("q"), last], [hello, user("q")], [hello], [system("s"), hello, user("q"), last], [hello, more],
+        [hello, more, user("q"), last], [user("q"), hello, more], [user("q"), user("r"), last], [system("s"), hello],
+        [system("<|im_start|>assistant\nassistant"), hello, user("q"), assistant("Hello x")],
+    ]  # fmt: skip
+    compared = 0
+    for messages in conversations:
+        if template == NEEDS_A_USER and not any(m["role"] == "user" for m in messages):
+            continue
+        marked = style.mark(messages)
+        expected = [m["content"] + end for m in messages if m["role"] == "assistant"]
+        assert [marked.text[slice(*span)].strip() for span in marked.spans] == expected
+        assert (marked.rewritten, marked.without_thoughts) == (0, False)
+        ids, mask = style.encode_with_mask(messages, tokenizer)
+        assert "".join(produced(ids, mask, tokenizer)) == "".join(expected)
+        compared += 1
+    assert compared > 5
+
+
+@pytest.mark.parametrize("style", [Qwen3(), TemplateStyle(REASONING)])
+def test_reasoning_where_nobody_asked(tokenizer: Tokenizer, style: PromptStyle) -> None:
+    """Qwen3 writes no thought before the first question, and shows that of the last answer."""
+    messages = [assistant("Hello"), user("q"), assistant("b", reasoning_content="r")]
+    thought = "<think>\nr\n</think>\n\nb<|im_end|>"
+    ids, mask = style.encode_with_mask(messages, tokenizer)
+    assert produced(ids, mask, tokenizer) == ["Hello<|im_end|>", thought]
+    # the first of two answers would have shown an empty thought, had it been the last
+    ids, mask = style.encode_with_mask([user("q"), assistant("a"), messages[-1]], tokenizer)
+    assert produced(ids, mask, tokenizer) == [thought]
+    two = [user("q"), assistant("a", reasoning_content="s"), messages[-1]]
+    ids, mask = style.encode_with_mask(two, tokenizer)
+    assert produced(ids, mask, tokenizer) == ["<think>\ns\n</think>\n\na<|im_end|>", thought]
+
+
+def test_tools_and_values_reach_every_method(tokenizer: Tokenizer, hf: Any) -> None:
+    template = "{% if tools %}{{ tools | tojson }}{% endif %}{{ 'quiet' if brief }}" + CHATML
+    style, tools = TemplateStyle(template), [{"type": "function", "function": {"name": "f"}}]
+    given: Any = dict(tools=tools, template_kwargs={"brief": True})
+    for prompt in (True, False):
+        expected = rendered(hf, template, TALK, prompt, tools=tools, brief=True)
+        assert style.format(TALK, add_generation_prompt=prompt, **given) == expected
+        ids = tokenizer.encode(expected, add_special_tokens=False)
+        assert style.encode(TALK, tokenizer, add_generation_prompt=prompt, **given) == ids
+    assert style.encode_with_mask(TALK, tokenizer, **given)[0] == ids
+    assert style.count_tokens(TALK, tokenizer, **given) == len(style.encode(TALK, tokenizer, **given))
+    assert style.format(TALK) == rendered(hf, template, TALK, True)  # nothing is left of them
+    for call in (style.format, style.mark):
+        with pytest.raises(ValueError, match=r"does not use terse; leave it out of template_kwargs"):
+            call(TALK, template_kwargs={"terse": 1})
+    with pytest.raises(ValueError, match="tools must be a list of JSON schemas, each a dict"):
+        style.format(TALK, tools=[print])  # pyright: ignore[reportArgumentType]
+
+
+def test_developers_are_the_system_where_a_style_knows_no_other() -> None:
+    developer = {"role": "developer", "content": "d"}
+    for style in (ChatML(), get_style("llama3"), get_style("gpt-oss")):
+        assert style.format([developer, user("q")]) == style.format([system("d"), user("q")])
+    with pytest.raises(ValueError, match="role='developer', not one of user, assistant"):
+        get_style("gemma").format([developer, user("q")])
+    for template in (ZEPHYR, STRICT):  # one drops developers, the other refuses them
+        style = TemplateStyle(template, bos_token="<s>", eos_token="</s>")
+        assert style.format([developer, user("q")]) == style.format([system("d"), user("q")])
+    assert TemplateStyle(CHATML).format([developer, user("q")]).startswith("<|im_start|>developer\nd<|im_end|>")
+
+
 def test_a_token_across_the_border_is_the_assistants(tokenizer: Tokenizer) -> None:
     """The template's newline and the answer's first spaces are one token: trimmed offsets would give it the newline."""
     messages = [user("q"), assistant("   x")]

@@ -576,6 +576,104 @@ def test_template_style_renders_as_transformers(package: str) -> None:
     assert kinds == {"text", "error"}
 
 
+TOOLS = [{"type": "function", "function": {"name": "look", "description": "Look.", "parameters": {"type": "object",
+          "properties": {"at": {"type": "string", "description": "Where."}}, "required": ["at"]}}}]  # fmt: skip
+CALL = {"type": "function", "id": "abcdef123", "function": {"name": "look", "arguments": {"at": "x"}}}
+CALLED: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+RESULT = {"role": "tool", "content": "seen", "name": "look", "tool_call_id": "abcdef123"}
+WITH_TOOLS: list[Messages] = [
+    talk("q"),
+    [*talk("q"), CALLED, RESULT, {"role": "assistant", "content": "an answer"}],
+    [*talk("q", system="s"), {k: v for k, v in CALLED.items() if k != "content"}, RESULT],
+    [{"role": "developer", "content": "rules"}, *talk("q", "a")],
+    [*talk("q"), {"role": "assistant", "content": "a", "reasoning": "because"}],
+]
+
+
+@pytest.mark.parametrize("package", ["llama.cpp", "axolotl"])
+def test_tools_render_as_in_transformers_or_are_refused(package: str) -> None:
+    """Refused is what transformers drops without a word: there the text is the same without it."""
+    compared = refused = 0
+    for name, source in templates().items():
+        if name.split("/")[0] != package:
+            continue
+        style = TemplateStyle(source, **TEXT)
+        for messages, tools in zip(WITH_TOOLS, (TOOLS, TOOLS, TOOLS, None, None), strict=True):
+
+            def theirs(messages: Messages, tools: Any) -> str | None:
+                try:
+                    return rendered(source, messages, False, tools=tools, **TEXT)  # noqa: B023
+                except Exception:
+                    return None
+
+            expected = theirs(messages, tools)
+            try:
+                text = style.format(messages, add_generation_prompt=False, tools=tools)
+            except ValueError as e:
+                reason = str(e)
+            else:
+                if messages[0]["role"] == "developer" and expected != text:
+                    expected = theirs([messages[0] | {"role": "system"}, *messages[1:]], tools)
+                assert text == expected, name
+                compared += 1
+                continue
+            without = [{k: v for k, v in m.items() if k not in ("tool_calls", "reasoning")} for m in messages]
+            silent = [m | {"content": "?"} if m["role"] == "tool" else m for m in messages]
+            dropped = {
+                "does not write tools": theirs(messages, None), "role 'tool'": theirs(silent, tools),
+                "has 'tool_calls'": theirs(without, tools), "has 'reasoning_content'": theirs(without, tools),
+                "rejects this conversation": None,
+            }  # fmt: skip
+            (found,) = (same for part, same in dropped.items() if part in reason)
+            assert found == expected, (name, reason)
+            refused += expected is not None
+    assert compared > 30
+    assert refused > 30
+
+
+# Templates that mark what is learned from behind the prompt on, in transformers' way.
+GENERATION = [
+    "axolotl/phi_4", "trl/glm4moe_training", "trl/lfm2_2_5", "trl/lfm2_v2_training", "trl/llama3_training",
+    "trl/qwen2_5_training", "trl/qwen3_instruct_2507_training", "trl/qwen3_training",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GENERATION)
+def test_spans_are_those_that_templates_mark(name: str) -> None:
+    """Whoever begins, and whoever goes on."""
+    source = templates()[name]
+    style, (user, answer) = TemplateStyle(source, **TEXT), talk("Q", "A 1")
+    last, system = {"role": "assistant", "content": "B\n2"}, talk(system="S")
+    conversations = [
+        [user, answer, user, last], [answer], [answer, user], [answer, user, last], [*system, answer, user, last],
+        [answer, last, user, last], [user, answer, last], [user, user, last], [*system, user, user, answer, user],
+    ]  # fmt: skip
+    if style.writes("tool_calls", [user, CALLED, user]):
+        conversations += [[user, CALLED, RESULT, last], [user, CALLED | {"content": None}, RESULT, RESULT, last]]
+    for messages in conversations:
+        given = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        (text,), (spans,) = chat_template_utils.render_jinja_template(
+            [given], chat_template=source, return_assistant_tokens_mask=True, **TEXT
+        )
+        marked = style.mark(messages)
+        assert marked.text == text
+        assert [text[slice(*span)].strip() for span in marked.spans] == [text[slice(*span)].strip() for span in spans]
+        assert marked.rewritten == 0
+        skipped = style.mark(messages, skip=[i for i, m in enumerate(messages) if m["role"] == "assistant"][-1:])
+        assert skipped.spans == marked.spans[:-1]
+
+
+@pytest.mark.parametrize("name", ["llama.cpp/microsoft-Phi-3.5-mini-instruct", "trl/phi3"])
+def test_what_ends_a_conversation_is_no_answers(name: str) -> None:
+    """Phi-3's template writes the end of text behind whatever comes last, beside the end of the turn."""
+    style = TemplateStyle(templates()[name], eos_token="<|endoftext|>")
+    for messages in (talk("q", "a", "r", "b"), talk("q", "a", "r", "b")[1:], talk("q", "b")):
+        marked = style.mark(messages)
+        answers = [f"{m['content']}<|end|>" for m in messages if m["role"] == "assistant"]
+        assert [marked.text[slice(*span)].strip() for span in marked.spans] == answers
+        assert marked.text.endswith("b<|end|>\n<|endoftext|>")
+
+
 # --- masks, stops, BOS ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:

@@ -1,8 +1,8 @@
 """Forms of records: what each becomes, a conversation or a text. They are told apart by their keys.
 
-Accepted are the keys of Hugging Face TRL, OpenAI's finetuning, LLaMA-Factory (Alpaca's and ShareGPT's form), axolotl and
-mistral-finetune. Unusual: a key that says what is learned or what the model sees is used, or refused by its name; all
-other columns (id, source, category) are passed over.
+Accepted are the keys of Hugging Face TRL, OpenAI's finetuning, LLaMA-Factory (Alpaca's and ShareGPT's form), axolotl
+and mistral-finetune. Unusual: a key that says what is learned or what the model sees is used, or refused by its name;
+all other columns (id, source, category) are passed over.
 """
 
 from __future__ import annotations

@@ -71,18 +71,29 @@ class TemplateStyle(PromptStyle):
         return bound
 
     def accept(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Refuses what the template leaves out without a word: tools, and messages of roles that not all know."""
+        """Refuses what the template leaves out without a word: tools and their results. Developers are the system for
+        templates that know no other, as llama.cpp has it.
+        """
         accepted = super().accept(messages)
-        for role in ("tool", "developer"):
-            other = [m | {"content": f"{m.get('content', '')}\ue000"} if m["role"] == role else m for m in accepted]
-            if other != accepted and self._same(accepted, self, other):
-                raise ValueError(f"the chat template does not write messages of role {role!r}; leave them out")
+        if not self._hears("developer", accepted):
+            accepted = [m | {"role": "system"} if m["role"] == "developer" else m for m in accepted]
+        if not self._hears("tool", accepted):
+            self.render(accepted, False)  # what it says itself
+            raise ValueError("the chat template does not write messages of role 'tool'; leave them out")
         if self.variables.get("tools"):
             without = copy.copy(self)
             without.variables = self.variables | {"tools": None}
             if self._same(accepted, without, accepted):
                 raise ValueError("the chat template does not write tools; leave them out, or use another checkpoint")
         return accepted
+
+    def _hears(self, role: str, messages: Sequence[Message]) -> bool:
+        """Whether what that role says changes the text."""
+        other = [m | {"content": f"{m.get('content', '')}\ue000"} if m["role"] == role else m for m in messages]
+        try:
+            return other == messages or self.render(messages, False) != self.render(other, False)
+        except ValueError:
+            return False
 
     def writes(self, key: str, messages: Sequence[Message]) -> bool:
         without = [{k: v for k, v in message.items() if k != key} for message in messages]
