@@ -409,6 +409,8 @@ def test_reasoning_where_nobody_asked(tokenizer: Tokenizer, style: PromptStyle) 
     ids, mask = style.encode_with_mask([user("q"), assistant("a"), messages[-1]], tokenizer)
     assert produced(ids, mask, tokenizer) == [thought]
     two = [user("q"), assistant("a", reasoning_content="s"), messages[-1]]
+    for key in ("thinking", "reasoning"):  # other names for it, in transformers, too
+        assert style.format([user("q"), assistant("b", **{key: "r"})]) == style.format([user("q"), messages[-1]])
     ids, mask = style.encode_with_mask(two, tokenizer)
     assert produced(ids, mask, tokenizer) == ["<think>\ns\n</think>\n\na<|im_end|>", thought]
 

@@ -586,7 +586,7 @@ WITH_TOOLS: list[Messages] = [
     [*talk("q"), CALLED, RESULT, {"role": "assistant", "content": "an answer"}],
     [*talk("q", system="s"), {k: v for k, v in CALLED.items() if k != "content"}, RESULT],
     [{"role": "developer", "content": "rules"}, *talk("q", "a")],
-    [*talk("q"), {"role": "assistant", "content": "a", "reasoning": "because"}],
+    [*talk("q"), {"role": "assistant", "content": "a", "reasoning_content": "because"}],
 ]
 
 
@@ -617,7 +617,7 @@ def test_tools_render_as_in_transformers_or_are_refused(package: str) -> None:
                 assert text == expected, name
                 compared += 1
                 continue
-            without = [{k: v for k, v in m.items() if k not in ("tool_calls", "reasoning")} for m in messages]
+            without = [{k: v for k, v in m.items() if k not in ("tool_calls", "reasoning_content")} for m in messages]
             silent = [m | {"content": "?"} if m["role"] == "tool" else m for m in messages]
             dropped = {
                 "does not write tools": theirs(messages, None), "role 'tool'": theirs(silent, tools),

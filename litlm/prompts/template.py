@@ -87,7 +87,7 @@ class TemplateStyle(PromptStyle):
                 raise ValueError("the chat template does not write tools; leave them out, or use another checkpoint")
         return accepted
 
-    def _hears(self, role: str, messages: Sequence[Message]) -> bool:
+    def _hears(self, role: str, messages: list[dict[str, Any]]) -> bool:
         """Whether what that role says changes the text."""
         other = [m | {"content": f"{m.get('content', '')}\ue000"} if m["role"] == role else m for m in messages]
         try:

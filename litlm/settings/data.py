@@ -15,7 +15,7 @@ class DataSettings:
     Args:
         path: A file (.json, .jsonl, .csv, .parquet), a named dataset (alpaca, dolly, ...) or a hub id such as org/name.
             Records are Alpaca (instruction, input, output), chat (messages), ShareGPT (conversations), or prompt and
-            completion; beside them system, history, tools, chat_template_kwargs, and a message's weight (0: not learned).
+            completion; beside them system, history, tools, chat_template_kwargs; messages of weight 0 are not learned.
         val_path: A separate source to validate on.
         val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
         split: Which split of a hub dataset.
