@@ -17,12 +17,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from litlm.prompts.messages import Message, accept
+from litlm.prompts.messages import PROBE, Message, accept
 
 if TYPE_CHECKING:
     from litlm.tokenizer import Tokenizer
 
-_PROBE = "\ue000"  # a text that stands in no conversation
 Style = TypeVar("Style", bound="PromptStyle")
 
 
@@ -218,7 +217,7 @@ class PromptStyle:
         header = self.render(messages[:i], True)
         if bare:
             before = self.render(messages[:i], False).removesuffix(self.closing)
-            other = self.render([*messages[:i], {"role": "assistant", "content": _PROBE}], False)
+            other = self.render([*messages[:i], {"role": "assistant", "content": PROBE}], False)
             header = os.path.commonprefix([header, other])
             if not header.startswith(before):
                 return None
@@ -231,11 +230,11 @@ class PromptStyle:
         It is behind what stands before any other answer there, or inside, where what asks for an answer ends.
         """
         try:
-            other = self.render([*messages[:i], {"role": "assistant", "content": _PROBE}], False)
+            other = self.render([*messages[:i], {"role": "assistant", "content": PROBE}], False)
         except ValueError:
-            other = self.render(_with_content(messages, i, _PROBE), False)
+            other = self.render(_with_content(messages, i, PROBE), False)
         known = os.path.commonprefix([text, other])
-        question = [*messages[:i], {"role": "user", "content": _PROBE}]
+        question = [*messages[:i], {"role": "user", "content": PROBE}]
         quiet = self.render(question, False).removesuffix(self.closing)
         asking = self.render(question, True)
         before = len(os.path.commonprefix([known, quiet]))
@@ -256,10 +255,10 @@ class PromptStyle:
             if any(message["role"] == "user" for message in messages[:i]):
                 raise
         # no conversation without a user: what follows its content here, as far as it follows every answer
-        answered = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
-        ends = [self.render(m, False).rpartition(_PROBE)[2] for m in (answered, [*answered, answered[0]])]
+        answered = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}]
+        ends = [self.render(m, False).rpartition(PROBE)[2] for m in (answered, [*answered, answered[0]])]
         ending = os.path.commonprefix([ends[0].removesuffix(self.closing), ends[1]])
-        other = self.render(_with_content(messages, i, _PROBE), False)
+        other = self.render(_with_content(messages, i, PROBE), False)
         at = len(text) - len(os.path.commonprefix([text[::-1], other[::-1]]))
         return at + len(ending) if text.startswith(ending, at) else None
 

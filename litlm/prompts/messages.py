@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from litlm.prompts.base import PromptStyle
 
 Message = Mapping[str, Any]
+PROBE = "\ue000"  # a text that stands in no conversation, to see where templates write it
 REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing by three names, as in transformers
 # Keys beside role and content that say something: a style writes them or refuses them.
 _SAYING = ("tool_calls", "function_calls", "functions", "name", *REASONING)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from litlm.prompts.base import Message, PromptStyle, get_style
-from litlm.prompts.messages import REASONING
+from litlm.prompts.messages import PROBE, REASONING
 
 if TYPE_CHECKING:
     import jinja2
@@ -89,7 +89,7 @@ class TemplateStyle(PromptStyle):
 
     def _hears(self, role: str, messages: list[dict[str, Any]]) -> bool:
         """Whether what that role says changes the text."""
-        other = [m | {"content": f"{m.get('content', '')}\ue000"} if m["role"] == role else m for m in messages]
+        other = [m | {"content": f"{m.get('content', '')}{PROBE}"} if m["role"] == role else m for m in messages]
         try:
             return other == messages or self.render(messages, False) != self.render(other, False)
         except ValueError:
@@ -112,10 +112,10 @@ class TemplateStyle(PromptStyle):
         end, turns = str(self.variables.get("eos_token") or ""), [{"role": "user", "content": "x"}]
         try:
             asked = self.render(turns, False)
-            answered = self.render([*turns, {"role": "assistant", "content": "\ue000"}], False)
+            answered = self.render([*turns, {"role": "assistant", "content": PROBE}], False)
         except ValueError:
             return ""
-        own_end = answered.rpartition("\ue000")[2].removesuffix(end).strip()
+        own_end = answered.rpartition(PROBE)[2].removesuffix(end).strip()
         return end if own_end and asked.endswith(end) and not answered.startswith(asked) else ""
 
     def _same(self, messages: Sequence[Message], style: TemplateStyle, others: Sequence[Message]) -> bool:
