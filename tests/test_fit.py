@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import signal
@@ -72,6 +73,24 @@ def _fit(train: Dataset, tmp: Path, *, family: str = "llama", val: Dataset | Non
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as f:
         return list(csv.DictReader(f))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_objects_are_frozen_after_the_first_step_of_compiled_layers(
+    compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: function)  # compiling itself does not matter here
+    counts: list[int] = []
+
+    class Watching(Report):
+        def step(self, row: Any, progress: float | None = None) -> None:
+            counts.append(gc.get_freeze_count())
+
+    with Watching(tmp_path, None, quiet=True) as report:
+        settings = TrainSettings(max_steps=3, batch_size=2, compile=compiled)
+        fit(tiny.load().model, _dataset((9, 7, 12)), settings=settings, report=report)
+    assert [count > 0 for count in counts] == [compiled] * 3
+    assert gc.get_freeze_count() == 0
 
 
 def _weights(llm: LLM) -> list[Tensor]:
