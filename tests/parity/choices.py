@@ -48,11 +48,11 @@ class Choices(TorchDispatchMode):
 
 
 def as_near(ours: Tensor, theirs: Tensor, exact: Tensor) -> None:
-    """Logits (..., V) of both in half precision are equally far from the exact ones.
+    """Logits (..., V) of both in half precision are equally far from the exact ones, within what chance allows.
 
     Independent roundings add up in squares: 1.25 times theirs in the median position is room for half as many again,
     on any machine. All positions together are led by a few whose softmax is sharp, in which the same roundings weigh
-    much more: 2. Any detail that is wrong, or computed in bf16 where they use fp32, is beyond one of them.
+    much more: 2. (A single operation that rounds more often than theirs is less than that; fp32 tests see details.)
     """
     far = [(logits.float() - exact).norm(dim=-1) for logits in (ours, theirs)]
     for name, measure, most in (("median", Tensor.median, 1.25), ("root mean square", Tensor.norm, 2.0)):
