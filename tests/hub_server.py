@@ -3,8 +3,9 @@
 Unusual: it can misbehave on request. The switches are plain attributes, read at each request: `delay` (seconds before
 any answer), `status` (answer everything with this HTTP status), `drop` (file -> bytes after which the connection is
 cut, once each), `dead_after_drop` (a cut also stops the server for good), `corrupt` (files served with one bit
-changed), `pace` (file -> seconds to wait after each `chunk` bytes). `log` lists what was asked. LFS files (weights) are
-redirected to a "CDN" under another host name with `X-Linked-Etag` = sha256, as the real hub does; Xet is not offered.
+changed), `hold` (files that arrive byte by byte after the first `chunk`, until they are taken out). `log` lists what
+was asked. LFS files (weights) are redirected to a "CDN" under another host name with `X-Linked-Etag` = sha256, as the
+real hub does; Xet is not offered.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class HubServer:
         self.drop: dict[str, int] = {}
         self.dead_after_drop = False
         self.corrupt: set[str] = set()
-        self.pace: dict[str, float] = {}
+        self.hold: set[str] = set()
         self.chunk = 4096
         self.log: list[tuple[str, str, str | None]] = []  # method, path, Range header
         self._stop = threading.Event()
@@ -222,11 +223,15 @@ class _Handler(BaseHTTPRequestHandler):
         limit = hub.drop.pop(name, None)
         self._headers(status, total - start, headers)
         end = total if limit is None else min(total, start + limit)
-        for at in range(start, end, hub.chunk):
-            self.wfile.write(data[at : min(at + hub.chunk, end)])
+        at, size = start, hub.chunk
+        while at < end:
+            self.wfile.write(data[at : min(at + size, end)])
             self.wfile.flush()
-            if name in hub.pace:
-                hub.wait(hub.pace[name])
+            at += size
+            size = hub.chunk
+            if name in hub.hold and not hub.stopped:  # not silence, which clients take for a broken connection
+                size = 1
+                hub.wait(0.1)
         if limit is not None:
             self.close_connection = True
             if hub.dead_after_drop:
@@ -250,8 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Poll until `condition()` is true; TimeoutError after `seconds`."""
+def wait_until(condition: Callable[[], object], seconds: float = 300.0) -> None:
+    """Poll until `condition()` is true; TimeoutError after `seconds`, which a busy machine may need."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

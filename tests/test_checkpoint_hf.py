@@ -307,11 +307,14 @@ def test_killed_while_saving(limit: int, tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        litter, newest = 0, 0.0
-        for _ in range(10):
-            child.stdin.write(f"{rnd.uniform(0, 6 * duration)}\n")
+        kills, litter, newest = 0, 0, 0.0
+        # Until enough of them hit a save to prove something; later and later, as the machine may have become slower.
+        while kills < 10 or litter < 2 or newest == 0:
+            assert kills < 200
+            child.stdin.write(f"{rnd.uniform(0, 6 * duration) * (1 + kills / 10)}\n")
             child.stdin.flush()
             assert child.stdout.readline() == "killed\n"
+            kills += 1
             litter += len(list(tmp_path.glob(".*.part"))) > 0
             found = [t.unique() for t in cases.load(tmp_path).state_dict().values()]
             assert all(len(values) == 1 for values in found)  # no tensor is half written
@@ -321,8 +324,6 @@ def test_killed_while_saving(limit: int, tmp_path: Path) -> None:
             assert min(values) >= newest or limit < 10**9
             newest = max(values)
         child.stdin.close()
-    assert litter > 1, "too few kills hit a save to prove anything"
-    assert newest > 0
     save_weights(state, config, tmp_path, max_shard_bytes=limit)
     assert not list(tmp_path.glob(".*"))
 

@@ -157,7 +157,7 @@ HEAVY = [
 
 
 def ended(process: Any) -> int:
-    process.join(120)
+    process.join(600)  # seconds, of runs that take a few: what a busy machine may need
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 

@@ -74,7 +74,7 @@ def test_training_again_gives_the_same_file(trained: Path, tmp_path: Path) -> No
         "train_tokenizer(TrainTokenizerCommand(data=tuple(sys.argv[2:]), out_dir=sys.argv[1], vocab_size=1000))"
     )
     env = os.environ | {"TOKENIZERS_PARALLELISM": "true", "PYTHONHASHSEED": "5"}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "t"), *SOURCES], env=env, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "t"), *SOURCES], env=env, check=True, timeout=600)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "t" / name).read_bytes() == (trained / name).read_bytes()
 

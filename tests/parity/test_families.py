@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from parity import cases
 from parity.cases import CASES, EAGER, Case, close, hf_logits, ours, raw_tensors, tokens, write
+from parity.choices import Choices, as_near
 from torch import Tensor
 
 from litlm.checkpoint.hf import INDEX, save_weights
@@ -212,7 +214,7 @@ HALVES = [(case, "BF16") for case in CASES] + [(case, "F16") for case in {c.fami
 
 @pytest.mark.parametrize(("case", "dtype"), HALVES, ids=str)
 def test_half_precision_checkpoints_are_bit_exact(case: Case, dtype: str, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     theirs = AutoModelForCausalLM.from_pretrained(write(case), dtype=DTYPES[dtype], experts_implementation="eager")
     for name, p in theirs.named_parameters():
@@ -226,12 +228,22 @@ def test_half_precision_checkpoints_are_bit_exact(case: Case, dtype: str, tmp_pa
     # What transformers keeps in fp32 (biases of expert choice) stays so.
     assert {d for d, _, _ in stored.values()} in ({dtype}, {dtype, "F32"})
     assert stored == raw_tensors(tmp_path / "in")
-    ids = tokens(case, 2, 9)
+    wide = copy.deepcopy(cases.build(case))
+    wide.load_state_dict(theirs.state_dict())
+    ids = tokens(case, 8, 17)
     with torch.no_grad():
-        close(model(ids).float(), theirs.eval()(ids, use_cache=False).logits.float(), 0.15 if dtype == "BF16" else 0.02)
+        with Choices() as their_choices:
+            exact = wide(ids, use_cache=False).logits
+        with Choices(their_choices):
+            expected = theirs.eval()(ids, use_cache=False).logits
+        with Choices() as choices:
+            close(cases.load(tmp_path / "in")(ids), exact)  # so that the choices are the same
+        with Choices(choices):
+            as_near(model(ids), expected, exact)
     # Saved in another precision, the config says so.
     save_weights(model.float().state_dict(), model.config, tmp_path / "wide")
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "wide", dtype="auto").dtype == torch.float32
+    assert AutoConfig.from_pretrained(tmp_path / "wide").dtype == torch.float32
+    assert {d for d, _, _ in raw_tensors(tmp_path / "wide").values()} == {"F32"}
 
 
 @pytest.mark.parametrize("name", ["llama-mqa-tied", "qwen3-plain", "gpt_neox-parallel"])
