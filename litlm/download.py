@@ -42,7 +42,7 @@ _PYPI_SOURCE = re.compile(
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "chat_template*",
+    "chat_template*", "additional_chat_templates/*",
 )  # fmt: skip
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _FORMS = (
@@ -285,7 +285,8 @@ def _choose(repo: str, where: str, names: Collection[str], read_index: Callable[
     lost = [what for what, there in (("config.json", "config.json" in top), ("*.safetensors", weights)) if not there]
     if lost:
         raise _Refusal(f"{where} is not a complete model: it lacks {' and '.join(lost)}")
-    return [name for name in top if any(fnmatch(name, pattern) for pattern in _SMALL_FILES)] + weights
+    small = [*top, *(name for name in names if name.startswith("additional_chat_templates/"))]
+    return [name for name in small if any(fnmatch(name, pattern) for pattern in _SMALL_FILES)] + weights
 
 
 def _offer(repo: str, file: str, ggufs: list[str]) -> str:

@@ -14,9 +14,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from litlm.tokenizer_backends import FLAGS, Added, Fast, Meta, SentencePiece, affix, write_file
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _FILES = ("tokenizer.json", "tokenizer.model")  # in order of preference
 _SIDE_FILES = (
@@ -24,9 +27,11 @@ _SIDE_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "vocab.json",
     "merges.txt",
 )
+TEMPLATES = "additional_chat_templates"  # where transformers 5 keeps those with a name
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -74,7 +79,7 @@ class Tokenizer:
         special_ids: ids that `decode(skip_special_tokens=True)` leaves out.
         special_tokens: roles to texts, e.g. {"eos_token": "<|im_end|>"}: what chat templates may refer to.
         prefix_ids, suffix_ids: what `add_special_tokens=True` puts around a text (usually a BOS or nothing).
-        chat_template: the checkpoint's own Jinja template or None.
+        chat_templates: the checkpoint's own Jinja templates by name; one that has none is `default`.
     """
 
     def __init__(self, backend: _Backend, meta: Meta) -> None:
@@ -89,8 +94,23 @@ class Tokenizer:
         self.eos_ids: tuple[int, ...] = meta.eos_ids
         self.prefix_ids: tuple[int, ...] = meta.prefix_ids
         self.suffix_ids: tuple[int, ...] = meta.suffix_ids
-        self.chat_template: str | None = meta.chat_template
+        self.chat_templates: dict[str, str] = dict(meta.chat_templates)
         self._grown = False
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template called `default`, or None. Raises ValueError where there are others and none of that name."""
+        if self.chat_templates and "default" not in self.chat_templates:
+            place = f"{self._meta.source / 'chat_template.jinja'}, or " if self._meta.source else ""
+            raise ValueError(
+                f"The tokenizer has the chat templates {', '.join(sorted(self.chat_templates))} and none called default; "
+                f"put the one that you mean into {place}tokenizer.chat_template"
+            )
+        return self.chat_templates.get("default")
+
+    @chat_template.setter
+    def chat_template(self, template: str | None) -> None:
+        self.chat_templates = {} if template is None else self.chat_templates | {"default": template}
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, bos_id={self.bos_id}, eos_ids={self.eos_ids})"
@@ -123,10 +143,25 @@ class Tokenizer:
 
     # --- text to ids --------------------------------------------------------------------------------------------
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of one text. Special tokens written in the text are recognised, whatever `add_special_tokens`."""
+        """Token ids of one text. Special tokens written in the text are recognised, whatever `add_special_tokens`.
+
+        Text that has its own BOS (a rendered chat template, say) gets no second one, as the end gets no second EOS.
+        """
         _check_texts([text])
         ids = self._backend.encode(text)
-        return [*self.prefix_ids, *ids, *self.suffix_ids] if add_special_tokens else ids
+        return self.surround(ids) if add_special_tokens else ids
+
+    def surround(self, ids: Sequence[int]) -> list[int]:
+        """`prefix_ids`, the ids of a text and `suffix_ids`, where what the text has of them itself counts."""
+        return [*self.prefix_ids, *self._bare(ids), *self.suffix_ids]
+
+    def _bare(self, ids: Sequence[int]) -> Sequence[int]:
+        """The ids without those at either end that `surround` puts there."""
+        prefix, suffix = self.prefix_ids, self.suffix_ids
+        own = next(n for n in range(len(prefix), -1, -1) if tuple(ids[:n]) == prefix[len(prefix) - n :])
+        ids = ids[own:]
+        own = next(n for n in range(len(suffix), -1, -1) if tuple(ids[len(ids) - n :]) == suffix[:n])
+        return ids[: len(ids) - own]
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """`encode(text, add_special_tokens=False)` and for each token its (start, end) in characters of `text`.
@@ -166,6 +201,8 @@ class Tokenizer:
             raise ValueError("; ".join(problems))
         _check_texts(texts)
         ids = self._backend.encode_batch(list(texts))
+        if add_special_tokens:
+            ids = [list(self._bare(row)) for row in ids]
         if max_length is not None:
             room = max_length - n_special
             ids = [row[:room] if truncate == "right" else row[max(len(row) - room, 0) :] for row in ids]
@@ -233,16 +270,16 @@ class Tokenizer:
             return
         if source.resolve() == folder.resolve() and not self._grown:
             return
-        found = [name for name in (*_FILES, *_SIDE_FILES) if (source / name).is_file()]
+        found = _files_of(source)
         if not any(name in found for name in _FILES):
             raise ValueError(f"{source}: the tokenizer files that were loaded from here are gone; cannot copy them")
         for name in found:
+            (folder / name).parent.mkdir(exist_ok=True)
             write_file(folder / name, (source / name).read_bytes())
         if self._grown:
             self._backend.write(folder)
-        for name in (*_FILES, *_SIDE_FILES):  # an older tokenizer's files would be read together with these
-            if name not in found:
-                (folder / name).unlink(missing_ok=True)
+        for name in set(_files_of(folder)) - set(found):  # an older tokenizer's would be read together with these
+            (folder / name).unlink()
 
     def _config(self) -> dict[str, Any]:
         fast = isinstance(self._backend, Fast)
@@ -255,8 +292,9 @@ class Tokenizer:
             config["legacy"] = False
             config["add_bos_token"] = bool(self.prefix_ids)
             config["add_eos_token"] = bool(self.suffix_ids)
-        if self.chat_template is not None:
-            config["chat_template"] = self.chat_template
+        if self.chat_templates:
+            named = [{"name": name, "template": template} for name, template in self.chat_templates.items()]
+            config["chat_template"] = named if len(named) > 1 else self.chat_template
         return config
 
 
@@ -271,6 +309,12 @@ def _check_texts(texts: Iterable[Any]) -> None:
                 f"text {i} has the lone surrogate {text[error.start]!r} at character {error.start}, which is not valid "
                 "Unicode; read the file as UTF-8, or use errors='replace'"
             ) from None
+
+
+def _files_of(folder: Path) -> list[str]:
+    """The files of a tokenizer that are in a directory."""
+    named = sorted(f"{TEMPLATES}/{file.name}" for file in (folder / TEMPLATES).glob("*.jinja"))
+    return [name for name in (*_FILES, *_SIDE_FILES) if (folder / name).is_file()] + named
 
 
 def _padded(row: list[int], width: int, value: int, side: str) -> list[int]:
@@ -301,55 +345,121 @@ def _config_ids(value: Any) -> list[int]:
     return [] if value is None else list(value) if isinstance(value, list) else [value]
 
 
-def _added_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any], added: Mapping[str, Any]) -> list[Added]:
-    """All tokens that the JSON files beside the vocabulary list: those with an id by id, then the rest."""
-    tokens = {content: Added(content, number) for content, number in added.items()}
-    for number, token in (config.get("added_tokens_decoder") or {}).items():
-        flags = {name: bool(token.get(name)) for name in FLAGS}
-        tokens[token["content"]] = Added(token["content"], int(number), bool(token.get("special")), flags)
-    listed: list[Any] = []
-    for source in (config, special_map):
-        listed += [source[name] for name in _NAMED if source.get(name)]
-        for name in ("additional_special_tokens", "extra_special_tokens"):
-            more = source.get(name) or []
-            listed += more.values() if isinstance(more, dict) else more
-    for token in listed:
+def _tokens_said(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """The special tokens that have a name (`bos_token`, but also `image_token`), and those that have none.
+
+    As transformers 5 reads them: `special_tokens_map.json` counts where `added_tokens_decoder` is missing, and then
+    more than `tokenizer_config.json`. Names beyond the usual come from fields that end in `_token`, and from
+    `extra_special_tokens` or `model_specific_special_tokens`.
+    """
+    said = dict(config)
+    if not said.get("extra_special_tokens") and "additional_special_tokens" in said:
+        said["extra_special_tokens"] = said.pop("additional_special_tokens")
+    extra = said.pop("extra_special_tokens", None)
+    own = {key: said.pop(key) for key in config if _is_name(key) and isinstance(config[key], str)}
+    if isinstance(extra, dict):
+        own, extra = own | extra, None
+    own = own or dict(said.get("model_specific_special_tokens") or {})
+    if "added_tokens_decoder" not in config:
+        more = special_map.get("extra_special_tokens")
+        if isinstance(more, dict):
+            own, extra = own | more, None
+        elif more is not None:
+            extra = [*(extra or []), *(token for token in more if token not in (extra or []))]
+        said |= special_map
+    if extra is None:
+        extra = said.get("additional_special_tokens") or []
+    own = {key: value for key, value in said.items() if _is_name(key) and isinstance(value, str | dict)} | own
+    named = {role: said[role] for role in _NAMED if role in said} | own
+    return named, [token for token in extra if _content(token)]
+
+
+def _is_name(key: str) -> bool:
+    return key.endswith("_token") and key not in _NAMED
+
+
+def _added(token: Any, number: int | None = None, *, special: bool = True) -> Added:
+    """A token from a config. A text alone is special (unless said otherwise), and matched as it is written."""
+    fields = token if isinstance(token, dict) else {}
+    special = bool(fields.get("special", special))
+    flags = {name: bool(fields.get(name, name == "normalized" and not special)) for name in FLAGS}
+    return Added(str(_content(token)), number, special, flags)
+
+
+def _added_tokens(
+    config: Mapping[str, Any],
+    named: Mapping[str, Any],
+    unnamed: Sequence[Any],
+    added: Mapping[str, int],
+    present: Mapping[int, Added],
+) -> list[Added]:
+    """What the files beside the vocabulary make of its added tokens: those with an id by id, then the rest.
+
+    present: the added tokens of `tokenizer.json`, by id. `added_tokens_decoder` changes their flags. A token that has
+    a name is special; one in a list keeps the flag that it has.
+    """
+    texts = {_content(token) for token in named.values()}
+    if (decoder := config.get("added_tokens_decoder")) is not None:
+        by_id = {int(number): _added(token, int(number), special=False) for number, token in decoder.items()}
+    else:
+        listed = texts | {_content(token) for token in unnamed}
+        by_id = {number: _added(content, number, special=content in listed) for content, number in added.items()}
+        by_id |= present
+    tokens = {token.content: token for _, token in sorted(by_id.items())}
+    tokens = {content: replace(token, special=token.special or content in texts) for content, token in tokens.items()}
+    known = tokens.keys() | {token.content for token in present.values()}
+    spellings: list[Any] = []
+    for token in (*named.values(), *unnamed):  # of several spellings the last one counts
         content = _content(token)
-        if not content:
-            continue
-        tokens[content] = replace(tokens.get(content, Added(content)), special=True)
-    return sorted(tokens.values(), key=lambda token: (token.id is None, token.id or 0))
+        if content and content not in known and token not in spellings:
+            spellings.append(token)
+            entry = _added(token)
+            special = entry.special or content in texts or content in tokens and tokens[content].special
+            tokens[content] = replace(entry, special=special)
+    return list(tokens.values())
 
 
-def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):  # named templates: "default" beside "tool_use", "rag", ...
-        named = {entry["name"]: entry["template"] for entry in template}
-        return named.get("default")
-    return template
+def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """The checkpoint's templates by name; one alone is `default`. Files of their own go before tokenizer_config.json."""
+    files = {"default": folder / "chat_template.jinja"} if (folder / "chat_template.jinja").is_file() else {}
+    files |= {file.name.removesuffix(".jinja"): file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
+    if files:
+        return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    template = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(template, list):
+        return {entry["name"]: entry["template"] for entry in template}
+    return template if isinstance(template, dict) else {"default": template} if template else {}
 
 
-def _load_fast(path: Path, added: list[Added]) -> Fast:
-    from tokenizers import AddedToken, Tokenizer
+def _open_fast(path: Path) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer
 
     try:
-        core = Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for everything
         raise ValueError(f"{path} cannot be read as a tokenizer ({error}); download or copy the file again") from None
+
+
+def _present(core: tokenizers.Tokenizer) -> dict[int, Added]:
+    """The added tokens of a `tokenizer.json`."""
+    return {
+        number: Added(token.content, number, token.special, {name: getattr(token, name) for name in FLAGS})
+        for number, token in core.get_added_tokens_decoder().items()
+    }
+
+
+def _load_fast(path: Path, core: tokenizers.Tokenizer, added: list[Added], config: Mapping[str, Any]) -> Fast:
+    from tokenizers import AddedToken
+
     wrong = []
-    present = {known.content: known.special for known in core.get_added_tokens_decoder().values()}
     for token in added:
-        if token.content not in present or (token.special and not present[token.content]):
-            entry = AddedToken(token.content, special=token.special, **token.flags)
-            (core.add_special_tokens if token.special else core.add_tokens)([entry])
+        core.add_tokens([AddedToken(token.content, special=token.special, **token.flags)])
         number = core.token_to_id(token.content)
         if token.id is not None and number != token.id:
             wrong.append(f"{token.content!r} has id {number} in {path.name}, {token.id} in the files beside it")
     if wrong:
         raise ValueError(f"{path.parent}: the tokenizer files do not belong together: {'; '.join(wrong[:5])}")
+    core.encode_special_tokens = bool(config.get("split_special_tokens", False))
     return Fast(core)
 
 
@@ -374,17 +484,21 @@ def _read_dir(folder: Path) -> tuple[Fast | SentencePiece, Meta]:
         )
     config, special_map = _read_json(folder / "tokenizer_config.json"), _read_json(folder / "special_tokens_map.json")
     generation, model = _read_json(folder / "generation_config.json"), _read_json(folder / "config.json")
-    added = _added_tokens(config, special_map, _read_json(folder / "added_tokens.json"))
+    named, unnamed = _tokens_said(config, special_map)
+    listed = _read_json(folder / "added_tokens.json")
     backend: Fast | SentencePiece
     if present[0] == "tokenizer.json":
-        backend = _load_fast(folder / "tokenizer.json", added)
+        core = _open_fast(folder / "tokenizer.json")
+        added = _added_tokens(config, named, unnamed, listed, _present(core))
+        backend = _load_fast(folder / "tokenizer.json", core, added, config)
     else:
+        added = _added_tokens(config, named, unnamed, listed, {})
         backend = _load_sentencepiece(folder / "tokenizer.model", added, config)
 
-    names = {role: _content(config.get(role, special_map.get(role))) for role in _NAMED}
-    special_tokens = {role: text for role, text in names.items() if text}
+    names = {role: _content(token) for role, token in named.items()}
     if isinstance(backend, SentencePiece):
-        special_tokens = backend.named() | special_tokens
+        names = backend.named() | names
+    special_tokens = {role: text for role in (*_NAMED, *names) if (text := names.get(role))}
 
     def ids_of(role: str) -> list[int]:
         """Ids for a role: the tokenizer's own word, then generation_config.json's or else config.json's."""
@@ -393,17 +507,19 @@ def _read_dir(folder: Path) -> tuple[Fast | SentencePiece, Meta]:
         return list(dict.fromkeys(token for token in [*own, *more] if token is not None))
 
     def single(role: str) -> int | None:
-        silent = role not in special_tokens and (role in config or role in special_map)  # "bos_token": null
+        silent = role not in special_tokens and role in named  # "bos_token": null
         return None if silent else next(iter(ids_of(role)), None)
 
     bos, eos = single("bos_token"), single("eos_token")
     if isinstance(backend, Fast):
-        prefix, suffix = backend.prefix_suffix()
+        # transformers 5 gives this class, and no other, a post-processor that adds nothing.
+        bare = str(config.get("tokenizer_class")).removesuffix("Fast") == "GPTNeoXTokenizer"
+        prefix, suffix = ((), ()) if bare else backend.prefix_suffix()
     else:
         prefix, suffix = affix(bos, config.get("add_bos_token", True)), affix(eos, config.get("add_eos_token", False))
     meta = Meta(
         special_tokens=special_tokens, bos_id=bos, eos_id=eos, pad_id=single("pad_token"),
         eos_ids=tuple(ids_of("eos_token")), prefix_ids=prefix, suffix_ids=suffix,
-        chat_template=_chat_template(folder, config), source=folder,
+        chat_templates=_chat_templates(folder, config), source=folder,
     )  # fmt: skip
     return backend, meta

@@ -37,7 +37,7 @@ class Meta:
     eos_ids: tuple[int, ...] = ()
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
-    chat_template: str | None = None
+    chat_templates: dict[str, str] = field(default_factory=dict)
     source: Path | None = None  # the directory it was loaded from
 
 
@@ -63,8 +63,9 @@ class Fast:
         core.no_padding()
         _exact_offsets(core)
         self.size = max(core.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        # Asked of the library: it goes on skipping tokens whose flag was taken back, and not those that it normalizes.
         added = core.get_added_tokens_decoder()
-        self.special_ids = frozenset(token for token, entry in added.items() if entry.special)
+        self.special_ids = frozenset(i for i in added if core.decode([i]) != core.decode([i], skip_special_tokens=False))
         self._decoders = _decoder_types(core)
 
     def prefix_suffix(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -809,7 +809,6 @@ def test_chat_templates_of_a_directory(folders: dict[str, Path], tmp_path: Path)
     write_json(tmp_path / "tokenizer_config.json", dict(chat_template=named))
     assert Tokenizer.from_dir(tmp_path).chat_template == "two"
     write_json(tmp_path / "tokenizer_config.json", dict(chat_template=named[:1]))
-    assert Tokenizer.from_dir(tmp_path).chat_template is None
     (tmp_path / "chat_template.jinja").write_text("three", encoding="utf-8")
     assert Tokenizer.from_dir(tmp_path).chat_template == "three"
 

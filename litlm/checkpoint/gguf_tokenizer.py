@@ -182,7 +182,7 @@ def rebuild(fields: Mapping[str, Any]) -> tuple[Fast | SentencePiece, Meta]:
         if get(name) is not None and len(get(name)) != len(tokens)
     ]
     ids: dict[str, int | None] = {}
-    for key in ("bos", "eos", "eot", "eom", "unknown", "padding"):
+    for key in ("bos", "eos", "eot", "eom", "unknown", "padding", "seperator", "cls", "mask"):  # its own spelling
         value = get(f"{key}_token_id")
         ids[key] = None if value is None else int(value)
         if value is not None and not 0 <= value < len(tokens):
@@ -200,7 +200,10 @@ def rebuild(fields: Mapping[str, Any]) -> tuple[Fast | SentencePiece, Meta]:
     else:
         backend = _sentencepiece(tokens, types, ids, fields)
         add_bos, add_eos = kind == "llama", kind == "t5"
-    roles = dict(bos_token="bos", eos_token="eos", unk_token="unknown", pad_token="padding")
+    roles = dict(
+        bos_token="bos", eos_token="eos", unk_token="unknown", sep_token="seperator", pad_token="padding",
+        cls_token="cls", mask_token="mask",
+    )  # fmt: skip
     ends = [ids["eos"], ids["eot"], ids["eom"]]
     ends += [i for i, token in enumerate(tokens) if types[i] == CONTROL and token in _END_TEXTS]
     meta = Meta(
@@ -209,11 +212,18 @@ def rebuild(fields: Mapping[str, Any]) -> tuple[Fast | SentencePiece, Meta]:
         eos_ids=tuple(dict.fromkeys(i for i in ends if i is not None)),
         prefix_ids=affix(ids["bos"], get("add_bos_token", add_bos)),
         suffix_ids=affix(ids["eos"], get("add_eos_token", add_eos)),
-        chat_template=fields.get("tokenizer.chat_template"),
+        chat_templates=_chat_templates(fields),
     )  # fmt: skip
     if isinstance(backend, Fast):
         backend.set_prefix_suffix(meta.prefix_ids, meta.suffix_ids)
     return backend, meta
+
+
+def _chat_templates(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The templates by name. The first has no name in GGUF; `tokenizer.chat_templates` lists those of the others."""
+    key = "tokenizer.chat_template"
+    named = {name: fields[f"{key}.{name}"] for name in fields.get(f"{key}s") or () if f"{key}.{name}" in fields}
+    return ({"default": fields[key]} if fields.get(key) else {}) | named
 
 
 def _byte_level(tokens: list[str], types: list[int], merges: Sequence[str], name: str | None) -> tuple[Fast, bool]:

@@ -3,7 +3,8 @@
 A prepared folder holds `shard-00000.bin`, ... (bare little-endian token ids, uint16 where the vocabulary fits, else
 uint32), `index.json`, and the tokenizer. The shards are one stream, cut without regard to documents. A document is what
 the tokenizer puts before a text (a BOS, or nothing), its tokens, and the end token, by which documents are told apart
-again; one that a text spells out ends a document too, as files of many documents mean it. Unusual:
+again; one that a text spells out ends a document too, as files of many documents mean it. A text that begins or ends
+with these already gets no second one. Unusual:
 - The stream is a function of data and tokenizer alone. `next` in index.json is the part (see text.py) and the token
   that the next shard starts with: a run that was killed goes on there, and the files come out the same.
 - Threads tokenize, each a batch of texts of its own: the libraries let go of Python's lock while they work.
@@ -403,11 +404,11 @@ def _encode(task: _Task, tokenizer: Tokenizer, index: dict[str, Any]) -> tuple[n
     ids: list[int] = []
     counts = []
     for row, (_, _, part) in zip(rows, task, strict=True):
-        before = len(ids)
-        if part.starts:
-            ids += index["prefix_ids"]
+        before, prefix = len(ids), index["prefix_ids"]
+        if part.starts and row[: len(prefix)] != prefix:
+            ids += prefix
         ids += row
-        if part.ends:
+        if part.ends and row[-1:] != [index["eos_id"]]:
             ids.append(index["eos_id"])
         counts.append(len(ids) - before)
     return np.array(ids, dtype=np.dtype(index["dtype"]).newbyteorder("<")), counts
