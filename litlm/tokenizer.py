@@ -103,8 +103,8 @@ class Tokenizer:
         if self.chat_templates and "default" not in self.chat_templates:
             place = f"{self._meta.source / 'chat_template.jinja'}, or " if self._meta.source else ""
             raise ValueError(
-                f"The tokenizer has the chat templates {', '.join(sorted(self.chat_templates))} and none called default; "
-                f"put the one that you mean into {place}tokenizer.chat_template"
+                f"The tokenizer has the chat templates {', '.join(sorted(self.chat_templates))} and none called "
+                f"default; put the one that you mean into {place}tokenizer.chat_template"
             )
         return self.chat_templates.get("default")
 
@@ -124,7 +124,8 @@ class Tokenizer:
         `tokenizer.json` (then `add_bos_token` in `tokenizer_config.json` is without effect, as in transformers 5), and
         beside a SentencePiece model by `add_bos_token` (absent: yes) and `add_eos_token` (absent: no). `legacy` is
         False where `tokenizer_config.json` does not say: only text at the very start gets SentencePiece's dummy space;
-        with `legacy: true` so does text after each special token.
+        with `legacy: true` so does text after each special token. Special tokens, their names and the flags of added
+        tokens are read as transformers 5 reads them, from whichever file says them.
 
         Raises ValueError for a directory without a tokenizer, and for files that cannot be read.
         """
@@ -360,7 +361,7 @@ def _tokens_said(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> t
     if isinstance(extra, dict):
         own, extra = own | extra, None
     own = own or dict(said.get("model_specific_special_tokens") or {})
-    if "added_tokens_decoder" not in config:
+    if config.get("added_tokens_decoder") is None:
         more = special_map.get("extra_special_tokens")
         if isinstance(more, dict):
             own, extra = own | more, None
@@ -408,27 +409,26 @@ def _added_tokens(
     tokens = {token.content: token for _, token in sorted(by_id.items())}
     tokens = {content: replace(token, special=token.special or content in texts) for content, token in tokens.items()}
     known = tokens.keys() | {token.content for token in present.values()}
-    spellings: list[Any] = []
-    for token in (*named.values(), *unnamed):  # of several spellings the last one counts
-        content = _content(token)
-        if content and content not in known and token not in spellings:
+    spellings: list[Any] = []  # of several for one token the last one counts
+    for token in (*named.values(), *unnamed):
+        if (content := _content(token)) and content not in known and token not in spellings:
             spellings.append(token)
-            entry = _added(token)
-            special = entry.special or content in texts or content in tokens and tokens[content].special
-            tokens[content] = replace(entry, special=special)
-    return list(tokens.values())
+    found = [_added(token) for token in spellings]
+    return [*tokens.values(), *(replace(token, special=token.special or token.content in texts) for token in found)]
 
 
 def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """The checkpoint's templates by name; one alone is `default`. Files of their own go before tokenizer_config.json."""
+    """The checkpoint's templates by name; one alone is `default`. Where there are files of templates, they are all."""
     files = {"default": folder / "chat_template.jinja"} if (folder / "chat_template.jinja").is_file() else {}
     files |= {file.name.removesuffix(".jinja"): file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if files:
         return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
     template = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(template, list):
-        return {entry["name"]: entry["template"] for entry in template}
-    return template if isinstance(template, dict) else {"default": template} if template else {}
+    try:
+        named = {entry["name"]: entry["template"] for entry in template} if isinstance(template, list) else template
+    except (KeyError, TypeError):
+        raise ValueError(f"{folder}: chat_template is a list, whose entries need a name and a template") from None
+    return named if isinstance(named, dict) else {"default": named} if named else {}
 
 
 def _open_fast(path: Path) -> tokenizers.Tokenizer:
@@ -452,8 +452,8 @@ def _load_fast(path: Path, core: tokenizers.Tokenizer, added: list[Added], confi
     from tokenizers import AddedToken
 
     wrong = []
+    core.add_tokens([AddedToken(token.content, special=token.special, **token.flags) for token in added])
     for token in added:
-        core.add_tokens([AddedToken(token.content, special=token.special, **token.flags)])
         number = core.token_to_id(token.content)
         if token.id is not None and number != token.id:
             wrong.append(f"{token.content!r} has id {number} in {path.name}, {token.id} in the files beside it")

@@ -65,7 +65,9 @@ class Fast:
         self.size = max(core.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         # Asked of the library: it goes on skipping tokens whose flag was taken back, and not those that it normalizes.
         added = core.get_added_tokens_decoder()
-        self.special_ids = frozenset(i for i in added if core.decode([i]) != core.decode([i], skip_special_tokens=False))
+        self.special_ids = frozenset(
+            i for i in added if core.decode([i]) != core.decode([i], skip_special_tokens=False)
+        )
         self._decoders = _decoder_types(core)
 
     def prefix_suffix(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
