@@ -25,7 +25,7 @@ def chat(settings: ChatCommand) -> None:
     print(f"Loading {settings.model} ...", file=sys.stderr)
     llm = LLM.load(
         settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype,
-        quantize=settings.quantize, compile=settings.compile,
+        quantize=settings.quantize, compile=settings.compile, ignore_fields=settings.ignore_fields,
     )  # fmt: skip
     device = llm.model.embed.weight.device.type
     print(

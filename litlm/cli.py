@@ -323,7 +323,7 @@ def generate(settings: Any) -> None:
     prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
     llm = LLM.load(
         settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype,
-        quantize=settings.quantize, compile=settings.compile,
+        quantize=settings.quantize, compile=settings.compile, ignore_fields=settings.ignore_fields,
     )  # fmt: skip
     sampling = sampling_of(settings)
     if settings.chat:
@@ -370,9 +370,10 @@ def _trained(settings: Any, result: Any) -> None:
         print(f"  litlm {command} {out}/final {rest}".rstrip())
         return
     quantize = f" --quantize {settings.method.quantize}" if settings.method.name == "qlora" else ""
-    print(f"  litlm chat {settings.model} --adapter {out}/final{quantize}")
+    ignored = "".join(f" --ignore_fields {name}" for name in settings.ignore_fields)
+    print(f"  litlm chat {settings.model} --adapter {out}/final{quantize}{ignored}")
     if settings.method.name in ("lora", "qlora"):
-        print(f"  litlm merge {out}/final --out_dir {out}/merged")
+        print(f"  litlm merge {out}/final --out_dir {out}/merged{ignored}")
 
 
 def merge(settings: Any) -> None:
@@ -380,7 +381,9 @@ def merge(settings: Any) -> None:
     from litlm.llm import LLM
 
     base = settings.base or base_of(Path(settings.adapter))
-    llm = LLM.load(base, adapter=settings.adapter, device="cpu", dtype=settings.dtype)
+    llm = LLM.load(
+        base, adapter=settings.adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields
+    )
     llm.save(settings.out_dir)
     print(f"Merged {settings.adapter} into {base}: {settings.out_dir}. Go on with: litlm chat {settings.out_dir}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -347,15 +348,16 @@ class Config:
         return self.from_dict({k: v for k, v in self.to_dict().items() if k not in followed} | fields)
 
     @classmethod
-    def from_hf(cls, source: str | Path | dict[str, Any]) -> Config:
+    def from_hf(cls, source: str | Path | dict[str, Any], *, ignore_fields: Collection[str] = ()) -> Config:
         """Read a Hugging Face `config.json`: a directory that holds one, the file itself, or its content.
 
-        A field that changes the math and that litlm does not understand is an error that names it.
+        A field that litlm does not understand is an error that names it, because it may change the math; ignore_fields:
+        those of which you know that they don't.
         """
         from litlm.families import config_from_hf
 
         if isinstance(source, dict):
-            return config_from_hf(source)
+            return config_from_hf(source, ignore_fields)
         path = Path(source)
         path = path / "config.json" if path.is_dir() else path
         if not path.is_file():
@@ -367,7 +369,7 @@ class Config:
         if not isinstance(content, dict):
             raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
         try:
-            return dataclasses.replace(config_from_hf(content), name=path.parent.resolve().name)
+            return dataclasses.replace(config_from_hf(content, ignore_fields), name=path.parent.resolve().name)
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from None
 

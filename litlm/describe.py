@@ -12,7 +12,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def describe(settings: DescribeCommand) -> None:
     if (path / "adapter_config.json").is_file():
         _describe_adapter(path, settings)
         return
-    config, info = _find(settings.model)
+    config, info = _find(settings.model, settings.ignore_fields)
     title = str(path) if info is None else f"{info.name} ({info.hub_id}, {info.license})"
     found = needs(config, settings)
     if settings.json:
@@ -154,22 +154,22 @@ def describe(settings: DescribeCommand) -> None:
         _print(title, _rows(config, found, settings))
 
 
-def config_named(model: str) -> Config:
+def config_named(model: str, ignore_fields: Collection[str] = ()) -> Config:
     """The config that a name means: of a zoo model, a checkpoint, a config.json, or a YAML file."""
     if model.lower().endswith((".yaml", ".yml")):
         return Config.from_yaml(model)
-    return _find(model)[0]
+    return _find(model, ignore_fields)[0]
 
 
-def _find(model: str) -> tuple[Config, ModelInfo | None]:
+def _find(model: str, ignore_fields: Collection[str] = ()) -> tuple[Config, ModelInfo | None]:
     """A path goes before a hub id, a zoo name before both."""
     path, info = Path(model), find_model(model)
     if info is None and path.exists():
-        return _config_of(path), None
+        return _config_of(path, ignore_fields), None
     return Config.from_name(model), get_model(model)
 
 
-def _config_of(path: Path) -> Config:
+def _config_of(path: Path, ignore_fields: Collection[str]) -> Config:
     # GGUF files and LitGPT's directories are read by code that imports torch.
     if path.suffix.lower() == ".gguf":
         from litlm.checkpoint.gguf import GGUFSource
@@ -179,7 +179,7 @@ def _config_of(path: Path) -> Config:
         from litlm.checkpoint.litgpt import LitGPTSource
 
         return LitGPTSource(path).config
-    return Config.from_hf(path)
+    return Config.from_hf(path, ignore_fields=ignore_fields)
 
 
 def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
@@ -407,7 +407,7 @@ def _describe_adapter(path: Path, settings: DescribeCommand) -> None:
     adapter = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     base, trained = adapter.get("base_model_name_or_path"), _tensors(path / "adapter_model.safetensors")
     known = isinstance(base, str) and (find_model(base) is not None or Path(base).is_dir())
-    total = _find(base)[0].n_parameters() if known else None
+    total = _find(base, settings.ignore_fields)[0].n_parameters() if known else None
     targets = adapter.get("target_modules") or []
     facts = dict(
         adapter=adapter.get("peft_type", "LORA"), base=base, base_parameters=total, r=adapter.get("r"),

@@ -87,12 +87,14 @@ class LLM:
         dtype: str | torch.dtype = "auto",
         quantize: str | None = None,
         compile: bool = False,
+        ignore_fields: Collection[str] = (),
     ) -> LLM:
         """Load a directory, a .gguf file, a zoo name or a hub id.
 
         adapter: a directory in PEFT's format; one given as the source itself is put on the model that it names.
         quantize: keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8.
         compile: decode one prompt at a time with compiled layers on a CPU, for some seconds of compiling at first.
+        ignore_fields: fields of config.json that litlm does not understand and that don't matter, as you know.
         """
         from litlm.checkpoint.base import load_model
         from litlm.download import resolve
@@ -109,10 +111,12 @@ class LLM:
             from litlm.checkpoint.peft import base_of
 
             options: dict[str, Any] = dict(device=device, dtype=dtype, quantize=quantize, compile=compile)
-            return cls.load(base_of(path), adapter=path, **options)
+            return cls.load(base_of(path), adapter=path, ignore_fields=ignore_fields, **options)
         tokenizer, missing, noted_style = None, "", None
         quantized = path.suffix.lower() == ".gguf"
         generation: dict[str, Any] = {}
+        if ignore_fields and not (path / "config.json").is_file():
+            raise ValueError(f"ignore_fields={list(ignore_fields)} is for a config.json, which {path} does not have")
         if quantized:
             from litlm.checkpoint.gguf import GGUFSource
 
@@ -130,7 +134,7 @@ class LLM:
                 weights = LitGPTSource(path)
                 config, noted_style = weights.config, weights.style
             else:
-                config, weights, notes = open_directory(path)
+                config, weights, notes = open_directory(path, ignore_fields)
                 for note in notes:
                     print(f"litlm: {path}: {note}", file=sys.stderr)
             generation = _read_generation(path / GENERATION)

@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,17 +30,20 @@ _BUFFER = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|rotary_e
 _TORCH_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def open_directory(path: Path) -> tuple[Config, WeightSource, list[str]]:
+def open_directory(path: Path, ignore_fields: Collection[str] = ()) -> tuple[Config, WeightSource, list[str]]:
     """Config and weights of a Hugging Face directory, and what the user should know about them (a line each).
 
-    Quantized weights are dequantized while they are read.
+    Quantized weights are dequantized while they are read. ignore_fields: see `Config.from_hf`.
     """
-    config = Config.from_hf(path)
+    config = Config.from_hf(path, ignore_fields=ignore_fields)
     source: WeightSource = SafetensorsSource(path)
     notes = []
     written = json.loads((path / "config.json").read_text(encoding="utf-8"))
     text = written.get("text_config") or {}
-    if quantization := written.get("quantization_config") or text.get("quantization_config"):
+    quantization = written.get("quantization_config") or text.get("quantization_config")
+    if isinstance(quantization, dict) and quantization.get("quant_method") == "gguf":
+        quantization = None  # transformers' note that the weights come from a GGUF file; they are plain here
+    if quantization:
         from litlm.checkpoint.quantized import dequantized, describe
 
         if not isinstance(quantization, dict):

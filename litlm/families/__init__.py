@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -14,7 +14,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from litlm.config import Config
-from litlm.families.base import Family, HFFields, Rule, WeightMap, rename
+from litlm.families.base import Family, FieldsError, HFFields, Rule, WeightMap, rename
 from litlm.families.gguf import GGUFFields, GGUFSpec
 
 __all__ = [
@@ -92,15 +92,17 @@ def family_of_gguf(fields: GGUFFields) -> Family:
     return get_family(found[0])
 
 
-def config_from_hf(data: Mapping[str, Any]) -> Config:
+def config_from_hf(data: Mapping[str, Any], ignore_fields: Collection[str] = ()) -> Config:
     """The content of a `config.json` as a Config. See `Config.from_hf`."""
     model_type = data.get("model_type")
     if not isinstance(model_type, str):
         raise ValueError("the config has no model_type, so its family is unknown; is this a Hugging Face config.json?")
     family = get_family(model_type)
-    fields = HFFields(data)
+    fields = HFFields(data, ignore_fields)
     try:
         values = family.from_hf(fields)
+    except FieldsError:  # of a part
+        raise
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError) as e:
         # Text where a number belongs, a zero that divides: readers don't check each field for what no file has.
         raise ValueError(
@@ -108,6 +110,7 @@ def config_from_hf(data: Mapping[str, Any]) -> Config:
             f"({type(e).__name__}: {e}); compare it with the original config.json"
         ) from e
     fields.finish()
+    fields.check_ignored()
     return Config(**{"family": model_type, **values})  # a part of a larger model is of a family of its own
 
 

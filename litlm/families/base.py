@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -32,18 +32,27 @@ _AS_ABSENT = object()
 _ORIGINAL = "original_max_position_embeddings"
 _ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn", "longrope")
 
-# Fields of any config.json that don't change what the model computes. Dropout only acts in transformers' own training.
+# Fields of any config.json that don't change what the model computes. Dropout only acts in transformers' own training;
+# older versions of transformers wrote here how to sample.
 _HARMLESS = """
-    _name_or_path _attn_implementation architectures auto_map transformers_version use_cache model_type
+    architectures auto_map transformers_version use_cache model_type
     name_or_path attention_dropout hidden_dropout resid_pdrop embd_pdrop classifier_dropout
     attention_probs_dropout_prob hidden_dropout_prob is_decoder is_encoder_decoder max_sequence_length
     pretraining_tp output_attentions output_hidden_states output_router_logits return_dict
     return_dict_in_generate id2label label2id problem_type torchscript chunk_size_feed_forward
     task_specific_params finetuning_task tokenizer_class prefix transformers.js_config is_llama_config
-    sep_token_id decoder_start_token_id unsloth_version unsloth_fixed keys_to_ignore max_length min_length
-    do_sample temperature top_k top_p num_return_sequences attn_implementation
-    quantization_config
+    unsloth_version unsloth_fixed keys_to_ignore attn_implementation quantization_config
+    tie_last_hidden_states num_labels tf_legacy_loss use_bfloat16 tie_encoder_decoder cross_attention_hidden_size
+    max_length max_new_tokens min_length min_new_tokens do_sample early_stopping num_beams num_beam_groups
+    num_return_sequences temperature top_k top_p min_p typical_p repetition_penalty length_penalty diversity_penalty
+    no_repeat_ngram_size encoder_no_repeat_ngram_size encoder_repetition_penalty bad_words_ids force_words_ids
+    forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens remove_invalid_values
+    exponential_decay_length_penalty renormalize_logits output_scores output_logits epsilon_cutoff eta_cutoff
+    num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold assistant_lookbehind
+    target_lookbehind
 """
+# Nor do notes to oneself, which begin with an underscore (but for two), and ids of tokens, which say what they mean.
+_NOTES = re.compile(r"_(?!sliding_window_pattern$|remove_final_layer_norm$)|\w+_token_id$")
 
 # transformers' names of activation functions -> ours.
 ACTIVATIONS = {
@@ -81,13 +90,31 @@ COMMON = {
 }
 
 
-class HFFields:
-    """A `config.json` being read. `take` marks a field as understood; `finish` objects to what nobody took."""
+_UNKNOWN = "is not understood, and it might change what the model computes"
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+
+class FieldsError(ValueError):
+    """Fields of a config that litlm can't follow."""
+
+
+class HFFields:
+    """A `config.json` being read. `take` marks a field as understood; `finish` objects to what nobody took.
+
+    ignore: fields to which `finish` does not object. Each must be one that it would.
+    """
+
+    def __init__(self, data: Mapping[str, Any], ignore: Collection[str] = ()) -> None:
         self.data = data
         self.problems: list[str] = []
         self._taken: set[str] = set()
+        self._ignore = ignore
+        self._there: set[str] = set()  # those of `ignore` that were found, also by `part`
+
+    def part(self, data: Mapping[str, Any]) -> HFFields:
+        """A config inside of this one."""
+        fields = HFFields(data, self._ignore)
+        fields._there = self._there
+        return fields
 
     def take(self, key: str, default: Any = _REQUIRED, *, null: Any = _AS_ABSENT) -> Any:
         """The field's value; if it is absent, transformers' own `default`, and for a written null `null` if given."""
@@ -242,7 +269,9 @@ class HFFields:
                 f"rope_parameters.rope_type={kind!r} is not supported; known are {', '.join(_ROPE_TYPES)}"
             )
             return None
-        self.problems += [f"rope_parameters.{key}={value!r} is not understood" for key, value in data.items()]
+        data = {f"rope_parameters.{key}": value for key, value in data.items()}
+        self._there |= data.keys() & set(self._ignore)
+        self.problems += [f"{key}={value!r} {_UNKNOWN}" for key, value in data.items() if key not in self._ignore]
         return scaling if len(self.problems) == before else None
 
     def unknown(self) -> dict[str, Any]:
@@ -253,19 +282,35 @@ class HFFields:
             if not (value is None or value is False or value == "" or value == [] or value == {})
             and key not in self._taken
             and key not in _HARMLESS.split()
+            and not _NOTES.match(key)
         }
 
     def finish(self) -> None:
         """Raise one ValueError that names every field that is missing, unsupported or not understood."""
-        unknown = self.unknown()
-        for key, value in unknown.items():
-            self.problems.append(f"{key}={value!r} is not understood, and it might change what the model computes")
+        self._there |= {key for key in self._ignore if key in self.data and key not in self._taken}
+        unknown = {key: value for key, value in self.unknown().items() if key not in self._ignore}
+        self.problems += [f"{key}={value!r} {_UNKNOWN}" for key, value in unknown.items()]
         if self.problems:
-            raise ValueError(
+            names = [problem.partition("=")[0] for problem in self.problems if problem.endswith(_UNKNOWN)]
+            remedy = f"If you know that they don't matter: {ignoring(names)}" if names else ""
+            raise FieldsError(
                 f"model_type {self.data.get('model_type')!r} with fields that litlm can't follow:\n"
-                + "\n".join(f"- {p}" for p in dict.fromkeys(self.problems))
-                + ("\nRemove a field only if you know that it does not matter." if unknown else "")
+                + "\n".join([*(f"- {p}" for p in dict.fromkeys(self.problems)), *filter(None, [remedy])])
             )
+
+    def check_ignored(self) -> None:
+        """Raise a ValueError for names in `ignore` that are not there, or that litlm understands."""
+        if wrong := sorted(set(self._ignore) - self._there):
+            raise ValueError(
+                f"ignore_fields names {', '.join(wrong)}: the config has no such field, or litlm understands it, so "
+                "there is nothing to ignore; leave it out"
+            )
+
+
+def ignoring(names: Iterable[str]) -> str:
+    """How to ask for it, on the command line and in Python."""
+    names = list(dict.fromkeys(names))
+    return f"{' '.join(f'--ignore_fields {name}' for name in names)} (ignore_fields={names} in Python)"
 
 
 def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
@@ -387,7 +432,7 @@ def text_part(hf: HFFields, families: Sequence[Family], others: str, outer: Sequ
     said = {key: hf.data[key] for key in _OUTER if hf.data.get(key) is not None}
     last = {key: value for key, value in said.items() if key in outer}
     spare = {key: value for key, value in said.items() if key not in outer and key != "tie_word_embeddings"}
-    fields = HFFields(
+    fields = hf.part(
         {"model_type": name} | spare | {k: v for k, v in text.items() if k not in spare or v is not None} | last
     )
     values = known[name].from_hf(fields)

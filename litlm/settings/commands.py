@@ -61,6 +61,7 @@ class DescribeCommand:
         batch_size: Rows that are generated at once, for the cache.
         context: Tokens in a row, for cache and operations; without it 4096, or all where a model has fewer.
         json: Print JSON, for scripts.
+        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     model: str
@@ -68,8 +69,10 @@ class DescribeCommand:
     batch_size: int = 1
     context: int | None = None
     json: bool = False
+    ignore_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        as_tuples(self, "ignore_fields")
         counts = {"batch_size": self.batch_size, "context": self.context}
         complain("Settings", [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1])
 
@@ -100,6 +103,7 @@ class GenerateCommand(SamplingSettings):
         dtype: auto, float32, bfloat16 or float16.
         quantize: Keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8 (pip install litlm[quant]).
         compile: Decode faster on a CPU, after some seconds of compiling.
+        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     model: str
@@ -110,6 +114,11 @@ class GenerateCommand(SamplingSettings):
     dtype: str = "auto"
     quantize: Quantization | None = None
     compile: bool = False
+    ignore_fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_tuples(self, "ignore_fields")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,7 @@ class ChatCommand(SamplingSettings):
         dtype: auto, float32, bfloat16 or float16.
         quantize: Keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8 (pip install litlm[quant]).
         compile: Decode faster on a CPU, after some seconds of compiling.
+        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     model: str
@@ -133,7 +143,12 @@ class ChatCommand(SamplingSettings):
     dtype: str = "auto"
     quantize: Quantization | None = None
     compile: bool = False
+    ignore_fields: tuple[str, ...] = ()
     max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_tuples(self, "ignore_fields")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +160,17 @@ class MergeCommand:
         out_dir: Where the merged checkpoint is written.
         base: The model it belongs to; the adapter says so itself where this is left out.
         dtype: auto, float32, bfloat16 or float16.
+        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     adapter: str
     out_dir: str
     base: str | None = None
     dtype: str = "auto"
+    ignore_fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "ignore_fields")
 
 
 @dataclass(frozen=True, kw_only=True)

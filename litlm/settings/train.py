@@ -219,8 +219,10 @@ class RunSettings:
     device: str = "auto"
     resume: str | None = None
     overwrite: bool = False
+    ignore_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        as_tuples(self, "ignore_fields")
         problems = []
         if not 0 <= self.seed < 2**32:
             problems.append(f"seed={self.seed} must lie in [0, 2**32)")
@@ -244,6 +246,7 @@ class FinetuneSettings(RunSettings):
         device: auto, cuda, mps or cpu.
         resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
         overwrite: Replace the run in out_dir.
+        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: DataSettings
@@ -286,6 +289,7 @@ class PretrainSettings(RunSettings):
         device: auto, cuda, mps or cpu.
         resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
         overwrite: Replace the run in out_dir.
+        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: TextData
@@ -349,6 +353,7 @@ class DPOSettings(RunSettings):
         device: auto, cuda, mps or cpu.
         resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
         overwrite: Replace the run in out_dir.
+        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: PreferenceData

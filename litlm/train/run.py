@@ -283,7 +283,8 @@ def load_for(settings: RunSettings) -> LLM:
     precision = precision_of(settings, pick_device(settings.device))
     dtype = {"auto": "auto", "bf16-true": "bfloat16"}.get(precision, "float32")
     quantize = settings.method.quantize if settings.method.name == "qlora" else None
-    return usable(LLM.load(settings.model, device=settings.device, dtype=dtype, quantize=quantize))
+    options: dict[str, Any] = dict(device=settings.device, dtype=dtype, quantize=quantize)
+    return usable(LLM.load(settings.model, ignore_fields=settings.ignore_fields, **options))
 
 
 def usable(llm: LLM) -> LLM:
@@ -302,7 +303,7 @@ def fresh(settings: PretrainSettings, vocab_size: int, eos: int | None) -> LLM:
     from litlm.llm import LLM, pick_device
     from litlm.model import GPT
 
-    config = config_named(settings.model)
+    config = config_named(settings.model, settings.ignore_fields)
     fields = dict(settings.model_args)
     if vocab_size > config.vocab_size or vocab_size <= config.vocab_size - 64:
         fields.setdefault("vocab_size", -(-vocab_size // 64) * 64)
