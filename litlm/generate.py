@@ -19,10 +19,13 @@ from litlm.model import GPT
 from litlm.ops import generation
 from litlm.sample import Sampler
 from litlm.settings import SamplingSettings
+from litlm.tokenizer import Tokenizer, outside
 
 
-def check_prompts(prompts: list[list[int]], vocab_size: int, max_seq_len: int) -> None:
-    """Raise one ValueError for all prompts that can't be read."""
+def check_prompts(
+    prompts: list[list[int]], vocab_size: int, max_seq_len: int, tokenizer: Tokenizer | None = None
+) -> None:
+    """Raise one ValueError for all prompts that can't be read. tokenizer: to name tokens."""
     problems = []
     for i, prompt in enumerate(prompts):
         name = "the prompt" if len(prompts) == 1 else f"prompt {i}"
@@ -33,8 +36,13 @@ def check_prompts(prompts: list[list[int]], vocab_size: int, max_seq_len: int) -
                 f"{name} has {len(prompt)} tokens, but the model's context is {max_seq_len}; shorten it so that "
                 "there is room for an answer"
             )
-        elif min(prompt) < 0 or max(prompt) >= vocab_size:
-            problems.append(f"{name} holds token ids outside 0 to {vocab_size - 1}")
+        elif wrong := outside(prompt, vocab_size, tokenizer):
+            problems.append(f"{name} holds {wrong}")
+    if any("outside" in problem for problem in problems) and tokenizer and tokenizer.vocab_size > vocab_size:
+        problems.append(
+            f"The tokenizer has {tokenizer.vocab_size} tokens: use the one that the model was made with, or give the "
+            "model rows for them (litlm finetune --new_tokens TEXT)"
+        )
     if problems:
         raise ValueError("\n".join(problems))
 

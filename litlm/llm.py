@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from litlm.config import Config
-from litlm.generate import decode
+from litlm.generate import check_prompts, decode
 from litlm.model import GPT
 from litlm.settings import SamplingSettings
 
@@ -274,6 +274,7 @@ class LLM:
             raise ValueError("stream=True takes one prompt at a time; drop it to get a list of answers")
         if settings.stop and self._tokenizer is None:
             raise ValueError(f"stop={settings.stop} needs a tokenizer: {self._no_tokenizer}")
+        check_prompts(prompts, self.model.config.vocab_size, self.model.config.max_seq_len, self._tokenizer)
         ends = frozenset() if settings.ignore_eos else self._stop_ids()
         # Special tokens are not written out, so a stop text that is one is looked for among the ids.
         special = {s: i for s in settings.stop if (i := self.tokenizer.token_to_id(s)) in self.tokenizer.special_ids}

@@ -299,6 +299,17 @@ class Tokenizer:
         return config
 
 
+def outside(ids: Iterable[int], rows: int, tokenizer: Tokenizer | None = None) -> str:
+    """What to say of the token ids for which an embedding has no row; "" where there are none."""
+    wrong = sorted({int(token) for token in ids if not 0 <= token < rows})
+    if not wrong:
+        return ""
+    texts = [None if tokenizer is None else tokenizer.id_to_token(token) for token in wrong[:5]]
+    named = ", ".join(str(n) if text is None else f"{n} ({text!r})" for n, text in zip(wrong, texts, strict=False))
+    more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    return f"token ids outside 0 to {rows - 1}, the rows of the model's embedding: {named}{more}"
+
+
 def _check_texts(texts: Iterable[Any]) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str):

@@ -115,7 +115,9 @@ def test_ignored_fields() -> None:
 
 
 def test_ignored_fields_of_a_part() -> None:
-    text = {key: value for key, value in LLAMA.items() if key != "model_type"} | dict(model_type="mistral", num_key_value_heads=2)
+    text = {key: value for key, value in LLAMA.items() if key != "model_type"} | dict(
+        model_type="mistral", num_key_value_heads=2
+    )
     data = dict(model_type="mistral3", text_config=text, vision_config={})
     odd = data | dict(text_config=text | dict(inner=1.5), outer=2.5)
     with pytest.raises(ValueError, match="--ignore_fields inner"):

@@ -570,3 +570,27 @@ def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.Capture
     )
     assert told.count("Everything was there already.") == 1
     assert told.endswith(f"Go on with: litlm pretrain MODEL --data.path {tmp_path / 'out'}\n")
+
+
+def test_bos_and_eos_that_a_text_has_are_not_doubled(tmp_path: Path) -> None:
+    """Prepared documents are what transformers encodes, with one BOS in front and one end token behind."""
+    import transformers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.add_special_tokens(["<s>", "</s>"])
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    core.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(dict(bos_token="<s>", eos_token="</s>")))
+    texts = ["ab", "<s>cd", "ef</s>", "<s>gh</s>", "<s>", "</s>", "i</s>j", "k<s>", "<s>" + "lm\n" * 90_000 + "</s>"]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(dict(text=text)) + "\n" for text in texts))
+    command = PrepareCommand(
+        data=(str(tmp_path / "d.jsonl"),), tokenizer=str(tmp_path / "tokenizer.json"), out_dir=str(tmp_path / "out")
+    )
+    done = prepare(command)
+    plain = [text.removeprefix("<s>").removesuffix("</s>") for text in texts]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    expected = [token for text in plain for token in [*theirs.encode(text), 257]]
+    assert np.fromfile(tmp_path / "out" / "shard-00000.bin", "<u2").tolist() == expected
+    assert done.documents == len(texts)

@@ -96,6 +96,10 @@ class Dataset(ABC):
     def __len__(self) -> int:
         """Examples in an epoch."""
 
+    def outside(self, rows: int) -> Sequence[int]:
+        """Token ids that occur and for which an embedding of so many rows has none."""
+        return ()
+
     def digest(self) -> int:
         """A number that other data hardly have, for a run that goes on to notice them."""
         return len(self)

@@ -82,6 +82,9 @@ class PreferenceDataset(Dataset):
     def __len__(self) -> int:
         return len(self.answers) // 2
 
+    def outside(self, rows: int) -> Sequence[int]:
+        return self.answers.outside(rows)
+
     def digest(self) -> int:
         return self.answers.digest()
 

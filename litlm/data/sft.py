@@ -130,6 +130,9 @@ class SFTDataset(Dataset):
     def __len__(self) -> int:
         return len(self.starts)
 
+    def outside(self, rows: int) -> Sequence[int]:
+        return np.unique(self.ids[self.ids >= rows]).tolist()
+
     def digest(self) -> int:
         parts = (self.ids, self.learn, self.starts, self.ends)
         return functools.reduce(lambda sum, part: zlib.crc32(np.ascontiguousarray(part).tobytes(), sum), parts, 0)

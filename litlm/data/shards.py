@@ -32,6 +32,8 @@ from litlm.data.prepare import (
 from litlm.settings.data import PrepareCommand, TextData
 from litlm.tokenizer import Tokenizer
 
+_SCAN = 2**22  # tokens that are looked at together
+
 
 class TextDataset(Dataset):
     """Rows of `max_len` tokens from folders that `litlm prepare` wrote. `tokens`: how many there are in all."""
@@ -73,6 +75,16 @@ class TextDataset(Dataset):
 
     def __len__(self) -> int:
         return (self.tokens - 1) // self.max_len if self._rows is None else len(self._rows)
+
+    def outside(self, rows: int) -> Sequence[int]:
+        if self._vocab_size <= rows:
+            return ()
+        found: set[int] = set()
+        for shard in self._shards:
+            for start in range(0, len(shard), _SCAN):
+                part = shard[start : start + _SCAN]
+                found |= set(np.unique(part[part >= rows]).tolist())
+        return sorted(found)
 
     def digest(self) -> int:
         facts = [self.tokens, self.max_len, self.document_mask, len(self), *(str(read_index(f)) for f in self.folders)]

@@ -74,6 +74,7 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     begin(settings)
     llm = load_for(settings) if llm is None else usable(llm)
     train, val = load_preference(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, seed=settings.seed)
+    check_ids(llm, train, val)  # already now, because the reference model reads them
     if settings.method.name == "full" and settings.preference.loss != "orpo":
         size, device = settings.train.micro_batch_size, llm.model.embed.weight.device
         size = 1 if size == "auto" else size
@@ -167,6 +168,7 @@ def run(
         data.whole_rows = device.type == "cuda" or compiles(t, device)
     t = dataclasses.replace(t, precision=precision_of(settings, device))
     method.check()
+    check_ids(llm, train, val)
     with Report(out_dir, settings, loggers=t.logger, quiet=quiet) as report:
         for note in (*method.notes, *train.notes, *(val.notes if val else ())):
             report.say(note)
@@ -209,6 +211,21 @@ def run(
 
 
 STOPPED_BY_HAND = ("Ctrl-C", "SIGTERM")
+
+
+def check_ids(llm: LLM, *data: Dataset | None) -> None:
+    """Raise a ValueError for tokens of the data that the model has no row for; on a GPU they'd be a failed assert."""
+    from litlm.tokenizer import outside
+
+    rows = llm.config.vocab_size
+    tokenizer = llm._tokenizer
+    if wrong := outside((token for part in data if part for token in part.outside(rows)), rows, tokenizer):
+        size = "" if tokenizer is None else f" (the tokenizer has {tokenizer.vocab_size})"
+        raise ValueError(
+            f"The data holds {wrong}{size}. Use the tokenizer that the model was made with, also for `litlm prepare`, "
+            "or give the model rows for the tokens: litlm finetune --new_tokens TEXT, or for a new model "
+            "--model_args.vocab_size N"
+        )
 
 
 def begin(settings: RunSettings) -> None:
@@ -360,10 +377,15 @@ def sampler(llm: LLM, prompts: tuple[str, ...]) -> Callable[[], list[tuple[str, 
     """What the model makes of some prompts, as an assistant where it has a chat template."""
     if not prompts:
         return None
+    from litlm.generate import check_prompts
+
+    chat = llm.tokenizer.chat_template is not None
+    message = lambda p: [{"role": "user", "content": p}]  # noqa: E731
+    ids = [llm.style.encode(message(p), llm.tokenizer) if chat else llm.tokenizer.encode(p) for p in prompts]
+    check_prompts(ids, llm.config.vocab_size, llm.config.max_seq_len, llm.tokenizer)  # not in the middle of a run
 
     def sample() -> list[tuple[str, str]]:
-        chat = llm.tokenizer.chat_template is not None
-        ask = lambda p: llm.chat([{"role": "user", "content": p}], max_new_tokens=64)  # noqa: E731
+        ask = lambda p: llm.chat(message(p), max_new_tokens=64)  # noqa: E731
         return [(p, ask(p) if chat else llm.generate(p, max_new_tokens=64)) for p in prompts]
 
     return sample
