@@ -104,7 +104,7 @@ def test_what_is_no_token(tmp_path: Path) -> None:
     assert ours.vocab_size == Tokenizer.from_dir(tiny.folder()).vocab_size
     piece = Tokenizer(
         SentencePiece(sentencepiece(tmp_path), [], legacy=False),
-        Meta({}, None, None, None, (), (), (), None, None),
+        Meta({}, None, None, None, (), (), (), {}, None),
     )
     with pytest.raises(ValueError, match="SentencePiece model .* takes no new tokens; convert it to a tokenizer.json"):
         piece.add_tokens(["<tool>"])

@@ -266,7 +266,7 @@ def test_named_templates(tmp_path: Path, place: str, default: bool) -> None:
             assert style_for(found).format(messages) == "D<a>"
         else:
             with pytest.raises(ValueError, match="chat templates rag, tool_use and none called default; put the one"):
-                style_for(found)
+                style_for(found).format(messages)
             found.chat_template = found.chat_templates["rag"]
             assert style_for(found).format(messages) == "R<a>"
     if place != "json":  # which only processors read

@@ -21,9 +21,24 @@ if TYPE_CHECKING:
 def style_for(tokenizer: Tokenizer, style_name: str | None = None) -> PromptStyle:
     """How to talk to this checkpoint: its own template, else the named style, else `plain`."""
     named = get_style(style_name or "plain")
-    if tokenizer.chat_template is None:
-        return named
-    return TemplateStyle(tokenizer.chat_template, **tokenizer.special_tokens)
+    try:
+        template = tokenizer.chat_template
+    except ValueError as error:
+        return _Undecided(str(error))
+    return named if template is None else TemplateStyle(template, **tokenizer.special_tokens)
+
+
+class _Undecided(PromptStyle):
+    """Of a checkpoint with several templates and no default: an error for who needs it, not for who brings another."""
+
+    name = "undecided"
+    roles = ("system", "user", "assistant", "tool")
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        raise ValueError(self.reason)
 
 
 class TemplateStyle(PromptStyle):
