@@ -232,10 +232,11 @@ class LLM:
         from litlm.checkpoint.hf import save_weights
         from litlm.transforms.adapter import refuse_to_merge
         from litlm.transforms.lora import merged_state
+        from litlm.transforms.resize import tied_again
 
         refuse_to_merge(self.model)
         out_dir = Path(out_dir)
-        save_weights(merged_state(self.model), self.config, out_dir)
+        save_weights(*tied_again(self.model, merged_state(self.model), self.config), out_dir)
         # A checkpoint may name more end tokens here than config.json does.
         generation = {"bos_token_id": self.config.bos_token_id} | self._generation
         generation["eos_token_id"] = sorted(self._stop_ids()) or None

@@ -92,6 +92,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "full-in-backward": (dict(name="full"), dict(optimizer_in_backward=True, grad_clip=None, micro_batch_size=4)),
     "lora": (LORA | dict(dropout=0.1), dict(checkpointing="full")),
     "lora-mixed": (LORA | dict(modules_to_save=("norm",)), dict(precision="bf16-mixed")),
+    "lora-outside": (LORA | dict(targets=("q_proj", "embed", "lm_head"), dropout=0.1), dict(precision="bf16-mixed")),
     "dora": (LORA | dict(dora=True, rslora=True, dropout=0.1), {}),
     "qlora": (dict(name="qlora", r=4, dropout=0.1, quantize="nf4"), {}),
     "adapter": (dict(name="adapter", start_layer=1), dict(lr=2e-2)),

@@ -65,6 +65,7 @@ def _lora(llm: LLM, settings: MethodSettings, grown: bool) -> Applied:
     from litlm.transforms.lora import adapters_off, apply_lora
 
     adapted = apply_lora(llm.model, settings)
+    llm.config = llm.model.config  # which is not tied any more where one side has an adapter
 
     def export(folder: Path, base: str) -> None:
         save_adapter(llm.model, folder, base=base)

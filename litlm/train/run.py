@@ -344,6 +344,8 @@ def add_tokens(llm: LLM, settings: FinetuneSettings) -> FinetuneSettings:
         raise ValueError(
             f"new_tokens need embeddings that are trained; method {method.name} has none, use lora or full"
         )
+    if both := [name for name in ("embed", "lm_head") if method.name != "full" and name in method.targets]:
+        raise ValueError(f"new_tokens trains the embeddings whole; leave {' and '.join(both)} out of targets")
     ids = llm.tokenizer.add_tokens(settings.new_tokens)
     if max(ids) >= llm.config.vocab_size:
         resize_embeddings(llm.model, max(ids) + 1)
