@@ -504,7 +504,7 @@ def _quantized(case: Case) -> GPT:
     [
         (CASES[0], dict(dora=True)),
         (CASES[2], {}),
-        (CASES[2], dict(targets=("q_proj", "embed", "lm_head"))),
+        (CASES[2], dict(targets=("all-linear", "embed", "lm_head"))),
         (MIXTRAL, dict(targets=("all-linear", "experts"))),
     ],
     ids=str,
