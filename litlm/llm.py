@@ -66,12 +66,16 @@ def pick_dtype(dtype: str | torch.dtype, stored: str, device: torch.device, *, q
 
 @dataclass
 class LLM:
-    """A language model ready to use. `model` is the plain `GPT`, `config` its Config."""
+    """A language model ready to use. `model` is the plain `GPT`, `config` its Config.
+
+    source: what it was loaded from. adapter: and which adapter was put on it.
+    """
 
     model: GPT
     config: Config
     source: str = ""
     style_name: str | None = None
+    adapter: str = ""
     _tokenizer: Tokenizer | None = None
     _no_tokenizer: str = "this model was made without a tokenizer; set llm.tokenizer"
     _style: PromptStyle | None = field(default=None, repr=False)
@@ -150,6 +154,7 @@ class LLM:
             from litlm.checkpoint.peft import load_adapter
 
             load_adapter(model, adapter)
+            llm.adapter = str(adapter)
             llm.config = model.config  # new tokens may have made it larger
             if (Path(adapter) / "tokenizer.json").is_file():
                 own = Tokenizer.from_dir(adapter)
