@@ -66,12 +66,16 @@ def pick_dtype(dtype: str | torch.dtype, stored: str, device: torch.device, *, q
 
 @dataclass
 class LLM:
-    """A language model ready to use. `model` is the plain `GPT`, `config` its Config."""
+    """A language model ready to use. `model` is the plain `GPT`, `config` its Config.
+
+    source: what it was loaded from. adapter: and which adapter was put on it.
+    """
 
     model: GPT
     config: Config
     source: str = ""
     style_name: str | None = None
+    adapter: str = ""
     _tokenizer: Tokenizer | None = None
     _no_tokenizer: str = "this model was made without a tokenizer; set llm.tokenizer"
     _style: PromptStyle | None = field(default=None, repr=False)
@@ -154,6 +158,7 @@ class LLM:
             from litlm.checkpoint.peft import load_adapter
 
             load_adapter(model, adapter)
+            llm.adapter = str(adapter)
             llm.config = model.config  # new tokens may have made it larger
             if (Path(adapter) / "tokenizer.json").is_file():
                 own = Tokenizer.from_dir(adapter)
@@ -236,10 +241,11 @@ class LLM:
         from litlm.checkpoint.hf import save_weights
         from litlm.transforms.adapter import refuse_to_merge
         from litlm.transforms.lora import merged_state
+        from litlm.transforms.resize import tied_again
 
         refuse_to_merge(self.model)
         out_dir = Path(out_dir)
-        save_weights(merged_state(self.model), self.config, out_dir)
+        save_weights(*tied_again(self.model, merged_state(self.model), self.config), out_dir)
         # A checkpoint may name more end tokens here than config.json does.
         generation = {"bos_token_id": self.config.bos_token_id} | self._generation
         generation["eos_token_id"] = sorted(self._stop_ids()) or None

@@ -10,10 +10,11 @@ import torch
 from parity import cases
 
 from litlm.llm import LLM
+from litlm.settings import MethodSettings
 from litlm.transforms import compile as transform
-from litlm.transforms.lora import attach
+from litlm.transforms.lora import adapters, apply_lora, attach
 
-LLAMA, SLIDING = cases.by_name("llama-plain"), cases.by_name("qwen3-sliding-pattern")
+LLAMA, SLIDING, TIED = map(cases.by_name, ("llama-plain", "qwen3-sliding-pattern", "llama-mqa-tied"))
 # One family for each part that decoding goes through in a way of its own.
 OTHERS = [
     next(case for case in cases.CASES if case.family == family)
@@ -49,6 +50,18 @@ def test_an_adapter_on_one_layer_only_is_not_lost() -> None:
             lora.B.copy_(torch.linspace(-3, 3, lora.B.numel()).view_as(lora.B))
         llm.model.eval()
     plain = answer(LLM.load(cases.write(LLAMA)))
+    assert answer(models[1]) == answer(models[0]) != plain
+
+
+def test_an_adapter_on_the_head_and_the_embedding() -> None:
+    models = [LLM.load(cases.write(TIED), compile=flag) for flag in (False, True)]
+    plain = answer(models[0])
+    for llm in models:
+        apply_lora(llm.model, MethodSettings(r=2, targets=("lm_head", "embed")))
+        for _, lora in adapters(llm.model):
+            with torch.no_grad():
+                lora.B.copy_(torch.linspace(-1, 1, lora.B.numel()).view_as(lora.B))
+                lora.A.copy_(torch.linspace(-1, 2, lora.A.numel()).view_as(lora.A))
     assert answer(models[1]) == answer(models[0]) != plain
 
 

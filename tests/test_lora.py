@@ -20,7 +20,7 @@ from litlm.checkpoint.peft import load_adapter, places, save_adapter
 from litlm.model import GPT
 from litlm.moe import Experts
 from litlm.settings import MethodSettings
-from litlm.train.loss import cross_entropy_sum
+from litlm.train.loss import cross_entropy_sum, loss_sum
 from litlm.transforms.lora import (
     ALL_LINEAR,
     LoRA,
@@ -241,7 +241,7 @@ def test_targets_are_the_ends_of_names() -> None:
     ]
 
 
-@pytest.mark.parametrize("names", [("proj",), ("Q_proj",), ("lm_head",), ("embed",), ("q_proj", "c_attn", "fc")])
+@pytest.mark.parametrize("names", [("proj",), ("Q_proj",), ("head",), ("embed_tokens",), ("q_proj", "c_attn", "fc")])
 def test_unknown_targets_are_named_with_those_there_are(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="no linear layer is called") as e:
         apply_lora(_fresh(CASES[0]), MethodSettings(targets=names))
@@ -298,6 +298,7 @@ KINDS = [
     (CASES[0], dict(dora=True)), (CASES[1], dict(rslora=True, modules_to_save=("embed", "norm"))),
     (CASES[2], dict(dora=True, modules_to_save=("lm_head",))), (MIXTRAL, dict(targets=("all-linear", "experts"))),
     (DEEPSEEK, dict(targets=("experts.down_proj", "layers.[01].mlp.*"), modules_to_save=("router",))),
+    (CASES[2], dict(targets=("v_proj", "embed", "lm_head"))),
 ]  # fmt: skip
 
 
@@ -362,7 +363,7 @@ def test_all_that_is_trained_has_a_gradient_and_nothing_else(case: Case, options
     apply_lora(model, MethodSettings(r=2, dropout=0.2, **options))
     _fill(model)
     model.train()
-    cross_entropy_sum(model(tokens[:, :-1], output="hidden"), model.head_weight, tokens[:, 1:]).backward()
+    loss_sum(model, model(tokens[:, :-1], output="hidden"), tokens[:, 1:]).backward()
     whole = trained_whole(model)
     for name, p in model.named_parameters():
         assert p.requires_grad == (".lora." in name or name.rpartition(".")[0] in whole), name
@@ -500,7 +501,12 @@ def _quantized(case: Case) -> GPT:
 
 @pytest.mark.parametrize(
     ("case", "options"),
-    [(CASES[0], dict(dora=True)), (CASES[2], {}), (MIXTRAL, dict(targets=("all-linear", "experts")))],
+    [
+        (CASES[0], dict(dora=True)),
+        (CASES[2], {}),
+        (CASES[2], dict(targets=("all-linear", "embed", "lm_head"))),
+        (MIXTRAL, dict(targets=("all-linear", "experts"))),
+    ],
     ids=str,
 )
 def test_adapters_on_quantized_weights(case: Case, options: dict[str, Any], tmp_path: Path) -> None:
@@ -561,7 +567,9 @@ def test_patterns_and_experts_as_targets() -> None:
 @pytest.mark.parametrize(
     ("case", "options", "text"),
     [
-        (CASES[0], dict(targets=("lm_head",)), "modules_to_save=lm_head"),
+        (CASES[0], dict(targets=("*head",)), "and outside of its layers embed, lm_head"),
+        (CASES[1], dict(targets=("wte", "head")), "and outside of its layers embed, lm_head"),
+        (CASES[1], dict(targets=("embed",), modules_to_save=("embed",)), "embed is in both"),
         (CASES[0], dict(targets=("experts",)), "no linear layer is called 'experts'"),
         (CASES[1], dict(modules_to_save=("lm_head",)), "Its head is tied to embed"),
         (CASES[0], dict(modules_to_save=("wte", "head")), "nothing is called 'wte', 'head'; this model has embed"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from parity import cases
 from parity.cases import close
 from test_run import Files, run, settings_of, write_files
 from torch import Tensor
@@ -90,6 +91,22 @@ def test_what_is_trained() -> None:
     lora = apply_method(llm, MethodSettings(name="lora", r=3, targets=("q_proj",)))
     assert lora.notes == ["2 layers adapted"]
     assert trained(llm.model)[0] == 2 * 3 * (48 + 56)
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"), [("llama-mqa-tied", "nf4"), ("llama-plain", "int8"), ("mixtral-plain", "nf4-dq")]
+)
+def test_packed_weights_are_counted_as_weights(case: str, kind: str) -> None:
+    """As many as the same model has unpacked, and the adapters."""
+    path = cases.write(cases.by_name(case))
+    counts = []
+    for quantize in (None, kind):
+        llm = LLM.load(path, device="cpu", dtype="float32", quantize=quantize)
+        apply_method(llm, MethodSettings(r=3, targets=("q_proj", "experts") if "mix" in case else ("q_proj",)))
+        counts.append(trained(llm.model))
+    assert counts[0] == counts[1]
+    adapters = sum(p.numel() for name, p in llm.model.named_parameters() if ".lora." in name)
+    assert counts[1] == (adapters, cases.ours(cases.by_name(case)).config.n_parameters() + adapters)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from litlm.settings import PlotCommand
-from litlm.train.plot import draw, labels, plot_command, plot_loss, read_runs
+from litlm.train.plot import Run, draw, labels, plot_command, plot_loss, read_runs
 
 HEADER = "step,loss,val_loss,lr,tokens,seconds\n"
 
@@ -188,9 +188,38 @@ def test_the_loss_curve_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
     rows = [{"step": i, "loss": 4.0 / i} | ({"val_loss": 2.0} if i == 3 else {}) for i in range(1, 6)]
-    plot_loss(rows, tmp_path / "loss.png")
+    plot_loss(rows, tmp_path / "loss.png", "mine · a/model_$1$")
     each, mean, val = figures[0].axes[0].lines
     assert list(each.get_ydata()) == [4.0 / i for i in range(1, 6)]
     assert list(mean.get_ydata()) == pytest.approx([4, 3, (2 + 4 / 3) / 2, (4 / 3 + 1) / 2, 0.9])
     assert (list(val.get_xdata()), list(val.get_ydata())) == ([3], [2.0])
     assert matplotlib.image.imread(tmp_path / "loss.png").shape[:2] == (480, 840)
+    axes = figures[0].axes[0]
+    assert axes.get_title() == r"mine · a/model_\$1\$"
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    low, high = axes.get_ylim()
+    assert low < 0.8
+    assert 4 < high < 5
+    plot_loss(rows, tmp_path / "b.png", f"run · /{'long/' * 40}model\n東京")  # no warning of the font's, either
+    title = figures[1].axes[0].title
+    assert title.get_text().startswith("run · /long/")
+    assert title.get_text().endswith("model 東京")
+    box = title.get_window_extent(figures[1].canvas.get_renderer())
+    assert (box.x0, box.x1) > (0, 0)
+    assert box.x0 >= 0
+    assert box.x1 <= 840
+
+
+def test_an_outlier_does_not_flatten_the_loss_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (figures.append(self), Path(path).write_text("x")))
+    rows = [{"step": i, "loss": 1e5 if i == 30 else 2 + 1 / i, "seconds": i / 4} for i in range(1, 101)]
+    plot_loss(rows, tmp_path / "loss.png")
+    (axes,) = figures[0].axes
+    assert axes.get_ylim() == pytest.approx((2.01 - 0.05 * 0.99, 3 + 0.05 * 0.99))
+    assert [t.get_text() for t in axes.texts] == ["1 value is beyond the axis"]
+    run = Run("a", tmp_path, rows, {})
+    (axes,) = draw([run], ["a"], PlotCommand(runs=("a",), x="seconds", metrics=("loss",))).axes
+    assert axes.get_ylim()[1] == pytest.approx(3 + 0.05 * 0.99)

@@ -8,8 +8,11 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import pytest
 import torch
 import yaml
 
-from litlm import cli
+from litlm import __version__, cli
 from litlm.settings import (
     DataSettings,
     DPOSettings,
@@ -33,8 +36,8 @@ from litlm.settings import (
 )
 from litlm.train import report as reports
 from litlm.train.files import duration, flat, read_metrics, read_samples, read_settings
-from litlm.train.html import defaults, running_mean, thin, ticks
-from litlm.train.report import Report, check_loggers, write_settings
+from litlm.train.html import charts, controls, defaults, extent, numbers, running_mean, series, thin, ticks
+from litlm.train.report import Report, between, check_loggers, write_settings
 
 SETTINGS = FinetuneSettings(
     model="some/model", data=DataSettings(path="data.jsonl"), method=MethodSettings(name="qlora", r=4),
@@ -153,12 +156,20 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 class Page(HTMLParser):
     """What a page says, and the points of its curves in the units of their axes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         super().__init__()
-        self.words, self.tags, self.title = [], [], ""
+        self.edges_of: dict[str, list[float]] = {}
+        self.words, self.tags, self.scripts, self.title = [], [], [], ""
         self.curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        self.feed(path.read_text(encoding="utf-8"))
-        self.text = " ".join(self.words)
+        if path is not None:
+            self.feed(path.read_text(encoding="utf-8"))
+            self.text = " ".join(self.words)
+
+    @classmethod
+    def of(cls, html: str) -> Page:
+        page = cls(None)
+        page.feed(html)
+        return page
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -166,6 +177,7 @@ class Page(HTMLParser):
         assert not {"src", "href", "onload", "onclick"} & found.keys()
         if tag == "svg":
             self.edges = [float(found[f"data-{k}"] or "") for k in ("x0", "x1", "y0", "y1")]
+            self.edges_of[self.title] = self.edges
             self.box = [float(n) for n in (found["data-box"] or "").split()]
         if tag == "polyline":
             (x0, x1, y0, y1), (left, right, top, bottom) = self.edges, self.box
@@ -175,10 +187,16 @@ class Page(HTMLParser):
                 for x, y in points
             ]
 
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "script":
+            self.tags.append("/script")
+
     def handle_data(self, data: str) -> None:
         if self.tags and self.tags[-1] == "h3":
             self.title = data
-        if self.tags and self.tags[-1] != "style":
+        if self.tags and self.tags[-1] == "script":
+            self.scripts.append(data)
+        elif self.tags and self.tags[-1] != "style":
             self.words.append(data)
 
 
@@ -216,8 +234,141 @@ def test_the_page_draws_what_the_csv_holds(tmp_path: Path) -> None:
         "3,000", f"{rows[0]['loss']:.4g} → {rows[-1]['loss']:.4g}", "cpu: ", f"torch {torch.__version__}",
     ):  # fmt: skip
         assert said in page.text, said
-    assert not {"script", "img", "link", "iframe"} & set(page.tags)
+    assert not {"img", "link", "iframe"} & set(page.tags)
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_without_scripts_the_numbers_are_there_and_the_controls_are_not(tmp_path: Path) -> None:
+    report = Report(tmp_path, SETTINGS, quiet=True)
+    report.start(step=0)
+    for step in range(1, 101):
+        report.step(_row(step, **({"val_loss": 2 + 1 / step} if step % 25 == 0 else {})))
+    report.finish(stopped=None)
+    html = (tmp_path / "report.html").read_text()
+    assert re.search(r"<form class=controls hidden\b", html)
+    table = html.split("<summary>Numbers</summary>")[1].split("</table>")[0]
+    lines = [re.findall(r"<t[hd]>([^<]*)", line) for line in table.split("<tr>")[1:]]
+    assert lines[0] == ["step", "loss", "val loss", "lr", "tokens", "time"]
+    assert [line[0] for line in lines[1:]] == ["25", "50", "75", "100"]
+    loss = float(f"{_row(50)['loss']:.6g}")  # what metrics.csv holds
+    assert lines[2] == ["50", f"{loss:.5g}", "2.02", "2e-05", "5,000", "0:05 min"]
+    dots = re.findall(r"<title>step (\d+): ([\d.]+)</title>", html)
+    assert dots == [("25", "2.04"), ("50", "2.02"), ("75", "2.01333"), ("100", "2.01")]
+    few = re.findall(r"<tr><th>([\d,]+)", numbers([{"step": float(step), "loss": 1 / step} for step in range(1, 1001)]))
+    assert (len(few), few[0], few[-1]) == (20, "1", "1,000")
+
+
+def test_the_script_is_given_what_is_drawn_by_every_axis(tmp_path: Path) -> None:
+    report = Report(tmp_path, SETTINGS, quiet=True)
+    report.start(step=0)
+    for step in range(1, 31):
+        report.step(_row(step, **{"</script><b>": 0.5}, **({"val_loss": 2.5} if step % 10 == 0 else {})))
+    report.finish(stopped=None)
+    page = Page(tmp_path / "report.html")
+    *data, script = page.scripts
+    assert len(data) == page.tags.count("svg") == 5
+    assert "addEventListener" in script
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", (tmp_path / "report.html").read_text())
+    rows = read_metrics(tmp_path / "metrics.csv")
+    each, mean, val = json.loads(data[0])
+    assert [c["name"] for c in (each, mean, val)] == ["each step", "running mean", "validation"]
+    for column in ("step", "tokens", "seconds"):
+        assert each["x"][column] == mean["x"][column] == [row[column] for row in rows]
+        assert val["x"][column] == [row[column] for row in rows if "val_loss" in row]
+    assert each["y"] == [row["loss"] for row in rows]
+    assert mean["y"] == pytest.approx([y for _, y in running_mean(series(rows, "loss"))], rel=1e-6)
+    assert val["y"] == [2.5] * 3
+    assert json.loads(data[-1])[0]["name"] == "</script><b>"
+    assert "b" not in page.tags
+
+
+def test_an_axis_that_some_points_lack_is_not_offered(tmp_path: Path) -> None:
+    rows = [{"step": s, "loss": 1.0 / s} | ({"tokens": 10.0 * s} if s > 2 else {}) for s in range(1, 6)]
+    (curve,) = json.loads(Page.of(charts(rows)[0]).scripts[0])
+    assert curve["x"] == {"step": [1, 2, 3, 4, 5]}
+    assert "value=tokens" in controls(rows)
+    assert "value=seconds" not in controls(rows)
+
+
+def test_the_page_is_there_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = _run(tmp_path, range(1, 6))
+    assert not (tmp_path / "report.html").exists()
+    report.draw()
+    page = Page(tmp_path / "report.html")
+    assert "Running, step 5" in page.text
+    assert len(page.curves["Loss", "loss"]) == 5
+    assert not (tmp_path / "loss.png").exists()
+    said = []
+    monkeypatch.setattr(report, "say", said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr("litlm.train.html.summary", lambda rows: 1 / 0)
+        report.draw()  # the run goes on
+    assert said == ["report.html could not be written (division by zero)"]
+    assert "Running, step 5" in Page(tmp_path / "report.html").text  # what was there is
+    report.finish(stopped=None)
+    assert "Finished" in Page(tmp_path / "report.html").text
+    Report(None, None).draw()
+
+
+def test_when_where_and_of_which_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*args: str) -> str:
+        identity = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *identity, *args], cwd=work, check=True, capture_output=True, text=True).stdout
+
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.setattr("platform.node", lambda: "my-host")
+
+    def header(name: str) -> str:
+        _run(tmp_path / name, range(1, 3)).finish(stopped=None)
+        return Page(tmp_path / name / "report.html").text
+
+    zone = datetime.now().astimezone().strftime("%z")
+    when = rf"\d{{4}}-\d\d-\d\d \d\d:\d\d to (\d{{4}}-\d\d-\d\d )?\d\d:\d\d {re.escape(zone)} · my-host"
+    assert re.search(rf"{when} · litlm {re.escape(__version__)}", header("none"))
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    git("init", "-q")
+    (work / "file").write_text("a")
+    git("add", "file")
+    git("commit", "-qm", "first")
+    commit = git("rev-parse", "HEAD")[:12]
+    assert re.search(rf"{when} · commit {commit} ", header("clean"))
+    (work / "file").write_text("b")
+    assert f"commit {commit}-dirty" in header("dirty")
+
+
+def test_the_second_date_is_said_where_it_is_another() -> None:
+    began = datetime(2026, 8, 2, 23, 50, tzinfo=timezone(timedelta(hours=2)))
+    assert between(began, began + timedelta(minutes=9)) == "2026-08-02 23:50 to 23:59 +0200"
+    assert between(began, began + timedelta(minutes=11)) == "2026-08-02 23:50 to 2026-08-03 00:01 +0200"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([float(i % 7) for i in range(100)] + [1e6], (0.0, 6.0, 1)), ([4.0, 2.0, 1.3, 1.0, 0.8], (0.8, 4.0, 0)),
+        ([10 * 0.9**i for i in range(200)], (10 * 0.9**199, 10.0, 0)), ([1.0, 1e9], (1.0, 1e9, 0)),
+        ([2.0], (2.0, 2.0, 0)),
+        ([3.0] * 50 + [5.0], (3.0, 5.0, 0)), ([-1e5, *([1.0, 2.0] * 30)], (1.0, 2.0, 1)),
+    ],
+)  # fmt: skip
+def test_an_axis_leaves_out_what_is_far_from_all_else(values: list[float], expected: tuple[float, float, int]) -> None:
+    assert extent(values) == expected
+
+
+def test_a_spike_does_not_flatten_the_curve(tmp_path: Path) -> None:
+    report = Report(tmp_path, SETTINGS, quiet=True)
+    report.start(step=0)
+    for step in range(1, 101):
+        report.step(_row(step, loss=1e6 if step == 50 else 2 + 1 / step))
+    report.finish(stopped=None)
+    page = Page(tmp_path / "report.html")
+    assert page.edges_of["Loss"][2:] == pytest.approx([2.01 - 0.05 * 0.99, 3 + 0.05 * 0.99])
+    assert "1 value is beyond the axis" in page.text
+    assert json.loads(page.scripts[0])[0]["y"][49] == 1e6  # the script has it
 
 
 def test_what_models_and_people_write_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +381,9 @@ def test_what_models_and_people_write_is_escaped(tmp_path: Path, monkeypatch: py
     report.samples(3, [(evil, "last\n line"), ("twice", "c")])
     report.finish(stopped=evil)
     page = Page(tmp_path / "<i>" / "report.html")
-    assert not {"script", "i", "b"} & set(page.tags)
+    assert not {"i", "b"} & set(page.tags)
+    assert page.tags.count("script") == page.tags.count("svg") + 1  # the page's own
+    assert not any("alert" in script for script in page.scripts)
     shown = evil.replace("\x00", "\ufffd")
     assert page.text.count(shown) == 5
     assert "first " + shown in page.words

@@ -92,6 +92,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "full-in-backward": (dict(name="full"), dict(optimizer_in_backward=True, grad_clip=None, micro_batch_size=4)),
     "lora": (LORA | dict(dropout=0.1), dict(checkpointing="full")),
     "lora-mixed": (LORA | dict(modules_to_save=("norm",)), dict(precision="bf16-mixed")),
+    "lora-outside": (LORA | dict(targets=("q_proj", "embed", "lm_head"), dropout=0.1), dict(precision="bf16-mixed")),
     "dora": (LORA | dict(dora=True, rslora=True, dropout=0.1), {}),
     "qlora": (dict(name="qlora", r=4, dropout=0.1, quantize="nf4"), {}),
     "adapter": (dict(name="adapter", start_layer=1), dict(lr=2e-2)),
@@ -168,6 +169,65 @@ def test_what_a_run_leaves(files: Files, tmp_path: Path, capsys: pytest.CaptureF
     ) == settings  # fmt: skip
     config = json.loads((out / "final" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny.folder())
+
+
+def test_the_page_of_a_resumed_run_shows_all_of_it(files: Files, tmp_path: Path) -> None:
+    """It is there after each validation, and names the model and what it computes in."""
+    from test_report import Page
+
+    from litlm.train.fit import Run
+    from litlm.train.report import Report
+
+    def page() -> Page:
+        return Page(tmp_path / "report.html")
+
+    seen = []
+
+    def stop(self: Any) -> None:
+        seen.append(page())
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        draw = Report.draw
+        patch.setattr(Report, "draw", lambda self: (draw(self), patch.setattr(Run, "save", stop)))
+        with pytest.raises(KeyboardInterrupt):
+            run(settings_of("lora", files, tmp_path, val_interval=3))
+    assert "Running, step 3" in seen[0].text
+    run(settings_of("lora", files, tmp_path, val_interval=3, run=dict(resume="auto")))
+    assert "Finished" in page().text
+    assert "precision 32-true" in page().text
+    rows = rows_of(tmp_path / "metrics.csv")
+    for column, name in (("loss", "loss"), ("val_loss", "validation")):
+        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+        assert [x for x, _ in page().curves["Loss", name]] == pytest.approx([x for x, _ in points], abs=0.01)
+        assert [y for _, y in page().curves["Loss", name]] == pytest.approx([y for _, y in points], rel=2e-3)
+    assert [int(row["step"]) for row in rows] == list(range(1, 9))
+    assert [int(row["step"]) for row in rows if row["val_loss"]] == [3, 6, 8]
+
+
+def test_the_page_names_the_model_that_was_trained(files: Files, tmp_path: Path) -> None:
+    from test_report import Page
+
+    path = str(tiny.folder())
+    run(settings_of("lora", files, tmp_path / "a", max_steps=1))
+    assert f"{path} · finetune, lora" in Page(tmp_path / "a" / "report.html").text
+    adapter = str(tmp_path / "a" / "final")
+    run(settings_of("full-mixed", files, tmp_path / "b", max_steps=1, run=dict(model=adapter)))
+    text = Page(tmp_path / "b" / "report.html").text
+    assert f"{path} + {adapter} · finetune, full" in text
+    assert "precision bf16-mixed" in text
+    settings = settings_of("qlora", files, tmp_path / "c", max_steps=1, run=dict(model="another/name"))
+    llm = tiny.load(quantize="nf4")
+    run(settings, llm=llm)
+    text = Page(tmp_path / "c" / "report.html").text
+    assert f"{llm.source} · finetune, qlora" in text
+    assert "precision 32-true, frozen weights in nf4" in text
+    config = json.loads((tmp_path / "c" / "final" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == llm.source  # what was trained, not what settings name
+    llm = tiny.load()
+    llm.source = ""  # made by hand
+    run(settings_of("lora", files, tmp_path / "d", max_steps=1, run=dict(model="another/name")), llm=llm)
+    assert "another/name · finetune, lora" in Page(tmp_path / "d" / "report.html").text
 
 
 def test_samples_before_during_and_after(files: Files, tmp_path: Path) -> None:

@@ -4,141 +4,37 @@ PEFT adapts Hugging Face's modules, so names go through the family's weight rule
 keeps apart (GPT-NeoX's query_key_value), the fused layer's adapter has all parts' A, one under the other, and each
 part's B beside zeros, in the order of rows that the family's rule knows: the same function exactly. Read the other way,
 the parts share the fused layer's A, as one parameter, and each has its own rows of B: training goes on as in PEFT.
+
+`peft_places` knows where PEFT has what, `peft_reader` sorts out a file's tensors.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from litlm.checkpoint import adapter
 from litlm.checkpoint.base import atomic_file, write_text
-from litlm.config import Config
+from litlm.checkpoint.peft_places import SWAPPED, Place, in_memory, places, rows_of
+from litlm.checkpoint.peft_reader import PREFIX, Reader
 from litlm.families import get_family
-from litlm.families.base import Match
 from litlm.model import GPT
-from litlm.moe import Experts
-from litlm.transforms.lora import (
-    PROJECTIONS,
-    LoRA,
-    adapters,
-    attach,
-    attach_to_experts,
-    train_whole,
-    trained_whole,
-)
+from litlm.transforms.lora import LoRA, adapters, trained_whole
 from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
-from litlm.transforms.resize import resize_embeddings, untie
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 _VARIANTS = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config")
-_KEY = re.compile(r"(?P<module>.+?)(?P<inner>(?:\.base_layer)*)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
-# The families whose experts transformers stores as (E, in, out) without saying so to PEFT, which then swaps A and B.
-_SWAPPED = ("llama4_text", "llama4")
-
-_NESTING = ("gate_up_proj", "up_proj", "down_proj")  # the order in which PEFT wraps a module of experts, inside out
 _PACKED = (QuantizedLinear, QuantizedStack)
 _MISTAKEN = (".gate_proj", ".up_proj", ".down_proj")
-
-
-def _in_memory(name: str) -> str:
-    """What transformers calls a tensor of a file: it renames GPT-NeoX's head while it loads."""
-    return re.sub(r"^embed_out\b", "lm_head", name)
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where PEFT has the adapters of some of our weights.
-
-    module: Hugging Face's name of the layer. parameter: of stacked experts, the parameter's name in that module. ours:
-    the names of the adapters that it takes, in the rule's order. transposed: its weight is (in, out).
-    """
-
-    module: str
-    parameter: str
-    ours: tuple[str, ...]
-    match: Match
-    transposed: bool
-    config: Config
-
-    @property
-    def name(self) -> str:
-        return f"{self.module}.{self.parameter}" if self.parameter else self.module
-
-    @property
-    def depth(self) -> int:
-        return _NESTING.index(self.parameter)
-
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """What has a row for each output, of our parts -> of the fused layer."""
-        if self.match.index is not None:  # transformers stacks what files keep apart: gate over up
-            return torch.cat(list(parts), -2)
-        whole = self.match.join(list(parts), self.config)
-        return whole.mT if self.transposed else whole
-
-    def split(self, whole: Tensor) -> Sequence[Tensor]:
-        if self.match.index is not None:
-            return whole.chunk(len(self.ours), -2)
-        return self.match.split(whole.mT if self.transposed else whole, self.config)
-
-
-def places(model: GPT) -> dict[str, Place]:
-    """The place of every layer and stacked weight that can have an adapter, by our names."""
-    weights, found = get_family(model.config.family).weights_of(model.config), {}
-
-    def add(match: Match, ours: tuple[str, ...], module: str, parameter: str = "", stack: tuple[int, ...] = ()) -> None:
-        place = Place(module, parameter, ours, match, False, model.config)
-        if match.index is None:
-            rows = [_rows(model, name) for name in ours]
-            columns = sum(rows) + 1  # unlike the rows
-            whole = match.join([torch.empty(*stack, n, columns, device="meta") for n in rows], model.config)
-            place = Place(module, parameter, ours, match, whole.shape[-1] != columns, model.config)
-        found.update(dict.fromkeys(ours, place))
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name not in found:
-            (match,) = weights.from_ours(f"{name}.weight", ())
-            ours = tuple(n.removesuffix(".weight") for n in match.ours)
-            add(match, ours, _in_memory(match.theirs).removesuffix(".weight"))
-        elif isinstance(module, Experts):
-            own = [f"{name}.{p}" for p in PROJECTIONS if getattr(module, p) is not None]
-            for weight in (n for n in own if n not in found):
-                stacked = _stack(model, weight)
-                match = weights.from_ours(weight, stacked.shape)[0]
-                ours = match.ours
-                if match.index is not None and not weight.endswith("down_proj"):
-                    ours = tuple(n for n in own if not n.endswith("down_proj"))
-                if match.index is not None:
-                    container = match.theirs.split(".experts.")[0].replace(".block_sparse_moe", ".mlp")
-                else:  # before `experts`, or for Granite `input_linear` and `output_linear`
-                    container = re.split(r"\.(?:experts|\w+_linear)\b", match.theirs)[0]
-                parameter = weight.rpartition(".")[2] if len(ours) == 1 else "gate_up_proj"
-                add(match, ours, f"{container}.experts", parameter, (stacked.shape[0],))
-    return found
-
-
-def _stack(model: GPT, name: str) -> Tensor | QuantizedStack:
-    owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), leaf)
-
-
-def _rows(model: GPT, name: str) -> int:
-    """How many outputs a layer or stacked weight has."""
-    layer: Any = _stack(model, name)
-    return layer.out_features if isinstance(layer, nn.Linear) else layer.shape[1]
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -167,20 +63,26 @@ def save_adapter(model: GPT, out_dir: str | Path, *, base: str) -> None:
     shapes: dict[str, tuple[int, float]] = {}  # r and alpha
     for place, parts in groups.items():
         a, b, magnitude, scale = _joined(model, place, parts)
-        key, r = _PREFIX + place.module, a.size(-2)
+        key, r = PREFIX + place.module, a.size(-2)
         shapes[address(place)[0]] = (r, scale * (math.sqrt(r) if rslora else r))
         if place.parameter:
             around = [p for p in groups if p.module == place.module]
             key += ".base_layer" * sum(p.depth > place.depth for p in around)
-            if model.config.family in _SWAPPED:
+            if model.config.family in SWAPPED:
                 a, b = b.mT, a.mT
             a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)  # (E r, in), (out, r E)
-        tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
+        if place.embedding:
+            tensors[f"{key}.lora_embedding_A"], tensors[f"{key}.lora_embedding_B"] = b.mT, a.mT
+        else:
+            tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
+        if any(lora.own_base for lora in parts.values()):
+            layer = model.get_submodule(place.ours[0])
+            tensors |= {f"{key}.base_layer.{n}": p for n, p in layer.named_parameters(recurse=False)}
         if magnitude is not None:
             tensors[f"{key}.lora_magnitude_vector"] = magnitude
     whole, state = _whole(model)
-    tensors |= {_PREFIX + name: t for name, t in state.items()}
-    every = [address(place) for ours, place in place_of.items() if ours != "lm_head"]
+    tensors |= {PREFIX + name: t for name, t in state.items()}
+    every = [address(place) for place in place_of.values()]
     modules, parameters = (
         _shortest([n for n, p in every if p == kind], [n for n, p in map(address, groups) if p == kind], 1 + kind)
         for kind in (False, True)
@@ -221,7 +123,7 @@ def _joined(model: GPT, place: Place, loras: dict[str, LoRA]) -> tuple[Tensor, T
     a = first.A if shared else torch.cat([lora.A for lora in ordered], -2)
     parts, lengths, start = [], [], 0
     for name in place.ours:
-        b = a.new_zeros(*a.shape[:-2], _rows(model, name), a.size(-2))
+        b = a.new_zeros(*a.shape[:-2], rows_of(model, name), a.size(-2))
         if (lora := loras.get(name)) is not None:
             r = lora.B.size(-1)
             b[..., start : start + r] = lora.B * (lora.scale / first.scale)
@@ -249,8 +151,8 @@ def _whole(model: GPT) -> tuple[list[str], dict[str, Tensor]]:
         raise ValueError(f"{odd.ours[0]} can't be trained whole in PEFT's format; experts can have adapters (targets)")
     modules = list(dict.fromkeys(match.theirs.rpartition(".")[0] for match in own))
     inside = [match for match in plan if match.theirs.rpartition(".")[0] in modules]
-    tensors = {_in_memory(m.theirs): m.join([state[n] for n in m.ours], model.config) for m in inside}
-    modules = [_in_memory(f"{name}.").removesuffix(".") for name in modules]
+    tensors = {in_memory(m.theirs): m.join([state[n] for n in m.ours], model.config) for m in inside}
+    modules = [in_memory(f"{name}.").removesuffix(".") for name in modules]
     if model.lm_head is None and "embed" in owners:  # PEFT writes a tied head too
         tensors["lm_head.weight"] = model.embed.weight
         if not _kept_tied(modules):
@@ -292,7 +194,6 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     unsupported = {
         "peft_type": config.get("peft_type") != "LORA",
         "bias": config.get("bias", "none") != "none",
-        "trainable_token_indices": config.get("trainable_token_indices"),
         "lora_bias": config.get("lora_bias"),
         "layer_replication": config.get("layer_replication"),
         "alora_invocation_tokens": config.get("alora_invocation_tokens"),
@@ -315,14 +216,6 @@ def base_of(path: Path) -> str:
     return base
 
 
-def _pattern(config: dict[str, Any], key: str, module: str, default: float) -> float:
-    """PEFT's rank_pattern and alpha_pattern: the value of the entry that the module's name ends in."""
-    for pattern, value in (config.get(key) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
-
-
 def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
     """Attach the adapters in directory `path` to the model. All tensors that don't fit are named in one error.
 
@@ -342,7 +235,7 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path / WEIGHTS} is truncated or corrupt ({e})") from None
-    reader = _Reader(model, config)
+    reader = Reader(model, config)
     for key, tensor in tensors.items():
         reader.take(key, tensor)
     reader.check()
@@ -352,192 +245,3 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
         raise ValueError(f"The adapter in {path} does not fit the model:\n" + "\n".join(f"- {p}" for p in shown))
     reader.apply()
     return config
-
-
-class _Reader:
-    """An adapter's tensors, sorted out for a model, which `apply` alone changes."""
-
-    def __init__(self, model: GPT, config: dict[str, Any]) -> None:
-        self.model, self.config, self.problems = model, config, []
-        self.weights = get_family(model.config.family).weights_of(model.config)
-        self.place_of = places(model)
-        self.found: dict[str, dict[str, Tensor]] = {}  # by the name of the place
-        self.single: dict[str, dict[int, dict[str, Tensor]]] = {}  # by our stacked weight and the expert
-        self.whole: dict[str, Tensor] = {}  # by our names
-        self.names: dict[str, str] = {}  # of ours, as the file has them
-
-    def take(self, key: str, tensor: Tensor) -> None:
-        name, family = key.removeprefix(_PREFIX), self.model.config.family
-        parts = _KEY.fullmatch(name)
-        if parts is None:
-            return self._take_whole(key, name, tensor)
-        module, part = parts["module"], parts["part"]
-        if (place := self._stacked(module, parts["inner"].count("base_layer"))) is not None:
-            self.found.setdefault(place.name, {})[part] = tensor
-            return None
-        match = self._match(f"{module}.weight")
-        if match is None or parts["inner"]:
-            self.problems.append(f"{key} is not a LoRA tensor of a {family} model")
-        elif match.index is not None and match.ours[0] in self.place_of:
-            self.single.setdefault(match.ours[0], {}).setdefault(match.index, {})[part] = tensor
-            self.names[match.ours[0]] = module
-        elif (place := self.place_of.get(match.ours[0].removesuffix(".weight"))) is None:
-            self.problems.append(f"{key}: this model has no linear layer there")
-        else:
-            self.found.setdefault(place.name, {})[part] = tensor
-            self.names[place.name] = module
-        return None
-
-    def _match(self, name: str) -> Match | None:
-        return self.weights.from_theirs(name) or self.weights.from_theirs(re.sub(r"^lm_head\b", "embed_out", name))
-
-    def _stacked(self, module: str, depth: int) -> Place | None:
-        """The place in a module of experts: PEFT wraps the module once for each parameter that has an adapter."""
-        every = [p for p in dict.fromkeys(self.place_of.values()) if p.parameter and p.module == module]
-        wanted = self.config.get("target_parameters") or []
-        named = [p for p in every if any(p.name == t or p.name.endswith("." + t) for t in wanted)]
-        return named[-1 - depth] if depth < len(named) else None
-
-    def _take_whole(self, key: str, name: str, tensor: Tensor) -> None:
-        match = self._match(name)
-        if match is None or match.index is not None:
-            return self.problems.append(f"{key} is not a LoRA tensor of a {self.model.config.family} model")
-        try:
-            parts = match.split(tensor, self.model.config)
-        except (RuntimeError, IndexError):
-            return self.problems.append(f"{key} has shape {list(tensor.shape)}, which does not fit this model")
-        self.whole |= dict(zip(match.ours, parts, strict=True))
-        self.names |= dict.fromkeys(match.ours, key)
-        return None
-
-    def check(self) -> None:
-        """Note as problems what is missing or has another shape."""
-        by_name = {place.name: place for place in self.place_of.values()}
-        for name, parts in self.found.items():
-            self._check_parts(self.names.get(name, name), parts, by_name[name])
-        for ours, each in self.single.items():
-            for parts in each.values():
-                self._check_parts(self.names[ours], parts, None)
-            if len({tuple(t.shape) for parts in each.values() for t in parts.values()}) > 2:
-                self.problems.append(f"{self.names[ours]}: all experts need adapters of the same rank")
-        state, rows = self.model.state_dict(), self.model.config.vocab_size
-        self.vocab = max([rows, *(len(t) for n, t in self.whole.items() if n in _PER_TOKEN)])
-        for name, tensor in self.whole.items():
-            # A tied model has no head of its own, yet.
-            like = state["embed.weight"] if name == "lm_head.weight" and name not in state else state.get(name)
-            if like is None:
-                self.problems.append(f"{self.names[name]}: this model has no such weight")
-                continue
-            wanted = (self.vocab, *like.shape[1:]) if name in _PER_TOKEN else tuple(like.shape)
-            if tensor.shape != wanted:
-                self.problems.append(
-                    f"{self.names[name]} has shape {list(tensor.shape)}, which does not fit {list(wanted)}"
-                )
-
-    def _check_parts(self, name: str, parts: dict[str, Tensor], place: Place | None) -> None:
-        needed = {"A", "B", "magnitude_vector"} if self.config.get("use_dora") else {"A", "B"}
-        if set(parts) != needed:
-            have, want = (", ".join(sorted(f"lora_{p}" for p in x)) for x in (parts, needed))
-            self.problems.append(
-                f"{name} has {have} only; {want} are needed".replace(", lora_B are", " and lora_B are")
-            )
-            return
-        if place is None:
-            return
-        a, b = parts["A"], parts["B"]
-        stack, wide, narrow = self._sizes(place)
-        r = a.size(0) // stack
-        wanted = ([r * stack, narrow], [wide, r * stack])
-        lengths = parts.get("magnitude_vector")
-        if [list(a.shape), list(b.shape)] != list(wanted) or lengths is not None and lengths.numel() != wide:
-            self.problems.append(
-                f"{name}: lora_A {list(a.shape)} and lora_B {list(b.shape)} don't fit a layer of {narrow} to {wide}"
-            )
-
-    def _sizes(self, place: Place) -> tuple[int, int, int]:
-        """(number of experts, outputs, inputs) of a place, as PEFT sees it."""
-        wide = sum(_rows(self.model, name) for name in place.ours)
-        if not place.parameter:
-            return 1, wide, self.model.get_submodule(place.ours[0]).in_features  # type: ignore[return-value]
-        n_expert, _, narrow = _stack(self.model, place.ours[0]).shape
-        return (n_expert, narrow, wide) if self.model.config.family in _SWAPPED else (n_expert, wide, narrow)
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        for place in dict.fromkeys(self.place_of.values()):
-            if place.name in self.found:
-                self._attach(place, self.found[place.name])
-        for ours, each in self.single.items():
-            self._attach_single(ours, each)
-        self._apply_whole()
-
-    def _attach(self, place: Place, parts: dict[str, Tensor]) -> None:
-        name = self.names.get(place.name, place.name)
-        a, b = parts["A"].float(), parts["B"].float()
-        r = a.size(0)
-        if place.parameter:
-            n_expert = self._sizes(place)[0]
-            r //= n_expert
-            a, b = a.unflatten(0, (n_expert, r)), b.unflatten(1, (r, n_expert)).permute(2, 0, 1)
-            if self.model.config.family in _SWAPPED:
-                a, b = b.mT, a.mT
-        lengths = parts.get("magnitude_vector")
-        magnitudes = [None] * len(place.ours) if lengths is None else place.split(lengths.float().reshape(-1, 1))
-        first = None
-        for ours, rows, magnitude in zip(place.ours, place.split(b), magnitudes, strict=True):
-            lora = self._new(ours, r, name)
-            if first is None:
-                lora.A.copy_(a)
-            else:
-                lora.A = first.A
-            first = first or lora
-            lora.B.copy_(rows)
-            if magnitude is not None and lora.magnitude is not None:
-                lora.magnitude.copy_(magnitude[:, 0])
-
-    def _attach_single(self, ours: str, each: dict[int, dict[str, Tensor]]) -> None:
-        """Adapters of single experts, as transformers 4 had them: entries of the stacked one."""
-        lora = self._new(ours, next(iter(each.values()))["A"].size(0), self.names[ours])
-        for expert, parts in each.items():
-            lora.A[expert].copy_(parts["A"])
-            lora.B[expert].copy_(parts["B"])
-
-    def _new(self, ours: str, r: int, name: str) -> LoRA:
-        alpha, rslora = self.config.get("lora_alpha", 8), bool(self.config.get("use_rslora"))
-        for address in (name, f"{name}.weight"):  # the second where the layer's weight is targeted, as a parameter
-            alpha = _pattern(self.config, "alpha_pattern", address, alpha)
-        scale = alpha / (math.sqrt(r) if rslora else r)
-        dropout = float(self.config.get("lora_dropout") or 0.0)
-        owner, _, leaf = ours.rpartition(".")
-        parent = self.model.get_submodule(owner)
-        if isinstance(parent, Experts):
-            return attach_to_experts(parent, leaf, r, scale, dropout, rslora=rslora)
-        layer = self.model.get_submodule(ours)
-        assert isinstance(layer, nn.Linear)
-        return attach(layer, r, scale, dropout, rslora=rslora, dora=bool(self.config.get("use_dora")))
-
-    def _apply_whole(self) -> None:
-        model, whole = self.model, self.whole
-        resize_embeddings(model, self.vocab)
-        if model.lm_head is None and self._unties():
-            untie(model)
-        elif model.lm_head is None:
-            whole = {name: t for name, t in whole.items() if name != "lm_head.weight"}
-        for owner in dict.fromkeys(name.rpartition(".")[0] for name in whole):
-            train_whole(model.get_submodule(owner))
-        for name, tensor in whole.items():
-            model.get_parameter(name).copy_(tensor)
-
-    def _unties(self) -> bool:
-        """Does the file have a tied model's head differ from its embedding? A lone one does, where PEFT copied it."""
-        embed, head = self.whole.get("embed.weight"), self.whole.get("lm_head.weight")
-        if embed is not None and head is not None:
-            return not torch.equal(embed, head)
-        if head is not None:
-            return True
-        listed = self.config.get("modules_to_save") or []
-        place = self.names.get("embed.weight", "").removesuffix(".weight")
-        return bool(place) and any(place.endswith(m) for m in listed) and not self.config.get("ensure_weight_tying")
-
-
-_PER_TOKEN = ("embed.weight", "lm_head.weight", "lm_head.bias", "head_bias")

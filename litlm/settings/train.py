@@ -32,7 +32,8 @@ class MethodSettings:
         alpha: lora: the adapters' output is scaled by alpha / r.
         dropout: lora: probability of dropping an adapter's input while training.
         targets: lora: layers that get an adapter, by the end of their name (q_proj, layers.0.attn.v_proj) or a pattern
-            (layers.1?.mlp.*); all-linear means all in the layers; experts are those of a mixture.
+            (layers.1?.mlp.*); all-linear means all in the layers; experts are those of a mixture; embed and lm_head
+            are outside of the layers, and adapted apart from each other also where they are tied.
         rslora: lora: scale by alpha / sqrt(r).
         dora: lora: weight-decomposed adaptation, which also learns each row's length.
         modules_to_save: lora: modules trained whole beside the adapters, such as embed, lm_head or norm.

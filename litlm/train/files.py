@@ -164,6 +164,18 @@ def origin(device: torch.device | None) -> list[str]:
     return [", ".join(versions)] + ([] if device is None else [device_name(device)])
 
 
+def revision() -> str:
+    """The git commit that the working directory is at, with -dirty where files differ; nothing where there is none."""
+    import subprocess
+
+    ask = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(ask, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return ""
+    return f"commit {found.stdout.strip()}" if found.returncode == 0 else ""
+
+
 def device_name(device: torch.device) -> str:
     import platform
     import re

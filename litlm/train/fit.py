@@ -365,6 +365,8 @@ class Run:
         self.report.step(row, self.limits.progress(step.number, tokens, seconds))
         if step.shows and self.sample is not None:
             self.report.samples(step.number, sampled(self.model, self.sample))
+        if step.shows and not step.last:
+            self.report.draw()
         best = step.number == state.best_step and bool(settings.save_interval or settings.early_stop)
         if step.saves or best or self.result.stopped:
             self.save()

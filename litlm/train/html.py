@@ -1,11 +1,17 @@
-"""report.html: one file without scripts or links that shows a run on a phone, in the dark, and years later."""
+"""report.html: one file without links that shows a run on a phone, in the dark, and years later.
+
+Everything is there without scripts. Where they run, `report.js` adds the values under the pointer and other axes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
+from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,31 +24,9 @@ TITLES = {
     "loss": "Loss", "lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens per second",
     "memory_gb": "Peak memory (GB)", "mfu": "Model FLOPs utilization",
 }  # fmt: skip
+MEAN = "running mean"
+AXES = {"step": "step", "tokens": "tokens", "seconds": "time"}
 WITH_OTHERS = {"step", "val_loss", "tokens", "seconds"}  # not curves of their own
-
-STYLE = """
-:root { color-scheme: light dark; --text: #1c1e21; --soft: #5f6670; --line: #d9dde3; --card: #f5f6f8; --page: #fff;
-  --one: #2563eb; --two: #d9480f; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --soft: #9aa3af; --line: #343a43; --card: #1c2026;
-  --page: #121418; --one: #6ea0ff; --two: #ff9d5c; } }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--page); color: var(--text);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
-h3 { font-size: .95rem; margin: .5rem 0 .2rem; white-space: pre-wrap; }
-p { margin: .2rem 0; } .soft, th, dt { color: var(--soft); font-weight: normal; }
-.grid { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
-.facts { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); margin: 1rem 0; }
-.facts div, .card { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
-dt { font-size: .8rem; } dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 11px; }
-.axis { stroke: var(--line); } polyline { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
-.one { stroke: var(--one); color: var(--one); } .two { stroke: var(--two); color: var(--two); }
-.faint { opacity: .3; stroke-width: 1; } circle { fill: currentColor; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .6rem .25rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; }
-pre { white-space: pre-wrap; background: var(--card); border-radius: .5rem; padding: .6rem .8rem; margin: .3rem 0;
-  font-size: .85rem; overflow-wrap: anywhere; } summary { cursor: pointer; margin: .6rem 0; }
-"""
 
 
 def write_report(
@@ -51,17 +35,18 @@ def write_report(
     facts: dict[str, Any],
     rows: list[dict[str, float]],
     samples: list[dict[str, Any]],
-    stopped: str | None,
+    state: str,
 ) -> None:
+    """state: how the run stands, such as Finished. facts: see `Report.describe`."""
     from litlm.checkpoint.base import atomic_file  # which loads torch
 
     name = out_dir.resolve().name
     what = " · ".join(filter(None, (str(facts.get("model") or getattr(settings, "model", "")), method(settings))))
-    result = f"Stopped: {stopped}" if stopped else "Finished"
+    where = " · ".join(str(facts[key]) for key in ("when", "host", "commit") if facts.get(key))
     parts = [
-        f"<h1>{text(name)}</h1><p>{text(what)}</p><p class=soft>{text(result)}</p>",
+        f"<h1>{text(name)}</h1><p>{text(what)}</p><p class=soft>{text(state)}</p><p class=soft>{text(where)}</p>",
         summary(rows),
-        f"<h2>Curves</h2><div class=grid>{''.join(charts(rows))}</div>" if rows else "",
+        f"<h2>Curves</h2>{controls(rows)}<div class=grid>{''.join(charts(rows))}</div>{numbers(rows)}" if rows else "",
         side_by_side(samples),
         configuration(settings),
         details(facts),
@@ -69,10 +54,15 @@ def write_report(
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{text(name)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>\n"
+        f"<title>{text(name)}</title><style>{_own('report.css')}</style><body>{''.join(parts)}"
+        f"<script>{_own('report.js')}</script></body></html>\n"
     )
     with atomic_file(out_dir / "report.html") as part:
         part.write_bytes(page.encode("utf-8", "replace"))  # arguments that are no UTF-8 arrive as lone surrogates
+
+
+def _own(name: str) -> str:
+    return files("litlm.train").joinpath(name).read_text(encoding="utf-8")
 
 
 def text(value: Any) -> str:
@@ -138,20 +128,69 @@ def charts(rows: list[dict[str, float]]) -> list[str]:
     for name in names:
         if name in WITH_OTHERS or not (points := series(rows, name)):
             continue
-        dense = 2 * len(points) >= len(rows)
-        curves = [Curve(name, thin(points), "one", dots=not dense)]
-        if name == "loss" and len(points) > 20:
-            curves = [
-                Curve("each step", thin(points), "one faint"),
-                Curve("running mean", thin(running_mean(points)), "one"),
-            ]
-        if name == "loss" and (vals := series(rows, "val_loss")):
-            curves.append(Curve("validation", thin(vals), "two", dots=len(vals) <= 100))
         title = TITLES.get(name, name.replace("_", " "))
         if len(points) > MOST_POINTS:
             title += f" (means of {math.ceil(len(points) / MOST_POINTS)} steps)"
-        found.append(f"<div class=card><h3>{text(title)}</h3>{chart(curves)}</div>")
+        by_axis = {x: curves_of(rows, name, x) for x in AXES}
+        content = chart(by_axis["step"], f"beyond-{len(found)}")
+        found.append(f'<div class="card chart"><h3>{text(title)}</h3>{content}{data(by_axis)}</div>')
     return found
+
+
+def curves_of(rows: list[dict[str, float]], name: str, x: str) -> list[Curve]:
+    """What one chart has to show; the loss with its running mean and the validation's."""
+    points = series(rows, name, x)
+    curves = [Curve(name, thin(points), "one", dots=2 * len(points) < len(rows))]
+    if name == "loss" and len(points) > 20:
+        curves = [
+            Curve("each step", thin(points), "one faint"),
+            Curve(MEAN, thin(running_mean(points)), "one"),
+        ]
+    if name == "loss" and (vals := series(rows, "val_loss", x)):
+        curves.append(Curve("validation", thin(vals), "two", dots=len(vals) <= 100))
+    return curves
+
+
+def data(by_axis: dict[str, list[Curve]]) -> str:
+    """The curves once more, for the script: by each axis that all their points have."""
+    found = []
+    for i, curve in enumerate(by_axis["step"]):
+        same = {x: curves[i].points for x, curves in by_axis.items() if len(curves) == len(by_axis["step"])}
+        axes = {x: [_short(p) for p, _ in points] for x, points in same.items() if len(points) == len(curve.points)}
+        values = [_short(y) for _, y in curve.points]
+        found.append({"name": curve.name, "style": curve.style, "dots": curve.dots, "x": axes, "y": values})
+    content = json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
+    return f"<script type=application/json>{content}</script>"
+
+
+def _short(value: float) -> float:
+    value = float(f"{value:.7g}")
+    return int(value) if value.is_integer() and abs(value) < 1e15 else value
+
+
+def controls(rows: list[dict[str, float]]) -> str:
+    """What the script shows and uses."""
+    names = {x: title for x, title in AXES.items() if x == "step" or any(x in row for row in rows)}
+    choices = " ".join(
+        f"<label><input type=radio name=x value={x}{' checked' * (x == 'step')}> {title}</label>"
+        for x, title in names.items()
+    )
+    scale = "<label><input type=checkbox name=log> log scale</label>"
+    return f"<form class=controls hidden autocomplete=off>{choices} {scale}</form>"
+
+
+def numbers(rows: list[dict[str, float]], most: int = 20) -> str:
+    """Some of the rows, for those who have no script to point with: those with a validation, or evenly spread."""
+    some = [row for row in rows if "val_loss" in row] or rows
+    some = [some[round(i * (len(some) - 1) / max(1, most - 1))] for i in range(most)] if len(some) > most else some
+    columns = [name for name in ("step", "loss", "val_loss", "lr", "tokens", "seconds") if any(name in r for r in some)]
+    lines = [tuple("time" if name == "seconds" else name.replace("_", " ") for name in columns)]
+    for row in some:
+        cells = {name: f"{row[name]:.5g}" for name in columns if name in row}
+        cells |= {name: number(row[name]) for name in ("step", "tokens") if name in row}
+        cells |= {"seconds": duration(row["seconds"])} if math.isfinite(row.get("seconds", math.nan)) else {}
+        lines.append(tuple(cells.get(name, "") for name in columns))
+    return f"<details><summary>Numbers</summary><div class=numbers>{_table(lines, 'wide')}</div></details>"
 
 
 def series(rows: list[dict[str, float]], name: str, x: str = "step") -> list[tuple[float, float]]:
@@ -176,6 +215,17 @@ def running_mean(points: list[tuple[float, float]], size: int | None = None) -> 
     return found
 
 
+def extent(ys: Sequence[float]) -> tuple[float, float, int]:
+    """From where to where an axis should go, and how many of the values are beyond: a few far away from all others."""
+    found, few = sorted(ys), math.ceil(len(ys) / 50)
+    if len(found) < 5:
+        return found[0], found[-1], 0
+    low, high = found[few], found[-1 - few]
+    far = 5 * (high - low) or math.inf
+    kept = [y for y in found if low - far <= y <= high + far]
+    return kept[0], kept[-1], len(found) - len(kept)
+
+
 def ticks(low: float, high: float, n: int = 4) -> list[float]:
     """Round numbers between the two."""
     rough = (high - low) / n
@@ -188,27 +238,30 @@ def tick(value: float) -> str:
     return count(value) if abs(value) >= 10000 else f"{value:.4g}"
 
 
-def chart(curves: list[Curve], width: int = 400, height: int = 220) -> str:
-    """An SVG whose data-* say what its edges stand for, so that its points can be read back."""
-    xs, ys = ([p[i] for c in curves for p in c.points] for i in (0, 1))
-    x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
+def chart(curves: list[Curve], clip: str, width: int = 400, height: int = 220) -> str:
+    """An SVG whose data-* say what its edges stand for, so that its points can be read back. clip: an id for it."""
+    xs = [x for c in curves for x, _ in c.points]
+    x0, x1 = min(xs), max(xs)
+    y0, y1, beyond = extent([y for c in curves if c.name != MEAN for _, y in c.points])
     x1 += x0 == x1
     margin = (y1 - y0) * 0.05 or abs(y0) * 0.1 or 1.0
     y0, y1 = y0 - margin if y0 < 0 or y0 >= margin else 0.0, y1 + margin
-    left, right, top, bottom = 52, width - 10, 8, height - 24
+    left, right, top, bottom = 52, width - 10, 8, height - 24  # as in report.js
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top)
+        at = bottom - (y - y0) / (y1 - y0) * (bottom - top)
+        return left + (x - x0) / (x1 - x0) * (right - left), max(-9999.0, min(9999.0, at))
 
-    lines = []
+    axes, lines = [], []
     for y in ticks(y0, y1):
         _, at = place(x0, y)
-        lines.append(f'<line class=axis x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        lines.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor=end>{tick(y)}</text>')
+        axes.append(f'<line class=axis x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        axes.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor=end>{tick(y)}</text>')
     for x in ticks(x0, x1):
         at, _ = place(x, y0)
         if x == int(x):
-            lines.append(f'<text x="{at:.1f}" y="{height - 6}" text-anchor=middle>{tick(x)}</text>')
+            anchor = "end" if at > right - 14 else "middle"
+            axes.append(f'<text x="{at:.1f}" y="{height - 6}" text-anchor={anchor}>{tick(x)}</text>')
     for curve in curves:
         dots = [(*place(x, y), x, y) for x, y in curve.points]
         path = " ".join(f"{px:.2f},{py:.2f}" for px, py, *_ in dots)
@@ -225,8 +278,12 @@ def chart(curves: list[Curve], width: int = 400, height: int = 220) -> str:
     edges = (
         f'data-x0="{x0!r}" data-x1="{x1!r}" data-y0="{y0!r}" data-y1="{y1!r}" data-box="{left} {right} {top} {bottom}"'
     )
-    svg = f'<svg viewBox="0 0 {width} {height}" role=img {edges}>{"".join(lines)}</svg>'
-    return svg + (f"<p>{legend}</p>" if len(curves) > 1 else "")
+    box = f'<clipPath id="{clip}"><rect x="0" y="{top - 3}" width="{width}" height="{bottom - top + 6}"/></clipPath>'
+    inner = f'<g class=axes>{"".join(axes)}</g><g class=plot clip-path="url(#{clip})">{"".join(lines)}</g>'
+    svg = f'<svg viewBox="0 0 {width} {height}" role=img {edges}>{box}{inner}</svg>'
+    values = "1 value is" if beyond == 1 else f"{beyond} values are"
+    note = f'<p class="soft beyond">{values} beyond the axis</p>' if beyond else ""
+    return svg + (f"<p>{legend}</p>" if len(curves) > 1 else "") + note
 
 
 # --- the rest ------------------------------------------------------------------------------------------------------
@@ -258,7 +315,8 @@ def configuration(settings: RunSettings | None) -> str:
         return ""
     usual = flat(defaults(type(settings)))
     rows = [(k, v, usual.get(k)) for k, v in flat(settings).items() if k not in usual or v != usual[k]]
-    table = _table([("setting", "value", "default"), *((k, v, "" if d is None else d) for k, v, d in rows)])
+    rows = [("setting", "value", "default"), *((k, v, "" if d is None else d) for k, v, d in rows)]
+    table = _table(rows, "pairs settings")
     everything = f"<details><summary>All settings</summary><pre>{text(settings_text(settings))}</pre></details>"
     return f"<h2>Configuration</h2>{table}{everything}"
 
@@ -281,7 +339,7 @@ def defaults(cls: type) -> dict[str, Any]:
 
 def details(facts: dict[str, Any]) -> str:
     """Hardware, versions, data, command."""
-    facts = {k: v for k, v in facts.items() if k != "model"}  # the header says it
+    facts = {k: v for k, v in facts.items() if k not in ("model", "when", "host", "commit")}  # the header says it
     notes = facts.pop("notes", None) or []
     rows = [(k.replace("_", " "), number(v) if type(v) in (int, float) else v) for k, v in facts.items()]
     rows += [("versions", line) for line in origin(None)]
@@ -289,6 +347,6 @@ def details(facts: dict[str, Any]) -> str:
     return f"<h2>Details</h2>{_table(rows)}<p class=soft>Command</p><pre>{text(command())}</pre>"
 
 
-def _table(rows: list[tuple[Any, ...]]) -> str:
+def _table(rows: list[tuple[Any, ...]], kind: str = "pairs") -> str:
     lines = [f"<tr><th>{text(first)}</th>{''.join(f'<td>{text(c)}</td>' for c in rest)}</tr>" for first, *rest in rows]
-    return f"<table>{''.join(lines)}</table>"
+    return f'<table class="{kind}">{"".join(lines)}</table>'

@@ -5,7 +5,8 @@ chunk of rows goes through the output projection, gives its loss and, at once, i
 states; its logits are then forgotten. Only positions with a target take part, so masked prompts cost nothing.
 
 On CUDA a chunk's logits stay in the model's dtype, and a Triton kernel turns them into their gradient where they are.
-The plain path is for the CPU and where there is no Triton; the two take the same steps.
+The plain path is for the CPU and where there is no Triton; the two take the same steps. A head that is more than its
+weight, such as one with an adapter, is run as it is, chunk by chunk, and again in the backward pass.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from litlm.data.base import IGNORE, Batch
 from litlm.model import GPT
-from litlm.ops import linear
+from litlm.ops import Linear, linear
 
 _CHUNK_BYTES = 32 * 2**20  # fp32 logits held at once; larger blocks of memory are not used again by glibc
 # Logits held at once on CUDA; less on small devices. Each chunk reads and writes the whole gradient of the weight, so
@@ -270,9 +273,13 @@ def token_losses(
     wanted: Tensor | None = None,
 ) -> Tensor:
     """The cross-entropy of each position (B, T) in fp32, 0 where it has no target; arguments as `cross_entropy_sum`."""
-    shape = targets.shape
-    rows, targets, index = _with_target(hidden, weight, targets, wanted)
-    losses: Tensor = _TokenLosses.apply(rows, weight, bias, targets, scale, softcap)  # type: ignore[assignment]
+    rows, wanted_targets, index = _with_target(hidden, weight, targets, wanted)
+    losses: Tensor = _TokenLosses.apply(rows, weight, bias, wanted_targets, scale, softcap)  # type: ignore[assignment]
+    return _in_place(losses, index, targets.shape)
+
+
+def _in_place(losses: Tensor, index: Tensor | None, shape: torch.Size) -> Tensor:
+    """The losses of the positions in `index`, or of all, as (B, T)."""
     if index is not None:
         losses = losses.new_zeros(shape.numel()).index_copy(0, index, losses)
     return losses.view(shape)
@@ -296,12 +303,36 @@ def _with_target(
 
 def loss_sum(model: GPT, hidden: Tensor, targets: Tensor, wanted: Tensor | None = None) -> Tensor:
     """`cross_entropy_sum` of the model's output head, from the states of `model(tokens, output="hidden")`."""
+    if _is_adapted(model):
+        rows, targets, _ = _with_target(hidden, model.head_weight, targets, wanted)
+        return _adapted_losses(model, rows, targets).sum()
     return cross_entropy_sum(hidden, model.head_weight, targets, wanted=wanted, **_head(model))
 
 
 def model_token_losses(model: GPT, hidden: Tensor, targets: Tensor, wanted: Tensor | None = None) -> Tensor:
     """`token_losses` of the model's output head, likewise."""
+    if _is_adapted(model):
+        rows, some, index = _with_target(hidden, model.head_weight, targets, wanted)
+        return _in_place(_adapted_losses(model, rows, some), index, targets.shape)
     return token_losses(hidden, model.head_weight, targets, wanted=wanted, **_head(model))
+
+
+def _is_adapted(model: GPT) -> bool:
+    """Is the head more than a product with its weight? What adapts a layer is a hook, or changes its class."""
+    return model.lm_head is not None and (type(model.lm_head) is not Linear or bool(model.lm_head._forward_hooks))
+
+
+def _adapted_losses(model: GPT, rows: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy (N,) in fp32 of some rows (N, C), 0 where there is no target, through whatever the head is."""
+
+    def losses(h: Tensor, t: Tensor) -> Tensor:
+        assert model.lm_head is not None
+        logits = model.finish_logits(model.lm_head(h).float())
+        return F.cross_entropy(logits, t, ignore_index=IGNORE, reduction="none")
+
+    size = _kernel_bytes(rows.device) // 8 if rows.device.type == "cuda" else _CHUNK_BYTES
+    parts = [t.split(max(1, size // (4 * model.config.vocab_size))) for t in (rows, targets)]
+    return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in zip(*parts, strict=True)])  # type: ignore[misc]
 
 
 def _head(model: GPT) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def _lora(llm: LLM, settings: MethodSettings, grown: bool) -> Applied:
     from litlm.transforms.lora import adapters_off, apply_lora
 
     adapted = apply_lora(llm.model, settings)
+    llm.config = llm.model.config  # which is not tied any more where one side has an adapter
 
     def export(folder: Path, base: str) -> None:
         save_adapter(llm.model, folder, base=base)
@@ -117,5 +118,8 @@ def select(names: list[str], patterns: tuple[str, ...], what: str) -> set[str]:
 
 
 def trained(model: nn.Module) -> tuple[int, int]:
-    """How many parameters are trained, and how many there are."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(p.numel() for p in model.parameters())
+    """How many parameters are trained, and how many there are, whatever they are packed into."""
+    from litlm.transforms.quantize import n_weights
+
+    counts = n_weights(model)
+    return sum(n for p, n in counts.items() if p.requires_grad), sum(counts.values())

@@ -231,7 +231,7 @@ def _parts(named: Named, settings: TrainSettings) -> list[Optimizer]:
         inside = {n: p for n, p in named.items() if ".layers." in f".{n}" and p.ndim == 2 and _is_matrix(n, p)}
     elif len(classes) == 2:
         # 8 bits are shared by blocks of neighbours, and rows of an embedding differ in how often they are met.
-        inside = {n: p for n, p in named.items() if not n.endswith("embed.weight")}
+        inside = {n: p for n, p in named.items() if not n.endswith(("embed.weight", "embed.lora.B"))}
     else:
         inside = named
     rest = {n: p for n, p in named.items() if n not in inside}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from litlm.settings import PlotCommand
 from litlm.train.files import duration, flat, read_metrics, read_settings
-from litlm.train.html import running_mean, series
+from litlm.train.html import extent, running_mean, series
 
 WHERE = ("out_dir", "resume", "overwrite")  # settings that say nothing about a run
 
 
-def plot_loss(rows: list[dict[str, float]], path: Path) -> None:
+def plot_loss(rows: list[dict[str, float]], path: Path, title: str = "") -> None:
     """The loss curve as a PNG: each step faint, a running mean on top, validation as points."""
-    from litlm.checkpoint.base import atomic_file  # which loads torch
-
     figure = _figure((7, 4))
     axes = figure.add_subplot()
     points, vals = series(rows, "loss"), series(rows, "val_loss")
@@ -27,12 +26,12 @@ def plot_loss(rows: list[dict[str, float]], path: Path) -> None:
     if vals:
         axes.plot(*_xy(vals), "o-", color="tab:orange", label="validation")
     axes.set(xlabel="step", ylabel="loss")
-    axes.set_ylim(bottom=min([0.0, *(y for _, y in points)]))
+    axes.set_title(_plain(_short(title, 80)), fontsize="medium")
     axes.grid(alpha=0.3)
+    _fit(axes, [y for _, y in (*points, *vals)])
     if points or vals:
         axes.legend(frameon=False)
-    with atomic_file(path) as part:
-        figure.savefig(part, format="png")
+    _save(figure, path, "png")
 
 
 class Run(NamedTuple):
@@ -47,16 +46,14 @@ class Run(NamedTuple):
 def plot_command(settings: PlotCommand) -> None:
     from matplotlib import rc_context
 
-    from litlm.checkpoint.base import atomic_file
-
     out = Path(settings.out)
     if out.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"out={settings.out} must end in .png or .svg")
     runs = read_runs(settings.runs)
     names = labels(runs)
     figure = draw(runs, names, settings)
-    with atomic_file(out) as part, rc_context({"svg.fonttype": "none"}):  # text that can be searched
-        figure.savefig(part, format=out.suffix[1:].lower())
+    with rc_context({"svg.fonttype": "none"}):  # text that can be searched
+        _save(figure, out, out.suffix[1:].lower())
     print(table(runs, names, settings.smooth))
     print(f"\nDrawn to {out}")
 
@@ -109,15 +106,16 @@ def draw(runs: list[Run], names: list[str], settings: PlotCommand) -> Any:
         raise ValueError(f"metrics: no run has {wanted}; there are {', '.join(known)}")
     if settings.x not in known:
         raise ValueError(f"x={settings.x}: no run has it; there are {', '.join(known)}")
-    # To matplotlib $ begins a formula, and _ in front hides a label.
-    names = [" " * name.startswith("_") + name.replace("$", r"\$") for name in names]
+    names = [" " * name.startswith("_") + _plain(name) for name in names]  # _ in front hides a label
     figure = _figure((8, 1.2 + 3.2 * len(metrics)))
     panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
     for metric, axes in zip(metrics, panels, strict=True):
+        every = []
         for i, (run, name) in enumerate(zip(runs, names, strict=True)):
             points = series(run.rows, metric, settings.x)
             if not points:
                 continue
+            every += [y for _, y in points]
             # What is measured now and then, such as a validation, has few values that stand for themselves.
             if 2 * len(points) < len(run.rows) or settings.smooth == 1:
                 style = "o-" if 2 * len(points) < len(run.rows) else "-"
@@ -127,6 +125,7 @@ def draw(runs: list[Run], names: list[str], settings: PlotCommand) -> Any:
                 axes.plot(*_xy(running_mean(points, settings.smooth)), color=f"C{i}", label=name)
         axes.set_ylabel(metric)
         axes.grid(alpha=0.3)
+        _fit(axes, every, whole=settings.x != "seconds")
         if axes.lines:
             axes.legend(frameon=False, fontsize="small")
     panels[-1].set_xlabel(settings.x)
@@ -158,6 +157,41 @@ def table(runs: list[Run], names: list[str], smooth: int = 1) -> str:
 
 def _xy(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
+
+
+def _plain(text: str) -> str:
+    """To matplotlib $ begins a formula."""
+    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+
+
+def _short(text: str, length: int) -> str:
+    """Without its middle where it is too long: names differ at the ends."""
+    return text if len(text) <= length else f"{text[: length // 3]}…{text[-(length * 2 // 3 - 1) :]}"
+
+
+def _fit(axes: Any, ys: list[float], *, whole: bool = True) -> None:
+    """Axes that show the values and not only how far away a few are. whole: the other axis has no halves."""
+    from matplotlib.ticker import MaxNLocator
+
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not ys:
+        return
+    low, high, beyond = extent(ys)
+    if not beyond:
+        return
+    margin = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+    values = "1 value is" if beyond == 1 else f"{beyond} values are"
+    axes.text(0.01, 0.98, f"{values} beyond the axis", transform=axes.transAxes, va="top", fontsize="small", alpha=0.7)
+
+
+def _save(figure: Any, path: Path, kind: str) -> None:
+    from litlm.checkpoint.base import atomic_file  # which loads torch
+
+    with atomic_file(path) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box in its place will do
+        figure.savefig(part, format=kind)
 
 
 def _figure(size: tuple[float, float]) -> Any:

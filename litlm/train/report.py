@@ -10,12 +10,15 @@ import contextlib
 import json
 import math
 import os
+import platform
 import sys
 import time
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litlm import __version__
 from litlm.checkpoint.base import write_text
 from litlm.settings import RunSettings
 from litlm.train.files import (
@@ -28,6 +31,7 @@ from litlm.train.files import (
     origin,
     read_metrics,
     read_samples,
+    revision,
     settings_text,
     writing,
 )
@@ -52,6 +56,7 @@ class Report:
             raise ValueError(f"loggers={loggers} need an out_dir to write to")
         self.out_dir, self.settings = out_dir, settings
         self.facts: dict[str, Any] = {}
+        self._began = datetime.now().astimezone()
         self._names, self._loggers = loggers, []
         self._console = Console(quiet)
         self._metrics: Metrics | None = None
@@ -77,6 +82,7 @@ class Report:
         """The run begins, or goes on after `step`: what the files hold beyond it is dropped."""
         self._last = step
         if self.out_dir is not None:
+            self.facts |= {"host": platform.node(), "commit": revision() or f"litlm {__version__}"}
             self._metrics = Metrics(self.out_dir / "metrics.csv", step)
             self._cut_samples(step or -1)
             self._loggers = open_loggers(self._names, self.out_dir, step)
@@ -110,8 +116,17 @@ class Report:
             with writing(path := self.out_dir / "samples.jsonl"), path.open("a", encoding="utf-8") as file:
                 file.writelines(lines)
 
+    def draw(self) -> None:
+        """report.html as the run stands, which goes on whatever comes of that."""
+        if self.out_dir is None:
+            return
+        try:
+            self._write(f"Running, step {self._last:,}")
+        except Exception as e:
+            self.say(f"report.html could not be written ({e})")
+
     def finish(self, *, stopped: str | None) -> None:
-        """loss.png and report.html. stopped: why the run ended before its end."""
+        """report.html and loss.png. stopped: why the run ended before its end."""
         self._finish(stopped, "success")
 
     def _finish(self, stopped: str | None, status: str) -> None:
@@ -120,15 +135,23 @@ class Report:
         self._finished = True
         self._console.close()
         if self.out_dir is not None:
-            from litlm.train.html import write_report
             from litlm.train.plot import plot_loss
 
-            rows = read_metrics(self.out_dir / "metrics.csv")
+            rows = self._write(f"Stopped: {stopped}" if stopped else "Finished")
             if rows:
-                plot_loss(rows, self.out_dir / "loss.png")
-            samples = read_samples(self.out_dir / "samples.jsonl")
-            write_report(self.out_dir, self.settings, self.facts, rows, samples, stopped)
+                title = " · ".join(filter(None, (self.out_dir.resolve().name, str(self.facts.get("model") or ""))))
+                plot_loss(rows, self.out_dir / "loss.png", title)
         self._close(status)
+
+    def _write(self, state: str) -> list[dict[str, float]]:
+        from litlm.train.html import write_report
+
+        assert self.out_dir is not None
+        rows = read_metrics(self.out_dir / "metrics.csv")
+        samples = read_samples(self.out_dir / "samples.jsonl")
+        facts = self.facts | {"when": between(self._began, datetime.now().astimezone())}
+        write_report(self.out_dir, self.settings, facts, rows, samples, state)
+        return rows
 
     def _close(self, status: str) -> None:
         self._console.close()
@@ -231,6 +254,12 @@ def _short(text: str, length: int) -> str:
     text = "".join(c if c.isprintable() else " " for c in text)
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def between(began: datetime, now: datetime) -> str:
+    """2026-08-02 10:11 to 10:31 +0100; with the second date where it is another."""
+    end = now.strftime("%H:%M" if began.date() == now.date() else "%Y-%m-%d %H:%M")
+    return f"{began:%Y-%m-%d %H:%M} to {end} {now:%z}"
 
 
 # --- loggers -------------------------------------------------------------------------------------------------------

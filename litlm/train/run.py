@@ -144,7 +144,7 @@ def run(
 
     out_dir, t = Path(settings.out_dir), settings.train
     # A zoo name means nothing to PEFT; its hub id does, to both.
-    base = base_name(settings.model)
+    base = base_name(llm.source or settings.model)
 
     def export(folder: Path) -> None:
         method.export(folder, base)
@@ -185,8 +185,8 @@ def run(
         if resume and (changed := changed_training(settings, out_dir / "settings.yaml")):
             report.say(f"Going on with other settings than before: {', '.join(changed)}")
         report.describe(
-            model=settings.model, parameters=every, trainable=some, examples=len(train), device=device,
-            precision=f"{t.precision}, weights {str(llm.model.embed.weight.dtype).removeprefix('torch.')}",
+            model=name_of(llm) or settings.model, parameters=every, trainable=some, examples=len(train), device=device,
+            precision=computes_in(llm, t.precision),
             notes=[*method.notes, *train.notes],
         )  # fmt: skip
         try:
@@ -293,6 +293,23 @@ def precision_of(settings: RunSettings, device: torch.device) -> Any:
     return "32-true" if whole else "auto"
 
 
+def computes_in(llm: LLM, precision: str) -> str:
+    """The precision that a run has, for people: auto is what the weights have. Packed weights are named as well."""
+    import torch
+
+    from litlm.transforms.quantize import kinds
+
+    if precision == "auto":
+        precision = "bf16-true" if llm.model.embed.weight.dtype == torch.bfloat16 else "32-true"
+    packed = kinds(llm.model)
+    return f"{precision}, frozen weights in {', '.join(packed)}" if packed else precision
+
+
+def name_of(llm: LLM) -> str:
+    """What the model was loaded from, with its adapter if it has one."""
+    return " + ".join(filter(None, (llm.source, llm.adapter)))
+
+
 def load_for(settings: RunSettings) -> LLM:
     """The model in the dtype that the precision asks for, quantized for qlora."""
     from litlm.llm import LLM, pick_device
@@ -362,6 +379,8 @@ def add_tokens(llm: LLM, settings: FinetuneSettings) -> FinetuneSettings:
         raise ValueError(
             f"new_tokens need embeddings that are trained; method {method.name} has none, use lora or full"
         )
+    if both := [name for name in ("embed", "lm_head") if method.name != "full" and name in method.targets]:
+        raise ValueError(f"new_tokens trains the embeddings whole; leave {' and '.join(both)} out of targets")
     ids = llm.tokenizer.add_tokens(settings.new_tokens)
     if max(ids) >= llm.config.vocab_size:
         resize_embeddings(llm.model, max(ids) + 1)

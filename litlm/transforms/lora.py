@@ -6,6 +6,8 @@ mixture get one for each stacked projection. Adapters are fp32 whatever the mode
 updates away.
 
 An adapter's name is that of its layer (layers.0.attn.q_proj) or stacked weight (layers.0.mlp.experts.up_proj).
+Embeddings can have one too. One on a head or an embedding that are tied is for that side alone, as in PEFT: the model
+then has both, `embed` and `lm_head`, over one frozen weight.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from litlm.model import GPT
 from litlm.moe import Experts, grouped_linear, rows_end
 from litlm.ops import Linear, linear
 from litlm.settings import MethodSettings
 from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
+from litlm.transforms.resize import untie
 
 ALL_LINEAR = "all-linear"
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
@@ -35,10 +39,13 @@ class LoRA(nn.Module):
     A: (r, in), B: (out, r); B starts at zero, so the model starts unchanged.
 
     rslora: the scale was chosen as alpha / sqrt(r) (Kalajdzievski 2023); only said, for the file. magnitude: (out,) of
-    DoRA, else None. off: contribute nothing.
+    DoRA, else None. off: contribute nothing. own_base: the layer's weight came with the adapter and is not the base
+    model's, so it is saved with it.
     """
 
     magnitude: nn.Parameter | None
+    own_base = False
+    length_of = -1  # DoRA's lengths are those of rows
 
     def __init__(
         self, shape: Sequence[int], r: int, scale: float, dropout: float = 0.0, *, rslora: bool = False
@@ -88,7 +95,7 @@ class LoRA(nn.Module):
     def lengths(self, weight: Tensor) -> Tensor:
         """(out,) in fp32: the length of each row of the weight with the low-rank part added."""
         with torch.autocast(weight.device.type, enabled=False):
-            return (weight.float() + self.delta()).norm(dim=-1)
+            return (weight.float() + self.delta()).norm(dim=self.length_of)
 
     def delta(self) -> Tensor:
         """(out, in) in fp32: what the low-rank part adds to the weight."""
@@ -98,7 +105,24 @@ class LoRA(nn.Module):
         """(out, in) in fp32: the weight with this adapter in it."""
         if self.magnitude is None:
             return weight.float() + self.delta()
-        return (self.magnitude / self.lengths(weight))[:, None] * (weight.float() + self.delta())
+        return (self.magnitude / self.lengths(weight)).unsqueeze(self.length_of) * (weight.float() + self.delta())
+
+
+class EmbeddingLoRA(LoRA):
+    """The same for an embedding (V, C): scale B[token] A is added to what it looks up. A: (r, C), B: (V, r).
+
+    As in PEFT, nothing is dropped, A is drawn from a normal distribution, and DoRA has a length for each column (C,).
+    """
+
+    length_of = 0
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.A)
+        nn.init.zeros_(self.B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (...) -> (..., C) in fp32."""
+        return linear(F.embedding(x, self.B), self.A.t()) * self.scale
 
 
 class _DropLoRA(torch.autograd.Function):
@@ -152,17 +176,37 @@ def _add_lora(module: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Te
     return lora.directed(args[0], output, weight_of(module), module.bias)
 
 
+def _add_to_embedding(module: nn.Embedding, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    lora: EmbeddingLoRA = module.lora  # type: ignore[assignment]
+    if lora.off:
+        return output
+    wide = output + lora(args[0])
+    if lora.magnitude is not None:
+        wide = lora.magnitude / lora.lengths(module.weight) * wide
+    return wide.to(output.dtype)
+
+
 def attach(
-    linear: nn.Linear, r: int, scale: float, dropout: float = 0.0, *, rslora: bool = False, dora: bool = False
+    layer: nn.Linear | nn.Embedding,
+    r: int,
+    scale: float,
+    dropout: float = 0.0,
+    *,
+    rslora: bool = False,
+    dora: bool = False,
 ) -> LoRA:
-    """Give one linear layer an adapter."""
-    shape = (linear.out_features, linear.in_features)
-    lora = LoRA(shape, r, scale, dropout, rslora=rslora).to(linear.weight.device)
+    """Give one linear layer or embedding an adapter."""
+    options: Any = dict(r=r, scale=scale, dropout=dropout, rslora=rslora)
+    if isinstance(layer, nn.Embedding):
+        lora = EmbeddingLoRA((layer.num_embeddings, layer.embedding_dim), **options)
+        layer.register_forward_hook(_add_to_embedding)
+    else:
+        lora = LoRA((layer.out_features, layer.in_features), **options)
+        layer.register_forward_hook(_add_lora)
+    lora.to(layer.weight.device).train(layer.training)
     if dora:
-        lora.magnitude = nn.Parameter(lora.lengths(weight_of(linear)))
-    lora.train(linear.training)
-    linear.add_module("lora", lora)
-    linear.register_forward_hook(_add_lora)
+        lora.magnitude = nn.Parameter(lora.lengths(weight_of(layer)))
+    layer.add_module("lora", lora)
     return lora
 
 
@@ -200,14 +244,19 @@ def _expert_weights(model: nn.Module) -> list[str]:
 def targets(model: nn.Module, names: tuple[str, ...]) -> list[str]:
     """What `names` means: linear layers inside the blocks, and stacked weights of experts where `names` says so.
 
-    A name that fits nothing is an error.
+    What is outside of the blocks, such as embed and lm_head, is meant by its name only, as in PEFT. A tied model has an
+    lm_head here. A name that fits nothing is an error.
     """
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith("layers.")]
+    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))]
+    linear = [n for n in layers if n.startswith("layers.")]
+    outside = [n for n in layers if n not in linear] + ["lm_head"] * _is_tied(model)
     stacked = _expert_weights(model)
 
     def hits(name: str) -> set[str]:
         if name == ALL_LINEAR:
             return set(linear)
+        if name in outside:
+            return {name}
         found = {n for n in linear if _fits(n, name)}
         # `down_proj` alone means the linear layers, as in PEFT; experts are meant where their name is in it.
         if _is_pattern(name) or "experts" in name.split("."):
@@ -220,10 +269,14 @@ def targets(model: nn.Module, names: tuple[str, ...]) -> list[str]:
         raise ValueError(
             f"targets: no linear layer is called {', '.join(map(repr, unused))}; this model has {known} (or all-linear)"
             + (", and experts" if stacked else "")
-            + (". The head can be trained whole: modules_to_save=lm_head" if "lm_head" in unused else "")
+            + f", and outside of its layers {', '.join(outside)}"
         )
     every = set().union(*chosen.values())
-    return [n for n in (*linear, *stacked) if n in every]
+    return [n for n in (*outside, *linear, *stacked) if n in every]
+
+
+def _is_tied(model: nn.Module) -> bool:
+    return isinstance(model, GPT) and model.lm_head is None
 
 
 def whole_modules(model: nn.Module, names: tuple[str, ...]) -> list[str]:
@@ -250,7 +303,7 @@ def whole_modules(model: nn.Module, names: tuple[str, ...]) -> list[str]:
 def apply_lora(model: nn.Module, method: MethodSettings) -> list[str]:
     """Freeze the model and give what `method.targets` names an adapter each; returns their names.
 
-    What `method.modules_to_save` names is trained whole.
+    What `method.modules_to_save` names is trained whole. An adapter on one side of a tied model unties it.
     """
     if any(isinstance(m, (LoRA, Original)) for m in model.modules()):
         raise ValueError("the model has LoRA adapters already; merge them first (litlm merge)")
@@ -267,6 +320,8 @@ def apply_lora(model: nn.Module, method: MethodSettings) -> list[str]:
         problems.append(f"modules_to_save names {odd[0]}, which is quantized and can't be trained whole")
     if problems:
         raise ValueError("LoRA can't be applied:\n" + "\n".join(f"- {p}" for p in problems))
+    if isinstance(model, GPT) and {"embed", "lm_head"}.intersection(names):
+        untie(model, shared="embed" not in whole)
     model.requires_grad_(False)
     scale = method.alpha / (math.sqrt(method.r) if method.rslora else method.r)
     for name in names:
@@ -277,7 +332,7 @@ def apply_lora(model: nn.Module, method: MethodSettings) -> list[str]:
             attach_to_experts(experts, leaf, method.r, scale, method.dropout, rslora=method.rslora)
         else:
             layer = model.get_submodule(name)
-            assert isinstance(layer, nn.Linear)
+            assert isinstance(layer, (nn.Linear, nn.Embedding))
             attach(layer, method.r, scale, method.dropout, rslora=method.rslora, dora=method.dora)
     for name in whole:
         train_whole(model.get_submodule(name))
@@ -384,11 +439,11 @@ def merge(model: nn.Module) -> None:
                 parent.__class__ = Experts  # pyright: ignore[reportAttributeAccessIssue]
             continue
         layer = model.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
+        assert isinstance(layer, (nn.Linear, nn.Embedding))
         merged = lora.merged(weight_of(layer))
         del layer.lora
         for key, hook in list(layer._forward_hooks.items()):
-            if hook is _add_lora:
+            if hook in (_add_lora, _add_to_embedding):
                 del layer._forward_hooks[key]
         if isinstance(layer, QuantizedLinear):
             plain = Linear(layer.in_features, layer.out_features, bias=False, device="meta").train(layer.training)
@@ -396,6 +451,7 @@ def merge(model: nn.Module) -> None:
             plain.bias = layer.bias
             setattr(parent, leaf, plain)
         else:
-            layer.weight.copy_(merged)
+            # A new one: the old one may also be what the layer was tied to has.
+            layer.weight = nn.Parameter(merged.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
     for name in trained_whole(model):
         del model.get_submodule(name).original

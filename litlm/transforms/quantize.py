@@ -316,6 +316,22 @@ class QuantizedStack(_Packed):
         return f"{tuple(self.shape)}, kind={self.kind}"
 
 
+def kinds(model: nn.Module) -> list[str]:
+    """In which formats weights of the model are kept."""
+    return list(dict.fromkeys(m.kind for m in model.modules() if isinstance(m, _Packed)))
+
+
+def n_weights(model: nn.Module) -> dict[nn.Parameter, int]:
+    """How many weights each parameter holds: a packed one more than it has elements."""
+    packed: dict[Tensor, int] = {}
+    for m in model.modules():
+        if isinstance(m, QuantizedLinear):
+            packed[m.weight] = m.out_features * m.in_features
+        elif isinstance(m, QuantizedStack):
+            packed[m.weight] = math.prod(m.shape)
+    return {p: packed.get(p, p.numel()) for p in model.parameters()}
+
+
 def weight_of(layer: nn.Module) -> Tensor:
     """The full weight of a linear layer (out, in) or of experts, plain or quantized."""
     return layer.dequantized() if isinstance(layer, _Packed) else layer.weight  # type: ignore[return-value, operator]

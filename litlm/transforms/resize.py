@@ -1,4 +1,4 @@
-"""More tokens: larger embeddings for a model that is there. Also untying the head from the embedding."""
+"""More tokens: larger embeddings for a model that is there. Also untying the head from the embedding, and back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from litlm.config import Config
 from litlm.model import GPT
 from litlm.ops import Linear
 
@@ -23,6 +24,8 @@ def resize_embeddings(model: GPT, n: int) -> None:
         raise ValueError(f"n={n} is less than vocab_size={config.vocab_size}; embeddings can only grow")
     if n == config.vocab_size:
         return
+    if any(hasattr(layer, "lora") for layer in (model.embed, model.lm_head)):
+        raise ValueError("embed or lm_head has a LoRA adapter, which can't grow; merge it, or add the tokens before it")
     model.embed.weight = _grown(model.embed.weight, n)
     model.embed.num_embeddings = n
     head, inputs = model.lm_head, model.layer_inputs
@@ -46,15 +49,29 @@ def _grown(weight: Tensor, n: int) -> nn.Parameter:
 
 
 @torch.no_grad()
-def untie(model: GPT) -> None:
-    """Give a model whose head is its embedding a head of its own, so far with the same weights."""
+def untie(model: GPT, *, shared: bool = False) -> None:
+    """Give a model whose head is its embedding a head of its own, so far with the same weights.
+
+    shared: with the very same parameter, for weights that stay frozen while something is laid on one side.
+    """
     config = model.config
     if model.lm_head is not None:
         return
     weight = model.embed.weight
     head = Linear(config.n_embd, config.vocab_size, bias=False, device="meta").train(model.training)
-    head.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+    head.weight = weight if shared else nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
     head.register_parameter("bias", model.head_bias)
     model.head_bias = None
     model.lm_head = head
     model.config = dataclasses.replace(config, tie_embeddings=False)
+
+
+def tied_again(model: GPT, state: dict[str, Tensor], config: Config) -> tuple[dict[str, Tensor], Config]:
+    """A checkpoint's weights and config, tied where `untie` shared a weight and both sides are equal in the end."""
+    head = model.lm_head
+    if head is None or head.weight is not model.embed.weight or head.bias is not None:
+        return state, config
+    if not torch.equal(state["embed.weight"], state["lm_head.weight"]):
+        return state, config
+    state = {name: t for name, t in state.items() if name != "lm_head.weight"}
+    return state, dataclasses.replace(config, tie_embeddings=True)
