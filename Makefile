@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: quickstart test lint docs gpu-test bench clean
+.PHONY: quickstart test test-portable lint docs gpu-test bench clean
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "litlm needs Python 3.10 or newer: make PYTHON=python3.11 ..."; exit 1; }
@@ -29,6 +29,16 @@ quickstart: $(VENV)/.core  ## fetch a real model, finetune it, see it change, ch
 
 test: $(VENV)/.test  ## the default test suite
 	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+
+# An older processor, two threads on one with AVX2, and a busy one.
+PORTABLE := "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2" \
+	"ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=2"
+test-portable: $(VENV)/.test  ## the default test suite as other machines would run it
+	@for as in $(PORTABLE); do \
+		echo "$$as"; env $$as $(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS) || exit 1; done
+	@echo "beside four busy loops"; for i in 1 2 3 4; do yes > /dev/null & loops="$$loops $$!"; done; \
+		trap "kill $$loops" EXIT; trap "exit 130" INT TERM; \
+		$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS); exit $$?
 
 lint: $(VENV)/.dev  ## format check, lint, types
 	@$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ import pytest
 import torch
 from parity import cases
 from parity.cases import Case
+from parity.choices import Choices
 from torch import Tensor, nn
 
 from litlm.checkpoint.peft import load_adapter, places, save_adapter
@@ -317,6 +318,22 @@ def _exact(model: GPT, plain: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.detach() for n, t in state.items()}
 
 
+def _rounds_as_merged(adapted: Any, merged: Any, in_half: Any, tokens: Tensor) -> None:
+    """In half precision a model with adapters is about as near to fp32 as one that has them merged.
+
+    Theirs is the one rounding of a merged product; x A, times B, and the sum are three, of which some count for less:
+    their squares add up, so that less than twice the distance is left. Experts are the same, see `Choices`.
+    """
+    with torch.no_grad():
+        with Choices() as made:
+            exact = merged(tokens)
+        with Choices(made):
+            near = in_half(tokens)
+        with Choices(made):
+            actual = adapted(tokens)
+    assert 0 < (actual - exact).norm() <= 2 * (near - exact).norm()
+
+
 @pytest.mark.parametrize(("case", "options"), KINDS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_kind_starts_unchanged_merges_and_can_be_off(
@@ -346,8 +363,7 @@ def test_every_kind_starts_unchanged_merges_and_can_be_off(
         if dtype == torch.float32:
             cases.close(adapted, other(tokens))
         else:
-            wanted = other(tokens)
-            assert (adapted.float() - wanted).norm() < 0.1 * wanted.norm()
+            _rounds_as_merged(model, other, copy.deepcopy(other).bfloat16(), cases.tokens(case, 8, 17))
         merge(model)
         assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in plain.items()}
         for name, tensor in model.state_dict().items():
@@ -381,16 +397,24 @@ def test_all_that_is_trained_has_a_gradient_and_nothing_else(case: Case, options
 )  # fmt: skip
 def test_mixed_precision(case: Case, options: dict[str, Any]) -> None:
     """Layers with and without adapters meet in attention, so that all must give the same dtype."""
-    model, tokens = _fresh(case), cases.tokens(case, 2, 9)
+    model, tokens = _fresh(case), cases.tokens(case, 8, 17)
+    plain = {n: t.clone() for n, t in model.state_dict().items()}
     apply_lora(model, MethodSettings(r=2, **options))
     _fill(model)
-    exact = model(tokens, output="hidden")
+    merged = _fresh(case)
+    merged.load_state_dict({n: t.float() for n, t in _exact(model, plain).items()})
+
+    def in_half(chosen: GPT) -> Any:
+        def run(ids: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return chosen(ids, output="hidden")
+
+        return run
+
     for mode in (False, True):
         model.train(mode)
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = model(tokens, output="hidden")
-        assert (hidden - exact).norm() < 0.2 * exact.norm()
-        hidden.float().square().sum().backward()
+        _rounds_as_merged(in_half(model), lambda ids: merged(ids, output="hidden"), in_half(merged), tokens)
+        in_half(model)(tokens).float().square().sum().backward()
         assert all(p.grad is not None for n, p in model.named_parameters() if ".lora." in n)
 
 
