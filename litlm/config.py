@@ -396,9 +396,11 @@ class Config:
         """The config as YAML text; also written to `path` if given."""
         import yaml
 
+        from litlm.writing import write_text
+
         text = yaml.safe_dump(self.to_dict(), sort_keys=False)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            write_text(Path(path), text)
         return text
 
     @classmethod

@@ -236,15 +236,28 @@ class LLM:
         """Write a directory that `LLM.load`, transformers and vLLM read as it is. Adapters are merged into the copy.
 
         Weights that are kept quantized are written unpacked, in the model's dtype: with the values that they compute.
+        A model that is there already, also the one that was loaded, is replaced: all of it or, where that fails,
+        nothing. The directory of an adapter is refused.
         """
-        from litlm.checkpoint.base import write_text
+        from litlm.checkpoint.hf import REPLACED, refuse_adapter
+        from litlm.tokenizer import FILES
+        from litlm.writing import atomic_folder, clear_parts, locked
+
+        out_dir = Path(out_dir)
+        refuse_adapter(out_dir)
+        with locked(out_dir):
+            clear_parts(out_dir)
+            with atomic_folder(out_dir, (*REPLACED, *(FILES if self._tokenizer is not None else ()))) as part:
+                self._write(part)
+
+    def _write(self, out_dir: Path) -> None:
         from litlm.checkpoint.hf import save_weights
         from litlm.transforms.adapter import refuse_to_merge
         from litlm.transforms.lora import merged_state
         from litlm.transforms.resize import tied_again
+        from litlm.writing import write_text
 
         refuse_to_merge(self.model)
-        out_dir = Path(out_dir)
         save_weights(*tied_again(self.model, merged_state(self.model), self.config), out_dir)
         # A checkpoint may name more end tokens here than config.json does.
         generation = {"bos_token_id": self.config.bos_token_id} | self._generation

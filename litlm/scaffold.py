@@ -16,6 +16,7 @@ from litlm.config import Config
 from litlm.families import HFFields, get_family, list_families
 from litlm.families.base import Family
 from litlm.settings import NewFamilyCommand
+from litlm.writing import atomic_folder, locked, write_text
 
 # What tests build: every size that config.json files have, small and odd.
 _TINY = {
@@ -52,9 +53,9 @@ def new_family(settings: NewFamilyCommand) -> None:
     }
     if taken := [str(path) for path in files if path.exists()]:
         raise ValueError(f"{' and '.join(taken)} would be overwritten; move it away, or choose another --out_dir")
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    with locked(out), atomic_folder(out) as part:
+        for path, text in files.items():
+            write_text(part / path.name, text)
     family, table = files
     kinds = len(_patterns(strange))
     print(

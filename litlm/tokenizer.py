@@ -32,6 +32,7 @@ _SIDE_FILES = (
     "merges.txt",
 )
 TEMPLATES = "additional_chat_templates"  # where transformers 5 keeps those with a name
+FILES = (*_FILES, *_SIDE_FILES, f"{TEMPLATES}/*")  # all that a tokenizer may have in a directory
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -262,7 +263,6 @@ class Tokenizer:
         `eos_ids` live, belongs to the model and is written with it.
         """
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
         source = self._meta.source
         if source is None:
             self._backend.write(folder)
@@ -275,7 +275,6 @@ class Tokenizer:
         if not any(name in found for name in _FILES):
             raise ValueError(f"{source}: the tokenizer files that were loaded from here are gone; cannot copy them")
         for name in found:
-            (folder / name).parent.mkdir(exist_ok=True)
             write_file(folder / name, (source / name).read_bytes())
         if self._grown:
             self._backend.write(folder)

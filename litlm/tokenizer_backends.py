@@ -12,12 +12,13 @@ from __future__ import annotations
 import codecs
 import importlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from litlm.writing import write_file
 
 if TYPE_CHECKING:
     import tokenizers
@@ -44,13 +45,6 @@ class Meta:
 def affix(token: int | None, wanted: bool) -> tuple[int, ...]:
     """What a special token puts at one end of a text: itself or nothing."""
     return (token,) if wanted and token is not None else ()
-
-
-def write_file(path: Path, text: str | bytes) -> None:
-    """Write under a temporary name, then rename. Apart from checkpoint/base.py's, because that one imports torch."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text.encode() if isinstance(text, str) else text)
-    temporary.replace(path)
 
 
 # --- backend: tokenizers ------------------------------------------------------------------------------------------

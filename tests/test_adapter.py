@@ -387,7 +387,7 @@ def test_saved_and_loaded_again(case: Case, name: Literal["adapter", "adapter_v2
     assert cases.raw_tensors(tmp_path / "b") == tensors
 
 
-def test_files_that_do_not_fit_are_errors(tmp_path: Path) -> None:
+def test_writing_that_do_not_fit_are_errors(tmp_path: Path) -> None:
     case, path = FAMILIES[0], tmp_path / "a"
     model = adapted(case, "adapter")
     with pytest.raises(ValueError, match="no adapters of method adapter"):

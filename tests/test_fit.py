@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from litlm.checkpoint.training import Checkpoints
-from litlm.data.base import Batch, Dataset, Example
+from litlm.data.base import Batch, Dataset, Example, Order
 from litlm.data.packing import micro_batches
 from litlm.llm import LLM
 from litlm.settings import MethodSettings, TrainSettings
@@ -251,11 +251,13 @@ class Broken(NextToken):
         return super().loss_sum(model, runner, batch) * (math.inf if self.calls in self.times else 1)
 
 
-def _fit_broken(tmp: Path, times: tuple[int, ...], **settings: Any) -> tuple[LLM, Result]:
+def _fit_broken(
+    tmp: Path, times: tuple[int, ...], *, keep: int = 100, every: int | None = None, **settings: Any
+) -> tuple[LLM, Result]:
     llm = tiny.load()
     torch.manual_seed(0)
     apply_lora(llm.model, MethodSettings(r=4))
-    checkpoints = Checkpoints(tmp / "run", lambda folder: None, keep=100)
+    checkpoints = Checkpoints(tmp / "run", lambda folder: None, keep=keep, every=every)
     options: dict[str, Any] = dict(
         batch_size=2, micro_batch_size=2, max_steps=6, lr=1e-2, schedule="constant", warmup_steps=0
     )
@@ -461,6 +463,94 @@ def test_save_points(tmp_path: Path) -> None:
     assert _fit(_dataset((5, 6)), tmp_path, save_interval=7, **options)[2] == [7]
 
 
+class Clock:
+    """In the place of `time`: each micro batch takes a minute, and nothing else any time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, loss_sum = 1000.0, NextToken.loss_sum
+        monkeypatch.setattr(loop, "time", self)
+
+        def slow(*args: Any) -> Tensor:
+            self.now += 60
+            return loss_sum(*args)
+
+        monkeypatch.setattr(NextToken, "loss_sum", slow)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("steps", "settings", "saved"),
+    [
+        (22, {}, [10, 20, 22]),  # every ten minutes, if nothing else is said
+        (9, {"save_time": "90s"}, [2, 4, 6, 8, 9]),
+        (12, {"save_time": None}, [12]),
+        (11, {"save_time": "9.5m"}, [10, 11]),  # a minute is more than a tenth of that
+        (13, {"save_time": "12m"}, [13]),  # the end is too near
+        (13, {"save_time": "4m", "save_interval": 6}, [4, 6, 10, 12, 13]),
+        (None, {"max_time": "9m", "save_time": "4m"}, [4, 8, 9]),
+    ],
+)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_checkpoints_by_the_clock(
+    steps: int | None, settings: dict[str, Any], saved: list[int], ahead: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    Clock(monkeypatch)
+    monkeypatch.setattr(loop, "runs_ahead", lambda *_: ahead)
+    assert _fit(_dataset((5, 6)), tmp_path, max_steps=steps, batch_size=1, micro_batch_size=1, **settings)[2] == saved
+
+
+def test_a_checkpoint_that_takes_long_is_followed_by_a_whole_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, save = Clock(monkeypatch), Checkpoints.save
+
+    def slow(*args: Any, **options: Any) -> Path:
+        clock.now += 60 * 60
+        return save(*args, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    options: dict[str, Any] = dict(max_steps=25, batch_size=1, micro_batch_size=1)
+    assert _fit(_dataset((5, 6)), tmp_path, **options)[2] == [10, 20, 25]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("keep", [1, 9])
+def test_rolling_back_does_not_depend_on_the_clock(
+    keep: int, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches are bad. Back to the last multiple of 5, not to what the clock has asked for since."""
+    number, batch = 0, Order.batch
+
+    def noted(order: Order, n: int, size: int) -> list[int]:
+        nonlocal number
+        number = n
+        return batch(order, n, size)
+
+    Clock(monkeypatch)
+    slow = NextToken.loss_sum
+    monkeypatch.setattr(Order, "batch", noted)
+    monkeypatch.setattr(NextToken, "loss_sum", lambda *args: slow(*args) * (math.inf if number in (8, 17) else 1))
+    monkeypatch.setattr(loop, "runs_ahead", lambda *_: ahead)
+    found = {}
+    for save_time in (None, "1m"):
+        folder = tmp_path / str(save_time)
+        options: dict[str, Any] = dict(on_spike="rollback", save_interval=5, save_time=save_time, max_steps=14)
+        llm, result = _fit_broken(folder, (), keep=keep, every=5, **options)
+        rows = [[row[name] for name in ("step", "loss", "lr", "tokens")] for row in _rows(folder / "metrics.csv")]
+        states = [
+            json.loads(p.read_text())["state"] for p in sorted((folder / "run").glob("step-*/training/state.json"))
+        ]
+        saved, offsets = [state["step"] for state in states], [state["offset"] for state in states]
+        assert saved == [10, 14] if keep == 1 else {10, 14} <= set(saved)
+        assert offsets == sorted(offsets), "what was given up is gone"
+        assert offsets[-1] == 4 + 4
+        found[save_time] = rows, [w.tolist() for w in _weights(llm)], result.losses
+    assert found[None] == found["1m"]
+
+
 def test_a_second_ctrl_c_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
     with stop_on_signals() as stop:
@@ -476,6 +566,7 @@ def test_a_second_ctrl_c_ends_at_once(capsys: pytest.CaptureFixture[str]) -> Non
     ("bad", "text"),
     [
         ({"lr": 0.0}, "lr=0.0"), ({"lr": math.nan}, "lr=nan"), ({"max_time": "3 weeks"}, "max_time='3 weeks'"),
+        ({"save_time": "10"}, "save_time='10' must be a number and a unit"), ({"save_time": "0s"}, "save_time='0s'"),
         ({"max_steps": 0}, "max_steps=0"), ({"epochs": 0}, "epochs=0"), ({"weight_decay": -1.0}, "weight_decay=-1"),
         ({"grad_clip": 0.0}, "grad_clip=0"), ({"warmup_steps": -1}, "warmup_steps=-1"),
     ],

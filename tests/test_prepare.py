@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -17,7 +18,6 @@ import pytest
 import sentencepiece
 import tiny
 import tokenizers
-from filelock import FileLock
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from litlm.data import prepare as module
@@ -26,6 +26,7 @@ from litlm.data.prepare import cuts_exactly, fingerprint, load_tokenizer, prepar
 from litlm.data.text import documents
 from litlm.settings import PrepareCommand
 from litlm.tokenizer import Tokenizer
+from litlm.writing import locked
 
 TEXTS = [
     "The quick brown fox.\nJumps over\n\nthe lazy dog.\n", "a", "café naïve 東京 🙂\r\nlines\r\n", "  space\tand tabs ",
@@ -60,7 +61,7 @@ def jsonl(path: Path, texts: list[str], key: str = "text") -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 # --- what is read -------------------------------------------------------------------------------------------------
@@ -368,6 +369,7 @@ def test_a_sentencepiece_model_in_several_threads(tmp_path: Path, monkeypatch: p
 KILLED = """
 import os, signal, sys
 from litlm.data import prepare as module, text
+from litlm.writing import locked
 from litlm.settings import PrepareCommand
 
 def main():
@@ -427,19 +429,69 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert stored(out).tolist() == expected(texts)[:7000]
 
 
-def test_two_runs_at_once_do_the_work_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_in_one_folder_is_refused(tmp_path: Path) -> None:
     source, out = jsonl(tmp_path / "d.jsonl", TEXTS), tmp_path / "out"
-    out.mkdir()
-    waits, done = threading.Event(), []
-    monkeypatch.setattr(module, "print", lambda *_, **__: waits.set(), raising=False)
-    with FileLock(out / ".lock"):
-        thread = threading.Thread(target=lambda: done.append(prepare(settings(str(source), out))))
-        thread.start()
-        assert waits.wait(300)
-        assert not (out / "index.json").exists()
-    thread.join(300)
+    with locked(out), pytest.raises(ValueError, match=rf"out_dir='{out}' is being written by .*: pid {os.getpid()} on"):
+        prepare(settings(str(source), out))
+    assert prepare(settings(str(source), out)).documents == len(TEXTS)
     assert stored(out).tolist() == expected(TEXTS)
-    assert [d.documents for d in done] == [len(TEXTS)]
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("where", ["index", "tokenizer", "shard", "second shard", "end of a shard"])
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room again the run goes on, and comes out the same."""
+    source, out = jsonl(tmp_path / "d.jsonl", TEXTS), tmp_path / "out"
+    options = dict(shard_tokens=100, workers=1)
+    whole = contents(prepare(settings(str(source), tmp_path / "whole", **options)).folder)
+    name = {"index": "index.json", "tokenizer": "tokenizer_config.json", "second shard": "shard-00001.bin"}.get(
+        where, "shard-00000.bin"
+    )
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Full:
+        """A file on a full disk: what it is given is not there when it is to be written out."""
+
+        def __init__(self, path: Any, mode: str) -> None:
+            self.name, self.file = path, open(path, mode)  # noqa: SIM115
+
+        def write(self, data: bytes) -> None:
+            if where != "end of a shard":
+                raise full
+
+        def flush(self) -> None:
+            self.file.close()
+            raise full
+
+        close = flush
+
+    def opened(path: Any, mode: str) -> Any:
+        return Full(path, mode) if f"{name}.part" in str(path) else open(path, mode)
+
+    def text(path: Path, data: str, **_: Any) -> int:
+        if path.name == name:
+            raise full
+        return path.write_bytes(data.encode())
+
+    def data(path: Path, data: bytes) -> int:
+        if path.name == name:
+            raise full
+        with path.open("wb") as f:
+            return f.write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open", opened, raising=False)
+        patch.setattr(Path, "write_text", text)
+        patch.setattr(Path, "write_bytes", data)
+        with pytest.raises(ValueError, match=rf"{out / name} could not be written \(No space left on device\)"):
+            prepare(settings(str(source), out, **options))
+    left = {p.name for p in out.iterdir()} if out.exists() else set()
+    assert not [n for n in left if n.startswith(".") or n.endswith((".part", ".tmp"))]
+    if where == "index":
+        assert not out.exists()
+    assert contents(prepare(settings(str(source), out, **options)).folder) == whole
 
 
 def test_what_was_read_ahead_is_not_reported(tmp_path: Path) -> None:

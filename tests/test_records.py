@@ -98,7 +98,7 @@ def test_very_many_broken_lines_are_counted(tmp_path: Path) -> None:
         (b'"text"', "not a JSON object"),
     ],
 )
-def test_files_that_hold_no_records(content: bytes, text: str, tmp_path: Path) -> None:
+def test_writing_that_hold_no_records(content: bytes, text: str, tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=text) as e:
         read(tmp_path / "d.jsonl")

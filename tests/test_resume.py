@@ -389,9 +389,8 @@ def test_overwriting_leaves_nothing_of_the_run_before(files: Files, tmp_path: Pa
     run(settings_of("lora", files, out, max_steps=5, run=dict(overwrite=True)))
     run(settings_of("lora", files, tmp_path / "fresh", max_steps=5))
     assert what_counts(out) == what_counts(tmp_path / "fresh")
-    assert (out / "samples.jsonl").read_text() == ""
     names = [{p.name for p in folder.iterdir()} for folder in (out, tmp_path / "fresh")]
-    assert names[0] - {"samples.jsonl"} == names[1]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [2, 8]), (2, [2, 7, 8])])
@@ -419,7 +418,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last(
         (dict(method=MethodSettings(name="adapter", start_layer=1)), {}, "method.name=adapter, it had lora"),
         (dict(method=MethodSettings(r=8)), {}, r"method.r=8, it had 4"),
         (dict(method=MethodSettings(r=4, targets=("q_proj",))), {}, r"targets=\['q_proj'\], it had \['all"),
-        (dict(model="gpt_neox"), {}, "the examples' tokens are others|esume with the settings of its run"),
+        (dict(model="gpt_neox"), {}, r"another model .*n_head=3, it had 4, .* weights .* are others .*--model /"),
         ({}, dict(optimizer="sgd"), "optimizer=sgd, it had adamw"),
     ],
 )  # fmt: skip
@@ -531,8 +530,8 @@ def test_a_run_that_rolled_back_goes_on(files: Files, tmp_path: Path, monkeypatc
     whole = run(settings(tmp_path / "whole"))
     assert number == 9
     assert whole.steps == 8
-    for step, turn in ((2, 1), (3, 2)):  # at step 3 before going back, it would be gone back to
-        out = tmp_path / str(step)
+    for step, turn in ((2, 1), (3, 1), (3, 2)):  # what a signal saved on the way is not gone back to
+        out = tmp_path / f"{step}-{turn}"
         with stop_at(step, turn):
             run(settings(out))
         run(settings(out, run=dict(resume="auto")))

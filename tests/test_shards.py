@@ -195,7 +195,7 @@ def test_a_prepared_folder_knows_its_tokenizer(tmp_path: Path) -> None:
         TextDataset([tmp_path / "p", tmp_path / "q"], 4)
 
 
-def test_files_that_are_no_text_are_noted(tmp_path: Path) -> None:
+def test_writing_that_are_no_text_are_noted(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("some text " * 20)
     (tmp_path / "docs" / "b.png").write_bytes(b"\0")

@@ -1,21 +1,15 @@
-"""What every checkpoint format shares: a plan checked before any byte is read, weights streamed in one tensor at a
-time, and files that are either old or new, never half written.
+"""What every checkpoint format shares: a plan checked before any byte is read, and weights streamed in one tensor at a
+time.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from litlm.config import Config
@@ -23,6 +17,7 @@ from litlm.families import WeightMap, get_family
 from litlm.families.base import Match
 from litlm.model import GPT
 from litlm.rope import Rope
+from litlm.writing import atomic_file, write_text  # noqa: F401  as before, from here too
 
 
 class WeightSource(ABC):
@@ -157,35 +152,3 @@ def set_tensor(
         module._buffers[leaf] = torch.empty(value.shape, device=device, dtype=value.dtype).copy_(value)
     else:
         setattr(module, leaf, nn.Parameter(torch.empty(value.shape, device=device, dtype=dtype).copy_(value)))
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary name near `path` to write to; it takes the place of `path` when the block ends well."""
-    folder = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own, because libraries (safetensors) put temporary files of theirs beside what they write.
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-        part = folder / path.name
-        yield part
-        flush(part)
-        part.chmod(0o644)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as e:
-        reason = (e.strerror if isinstance(e, OSError) else None) or e
-        raise ValueError(f"{path} could not be written ({reason}); what was there before is untouched") from e
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def flush(path: Path) -> None:
-    """Have the system write the file to disk."""
-    with path.open("rb") as f:
-        os.fsync(f.fileno())
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as part:
-        part.write_text(text, encoding="utf-8")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
@@ -20,11 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from litlm.checkpoint.base import WeightSource, atomic_file, flush
+from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
 from litlm.families import get_family
+from litlm.writing import atomic_file, clear_parts, flush, writing
 
 INDEX = "model.safetensors.index.json"
+REPLACED = ("model*.safetensors", INDEX)  # what another model leaves in a directory and this one may not have
+_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pth", ".pt")  # how files end that hold some
 # Tables that old checkpoints store and everybody recomputes.
 _BUFFER = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|rotary_emb\.\w+)$")
 _TORCH_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -112,6 +114,30 @@ def weight_files(path: Path) -> list[Path]:
     raise ValueError(f"{path} has no weights: model.safetensors or {INDEX} is needed")
 
 
+def refuse_adapter(out_dir: Path) -> None:
+    """Raise a ValueError for the directory of an adapter: who loads a model from there would add it once more."""
+    if (out_dir / "adapter_config.json").is_file():
+        raise ValueError(
+            f"out_dir={str(out_dir)!r} holds an adapter, and a model beside it would get it twice; name another out_dir"
+        )
+
+
+def check_target(out_dir: Path, base: str, adapter: Path, *, overwrite: bool) -> None:
+    """Raise a ValueError where a merged model would take the place of its adapter, its base, or any other model."""
+    if out_dir.exists() and adapter.exists() and out_dir.samefile(adapter):
+        raise ValueError(f"out_dir={str(out_dir)!r} is the adapter itself; name another out_dir")
+    refuse_adapter(out_dir)
+    if overwrite or not out_dir.is_dir():
+        return
+    if Path(base).is_dir() and out_dir.samefile(base):
+        what = f"is the model that the adapter belongs to ({base})"
+    elif held := sorted(p.name for p in out_dir.iterdir() if p.name == "config.json" or p.suffix in _WEIGHTS):
+        what = f"holds a model already ({', '.join(held[:3])})"
+    else:
+        return
+    raise ValueError(f"out_dir={str(out_dir)!r} {what}; name another out_dir, or replace it with --overwrite")
+
+
 def save_weights(
     state: Mapping[str, Tensor], config: Config, out_dir: Path, *, max_shard_bytes: int = 5 * 10**9
 ) -> None:
@@ -151,8 +177,8 @@ def save_weights(
             index = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2)
             pending.enter_context(atomic_file(out_dir / INDEX)).write_text(index, encoding="utf-8")
         pending.enter_context(atomic_file(out_dir / "config.json")).write_text(text, encoding="utf-8")
-    stale = {p.name for p in out_dir.glob("model*.safetensors")} | {INDEX}
-    for name in stale - set(files) - ({INDEX} if n > 1 else set()):
-        (out_dir / name).unlink(missing_ok=True)
-    for folder in out_dir.glob(".*.part"):  # of a save that was killed
-        shutil.rmtree(folder, ignore_errors=True)
+    with writing(out_dir):
+        stale = {p.name for pattern in REPLACED for p in out_dir.glob(pattern)}
+        for name in stale - set(files) - ({INDEX} if n > 1 else set()):
+            (out_dir / name).unlink(missing_ok=True)
+    clear_parts(out_dir)  # of a save that was killed

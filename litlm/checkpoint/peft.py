@@ -22,13 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from litlm.checkpoint import adapter
-from litlm.checkpoint.base import atomic_file, write_text
 from litlm.checkpoint.peft_places import SWAPPED, Place, in_memory, places, rows_of
 from litlm.checkpoint.peft_reader import PREFIX, Reader
 from litlm.families import get_family
 from litlm.model import GPT
 from litlm.transforms.lora import LoRA, adapters, trained_whole
 from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
+from litlm.writing import atomic_file, write_text
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")

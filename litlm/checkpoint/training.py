@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from litlm.checkpoint.base import flush
+from litlm.writing import flush, reason, writing
 
 STATE, OPTIMIZER, WEIGHTS, RANDOM = "state.json", "optimizer.safetensors", "weights.safetensors", "random.safetensors"
 _STEP = re.compile(r"step-(\d+)")
@@ -32,10 +32,13 @@ class Checkpoints:
     """The checkpoints in a run's directory.
 
     export: writes what people use (an adapter, a model) into a folder. keep: how many are kept, besides the best.
+    every: the newest one whose step is a multiple of this is kept as well, for a run that rolls back to it.
     """
 
-    def __init__(self, out_dir: Path, export: Callable[[Path], None], *, keep: int = 2) -> None:
-        self.out_dir, self.export, self.keep = out_dir, export, keep
+    def __init__(
+        self, out_dir: Path, export: Callable[[Path], None], *, keep: int = 2, every: int | None = None
+    ) -> None:
+        self.out_dir, self.export, self.keep, self.every = out_dir, export, keep, every
 
     def steps(self) -> dict[int, Path]:
         """The complete checkpoints, by step."""
@@ -76,25 +79,30 @@ class Checkpoints:
             shutil.rmtree(path.with_name(f".{path.name}.before"), ignore_errors=True)
         except (OSError, SafetensorError, ValueError) as e:  # a ValueError is export's, about one of its files
             shutil.rmtree(part, ignore_errors=True)
-            cause = e.__cause__ if isinstance(e, ValueError) and e.__cause__ else e
-            reason = (cause.strerror if isinstance(cause, OSError) else None) or cause
-            raise ValueError(f"checkpoint {path} could not be written ({reason}); earlier ones are untouched") from e
+            raise ValueError(f"checkpoint {path} could not be written ({reason(e)}); earlier ones are untouched") from e
         self.prune(best)
         return path
 
     def prune(self, best: int | None = None) -> None:
         """Remove what is not kept any more. A run that was killed before it could do so does it when it goes on."""
         every = self.steps()
+        target = max((step for step in every if self.every and step % self.every == 0), default=None)
         for old in list(every)[: -self.keep]:
-            if old != best:
+            if old not in (best, target):
                 self.remove(every[old])
 
     def remove(self, path: Path) -> None:
         """Take a checkpoint away: its name goes first, so that half of one is never found."""
         doomed = path.with_name(f".{path.name}.old")
         shutil.rmtree(doomed, ignore_errors=True)
-        os.replace(path, doomed)
+        with writing(path):
+            os.replace(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Remove them all."""
+        for path in [*self.steps().values()]:
+            self.remove(path)
 
     def set_aside(self, *, after: Path) -> None:
         """Rename the checkpoints that are later than this one: the run takes another way from here."""
@@ -104,7 +112,8 @@ class Checkpoints:
             if step > here:
                 left = path.with_name(f"left-{path.name}")
                 shutil.rmtree(left, ignore_errors=True)
-                os.replace(path, left)
+                with writing(path):
+                    os.replace(path, left)
 
     def clean(self) -> None:
         """Remove what killed runs left half written, also beside the checkpoints."""
@@ -112,7 +121,8 @@ class Checkpoints:
             if (path := before.with_name(before.name[1 : -len(".before")])).exists():
                 shutil.rmtree(before, ignore_errors=True)
             else:
-                os.replace(before, path)
+                with writing(path):
+                    os.replace(before, path)
         for left in [*self.out_dir.glob(".*.part"), *self.out_dir.glob(".step-*.old")]:
             shutil.rmtree(left, ignore_errors=True)
 

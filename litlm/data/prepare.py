@@ -15,12 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -29,14 +28,13 @@ from litlm import __version__
 from litlm.data import text
 from litlm.settings.data import PrepareCommand
 from litlm.tokenizer import Tokenizer
-from litlm.tokenizer_backends import write_file
+from litlm.writing import clear_parts, locked, write_text, writing
 
 if TYPE_CHECKING:
     import numpy as np
 
 INDEX = "index.json"
 _FORMAT = "litlm tokens 1"
-_LOCK = ".lock"
 _PARALLELISM = "TOKENIZERS_PARALLELISM"  # whether the tokenizers library starts threads of its own
 _TASK_CHARACTERS, _TASK_PARTS = 2**17, 4096  # texts that are tokenized together
 _SAMPLE = (
@@ -83,24 +81,13 @@ def prepare(settings: PrepareCommand, tokenizer: Tokenizer | None = None) -> Pre
 
     tokenizer: used instead of loading `settings.tokenizer`.
     """
-    from filelock import FileLock, Timeout  # comes with torch
-
     out = Path(settings.out_dir).expanduser()
     units = text.units(settings.data, text_key=settings.text_key, split=settings.split, exclude=out)
     tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
     fresh = _fresh_index(settings, units, tokenizer)
     _check_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Another process prepares {out}; waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
+    with locked(out):
         return _run(settings, out, units, tokenizer, fresh)
-    finally:
-        lock.release()
 
 
 def _run(
@@ -119,10 +106,12 @@ def _run(
             pinned = [text.pin(unit) for unit in units]
             index["sources"]["revisions"] = {unit.place: unit.revision for unit in pinned if unit.kind == "hub"}
         units = [replace(unit, revision=index["sources"]["revisions"].get(unit.place)) for unit in units]
+        clear_parts(out)
         _write_index(out, index)
-        for file in out.glob("shard-*"):  # of an older run, or cut off
-            if file.name not in {shard["file"] for shard in index["shards"]}:
-                file.unlink()
+        with writing(out):
+            for file in out.glob("shard-*"):  # of an older run, or cut off
+                if file.name not in {shard["file"] for shard in index["shards"]}:
+                    file.unlink()
         tokenizer.save(out)
         _write_shards(settings, out, units, tokenizer, index)
     seconds = time.perf_counter() - began
@@ -268,13 +257,13 @@ def _check_folder(out: Path) -> None:
         return
     if not out.is_dir():
         raise ValueError(f"out_dir={str(out)!r} is a file; name a folder")
-    others = sorted(name for name in os.listdir(out) if name != _LOCK and not name.startswith(f"{INDEX}."))
+    others = sorted(name for name in os.listdir(out) if not name.startswith("."))  # what killed runs left is hidden
     if others:
         raise ValueError(f"out_dir={str(out)!r} holds other files ({', '.join(others[:3])}, ...); name an empty folder")
 
 
 def _write_index(out: Path, index: dict[str, Any]) -> None:
-    write_file(out / INDEX, json.dumps(index, indent=1) + "\n")
+    write_text(out / INDEX, json.dumps(index, indent=1) + "\n")
 
 
 # --- tokens to shards ---------------------------------------------------------------------------------------------
@@ -340,8 +329,11 @@ class _Shards:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Half a shard is of no use: where the work broke off, the next run begins it anew."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what could not be written is not lost now
+                self._file.close()
+            Path(self._file.name).unlink(missing_ok=True)
 
     @property
     def _name(self) -> str:
@@ -355,21 +347,23 @@ class _Shards:
         return left
 
     def write(self, ids: np.ndarray, documents: int) -> None:
-        if self._file is None:
-            self._file = open(self._out / f"{self._name}.part", "wb")  # noqa: SIM115  open across calls
-        self._file.write(ids.tobytes())
+        with writing(self._out / self._name):
+            if self._file is None:
+                self._file = open(self._out / f"{self._name}.part", "wb")  # noqa: SIM115  open across calls
+            self._file.write(ids.tobytes())
         self.tokens += len(ids)
         self._documents += documents
 
     def close(self, following: list[int] | None) -> None:
         """Finish the shard, if one is begun. following: where the next one starts; None if this was all."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
             name = self._name
-            os.replace(self._out / f"{name}.part", self._out / name)
+            with writing(self._out / name):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                os.replace(self._out / f"{name}.part", self._out / name)
+            self._file = None
             self._index["shards"].append({"file": name, "tokens": self.tokens, "documents": self._documents})
             self._index["tokens"] += self.tokens
             self._index["documents"] += self._documents

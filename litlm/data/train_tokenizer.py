@@ -19,7 +19,7 @@ from pathlib import Path
 from litlm.data import text
 from litlm.settings.commands import TrainTokenizerCommand
 from litlm.tokenizer import Tokenizer
-from litlm.tokenizer_backends import write_file
+from litlm.writing import atomic_folder, locked, write_text
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -58,11 +58,17 @@ def train_tokenizer_command(settings: TrainTokenizerCommand) -> None:
 
 def train_tokenizer(settings: TrainTokenizerCommand) -> TrainedTokenizer:
     """Train, write `tokenizer.json` and `tokenizer_config.json`, and measure."""
+    out = Path(settings.out_dir).expanduser()
+    _check(settings.special_tokens, out)
+    with locked(out):
+        _check(settings.special_tokens, out)  # another process may just have finished there
+        return _train(settings, out)
+
+
+def _train(settings: TrainTokenizerCommand, out: Path) -> TrainedTokenizer:
     from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Core
 
-    out = Path(settings.out_dir).expanduser()
-    _check(settings.special_tokens, out)
     core = Core(models.BPE())
     split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     core.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
@@ -78,14 +84,14 @@ def train_tokenizer(settings: TrainTokenizerCommand) -> TrainedTokenizer:
     core.train_from_iterator(iter(reader), trainer)
     if reader.bytes_read == 0:
         raise ValueError(f"There is no text in {', '.join(settings.data)}")
-    out.mkdir(parents=True, exist_ok=True)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": settings.special_tokens[0],
         "clean_up_tokenization_spaces": False,
     }
-    write_file(out / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    write_file(out / "tokenizer.json", core.to_str(pretty=True))
+    with atomic_folder(out) as part:
+        write_text(part / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_text(part / "tokenizer.json", core.to_str(pretty=True))
     tokenizer = Tokenizer.from_dir(out)
     sample = reader.held_out or reader.first
     n_tokens = sum(map(len, tokenizer.encode_batch(sample, add_special_tokens=False, pad=None).ids))

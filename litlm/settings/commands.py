@@ -161,6 +161,7 @@ class MergeCommand:
         base: The model it belongs to; the adapter says so itself where this is left out.
         dtype: auto, float32, bfloat16 or float16.
         ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
+        overwrite: Replace the model that is in out_dir.
     """
 
     adapter: str
@@ -168,6 +169,7 @@ class MergeCommand:
     base: str | None = None
     dtype: str = "auto"
     ignore_fields: tuple[str, ...] = ()
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         as_tuples(self, "ignore_fields")

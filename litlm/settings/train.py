@@ -117,10 +117,11 @@ class TrainSettings:
         router_z: Weight of the loss that keeps router logits small (mixture-of-experts models).
         val_interval: Validate every so many steps (and at the end).
         early_stop: Stop after this many validations without a better loss; final/ is then the best, not the last.
-        save_interval: Save a checkpoint every so many steps; None only at the end.
+        save_interval: Save a checkpoint every so many steps, and at the end.
+        save_time: Save one whenever the last is this old, by the clock: 90s, 10m, 2h; None never.
         keep: How many checkpoints are kept, besides the best.
         on_spike: What to do when a step's loss is not finite or jumps: stop, skip that step, or roll back to the last
-            checkpoint and leave out the data since.
+            checkpoint of save_interval and leave out the data since.
         spike_factor: A loss this many standard deviations above the running mean is a spike; None only if not finite.
         samples: Prompts that are continued before, at each validation, and after.
         logger: Beside metrics.csv: tensorboard, wandb, mlflow.
@@ -151,6 +152,7 @@ class TrainSettings:
     val_interval: int = 50
     early_stop: int | None = None
     save_interval: int | None = None
+    save_time: str | None = "10m"
     keep: int = 2
     on_spike: Literal["stop", "skip", "rollback"] = "stop"
     spike_factor: float | None = None
@@ -182,9 +184,11 @@ class TrainSettings:
             problems.append(f"grad_clip={self.grad_clip} must be positive, or None")
         if self.spike_factor is not None and not self.spike_factor > 0:
             problems.append(f"spike_factor={self.spike_factor} must be positive, or None")
-        if self.max_time is not None and self.seconds is None:
-            problems.append(f"max_time={self.max_time!r} must be a number and a unit: 90s, 30m, 2h or 1d")
+        for key in ("max_time", "save_time"):
+            if (value := getattr(self, key)) is not None and in_seconds(value) is None:
+                problems.append(f"{key}={value!r} must be a number and a unit: 90s, 30m, 2h or 1d")
         if self.on_spike == "rollback" and self.save_interval is None:
+            # Where the clock decides, a run would not come out the same twice.
             problems.append("on_spike=rollback needs checkpoints to go back to; set save_interval")
         if self.optimizer_in_backward:
             if self.grad_clip is not None:
@@ -199,10 +203,20 @@ class TrainSettings:
     @property
     def seconds(self) -> float | None:
         """max_time in seconds."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", self.max_time or "")
-        if found is None or not math.isfinite(float(found[1])) or float(found[1]) <= 0:
-            return None
-        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+        return in_seconds(self.max_time)
+
+    @property
+    def save_seconds(self) -> float | None:
+        """save_time in seconds."""
+        return in_seconds(self.save_time)
+
+
+def in_seconds(time: str | None) -> float | None:
+    """90s, 30m, 2h or 1d in seconds; None for None, and for what is no such time."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", time or "")
+    if found is None or not math.isfinite(float(found[1])) or float(found[1]) <= 0:
+        return None
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,19 @@ import contextlib
 import csv
 import dataclasses
 import io
+import itertools
 import json
+import os
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litlm import __version__
 from litlm.settings import RunSettings
+from litlm.writing import write_text, writing
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +53,6 @@ class Metrics:
             file.write(_lines([[_cell(row.get(name)) for name in self.columns]]))
 
     def _replace(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        from litlm.checkpoint.base import write_text  # which loads torch, and reading needs none
-
         self.columns = columns
         header = [columns] if columns else []
         write_text(self.path, _lines(header + [[row.get(name, "") for name in columns] for row in rows]))
@@ -106,13 +108,53 @@ def _whole_lines(path: Path) -> list[str]:
     return [line for line in lines if line.strip() and "\0" not in line]
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """A disk that is full or gone is said with the file's name."""
+# --- an earlier run in the same folder -----------------------------------------------------------------------------
+
+# What a run writes beside its checkpoints, and what another one in the same folder would write over.
+RECORDS = ("settings.yaml", "metrics.csv", "samples.jsonl", "report.html", "loss.png", "tensorboard")
+
+
+def n_steps(out_dir: Path) -> int:
+    """Steps that the metrics.csv in a folder has; one at least where it is no such file of ours."""
+    path = out_dir / "metrics.csv"
     try:
-        yield
-    except OSError as e:
-        raise ValueError(f"{path} could not be written ({e.strerror or e})") from e
+        columns, rows = read_table(path) if path.is_file() else ([], [])
+    except ValueError:
+        return 1
+    return len(rows) if "step" in columns or not columns else 1
+
+
+def put_aside(settings: RunSettings, out_dir: Path) -> Path | None:
+    """Move what an earlier run wrote into a folder of its own, earlier-1/ or the next that is free, and return that.
+
+    None where there is nothing to lose: a run that has done no step, with the same settings.
+    """
+    samples, known = out_dir / "samples.jsonl", out_dir / "settings.yaml"
+    lost = n_steps(out_dir) > 0 or (samples.is_file() and samples.stat().st_size > 0)
+    if not lost and known.is_file():
+        try:
+            lost = read_settings(known) != _plain(dataclasses.asdict(settings))
+        except ValueError:
+            lost = True
+    if not lost:
+        return None
+    folder = next(p for n in itertools.count(1) if not (p := out_dir / f"earlier-{n}").exists())
+    with writing(folder):
+        folder.mkdir()
+        for name in RECORDS:
+            if (out_dir / name).exists():
+                os.replace(out_dir / name, folder / name)
+    return folder
+
+
+def clear_run(out_dir: Path) -> None:
+    """Remove what an earlier run wrote, but for its checkpoints and what trials of this one have just written."""
+    for path in (*map(out_dir.joinpath, ("final", *RECORDS)), *out_dir.glob("left-step-*"), *out_dir.glob("earlier-*")):
+        with writing(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 # --- settings, and where a run ran ---------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from litlm.model import GPT
 from litlm.moe import RouterWatch, watch_routers
 from litlm.settings import TrainSettings
 from litlm.train.flops import peak_flops, train_flops_per_token
+from litlm.train.identity import check_same
 from litlm.train.limits import Limits
 from litlm.train.loss import NextToken, Objective, Runner
 from litlm.train.mixed import MasterWeights, hooks_of
@@ -274,6 +275,7 @@ class Run:
             self.report.samples(0, self.sample())
         self.first, self.seen, self.busy = self.state.step, 0, 0.0
         self.clock = Moment(self.device)  # from when on the next step to be settled counts
+        self.saved_at = time.perf_counter()
         self.zero = time.perf_counter() - self.state.seconds  # when the run would have begun without a stop
         self.model.train()
 
@@ -323,10 +325,17 @@ class Run:
 
     def plan(self, step: Step, *, hurry: bool) -> None:
         """What there is to do once the step is settled. hurry: save at once, for validating could take minutes."""
-        every = self.settings.save_interval
         step.last = self.is_over()
         step.shows = not hurry and (step.last or step.number % self.settings.val_interval == 0)
-        step.saves = step.last or (every is not None and step.number % every == 0)
+        step.saves = step.last or planned(step.number, self.settings) or self._due()
+
+    def _due(self) -> bool:
+        """Whether the last checkpoint is too old, by save_time. Not where the run is about to end anyway."""
+        pause, (*_, seconds) = self.settings.save_seconds, self.used()
+        if pause is None or self.checkpoints is None or time.perf_counter() - self.saved_at < pause:
+            return False
+        share = self.limits.progress(*self.used())
+        return seconds * (1 - share) / share > pause / 10  # what is left, if it goes on as fast as so far
 
     def settle_all(self, but: int = 0) -> bool:
         """Settle what was launched, but for the latest few. False if the run went back to a checkpoint."""
@@ -370,7 +379,9 @@ class Run:
         best = step.number == state.best_step and bool(settings.save_interval or settings.early_stop)
         if step.saves or best or self.result.stopped:
             self.save()
-            self.setbacks = self.setbacks if bad else 0
+            # Not at other checkpoints: those are not gone back to, so returns before them lead to the same one.
+            if not bad and planned(step.number, settings):
+                self.setbacks = 0
         if not self.unsettled:  # validating and saving are no part of the next step's time
             self.clock = Moment(self.device)
         return True
@@ -391,7 +402,7 @@ class Run:
             return True
         self.objective.metrics()  # forget what the steps that are gone have noted
         self.spikes.forgive()
-        self.state = roll_back(step.before, self.checkpoints, self.load)
+        self.state = roll_back(step.before, self.checkpoints, self.load, settings)
         self.state.seconds = time.perf_counter() - self.zero
         self.result.val_losses = [(at, loss) for at, loss in self.result.val_losses if at <= self.state.step]
         del self.result.losses[max(0, self.state.step - self.first) :]
@@ -418,17 +429,18 @@ class Run:
             state.seconds, state.spikes = time.perf_counter() - self.zero, self.spikes.state_dict()
             now = optimizer_state(self.optimizer)
             self.checkpoints.save(state.step, asdict(state), self.params, now, best=state.best_step)
-            self.saved = state.step
+            self.saved, self.saved_at = state.step, time.perf_counter()
 
     def load(self, path: Path) -> State:
         found, weights, stored = load_checkpoint(path)
-        check_kind(path, self.kind, found["kind"])
+        for line in check_same(path, self.kind, found["kind"]):
+            self.report.say(line)
         put_weights(path, self.params, weights)
         if self.masters is not None:
             self.masters.publish()
         load_optimizer_state(self.optimizer, *stored)
         self.spikes.load_state_dict(found["spikes"])
-        return State(**found)
+        return replace(State(**found), kind=self.kind)
 
     def finish(self) -> Result:
         self.model.eval()
@@ -482,20 +494,6 @@ def gradients(
         return total / count, routers.statistics()
 
 
-def check_kind(path: Path, now: dict[str, Any], then: dict[str, Any]) -> None:
-    """Raise a ValueError if a checkpoint is of a run whose steps do something else."""
-    other = [
-        f"{key}={now[key]}, it had {then.get(key)}" for key in now if now[key] != then.get(key) and key != "tokens"
-    ]
-    if now["tokens"] != then.get("tokens"):
-        other.append("the examples' tokens are others (another data file, style, loss_on, max_len or tokenizer)")
-    if other:
-        raise ValueError(
-            f"checkpoint {path} is of another method, of other data or of another order: {'; '.join(other)}. Resume "
-            "with the settings of its run (settings.yaml), or start anew in another --out_dir"
-        )
-
-
 def given_up(problem: str, settings: TrainSettings, *, saved: bool) -> str:
     """What a run says that ends for a spike."""
     if settings.optimizer_in_backward:
@@ -541,14 +539,28 @@ def sampled(model: GPT, sample: Callable[[], list[tuple[str, str]]]) -> list[tup
         model.train()
 
 
-def roll_back(state: State, checkpoints: Checkpoints | None, load: Callable[[Path], State]) -> State:
-    """The state of the last checkpoint, with the data since left out."""
+def planned(step: int, settings: TrainSettings) -> bool:
+    """Whether save_interval asks for a checkpoint of this step."""
+    return settings.save_interval is not None and step % settings.save_interval == 0
+
+
+def roll_back(
+    state: State, checkpoints: Checkpoints | None, load: Callable[[Path], State], settings: TrainSettings
+) -> State:
+    """The state of the last checkpoint that save_interval asked for, with the data since left out.
+
+    When others are written depends on the clock, on signals and on the machine, and what a run learns must not. They
+    belong to the way that was given up, so later ones are removed.
+    """
     every = checkpoints.steps() if checkpoints is not None else {}
-    steps = [step for step in every if step <= state.step]
-    if not steps:
+    targets = [step for step in every if step <= state.step and planned(step, settings)]
+    if checkpoints is None or not targets:
         raise ValueError(f"step {state.step + 1}: there is no checkpoint to roll back to yet; set save_interval lower")
-    before = load(every[steps[-1]])
+    before = load(every[targets[-1]])
     before.offset = state.offset + state.step + 1 - before.step
+    for step in every:
+        if step > before.step:
+            checkpoints.remove(every[step])
     return before
 
 

@@ -38,7 +38,7 @@ def write_report(
     state: str,
 ) -> None:
     """state: how the run stands, such as Finished. facts: see `Report.describe`."""
-    from litlm.checkpoint.base import atomic_file  # which loads torch
+    from litlm.writing import atomic_file
 
     name = out_dir.resolve().name
     what = " · ".join(filter(None, (str(facts.get("model") or getattr(settings, "model", "")), method(settings))))

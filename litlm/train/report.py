@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litlm import __version__
-from litlm.checkpoint.base import write_text
 from litlm.settings import RunSettings
 from litlm.train.files import (
     Metrics,
@@ -33,8 +32,8 @@ from litlm.train.files import (
     read_samples,
     revision,
     settings_text,
-    writing,
 )
+from litlm.writing import write_text, writing
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -21,6 +21,7 @@ from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunS
 if TYPE_CHECKING:
     import torch
 
+    from litlm.checkpoint.training import Checkpoints
     from litlm.data.base import Dataset
     from litlm.llm import LLM
     from litlm.train.fit import Result
@@ -31,31 +32,32 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
-def advised(work: Callable[P, Result]) -> Callable[P, Result]:
-    """A whole run that says what to change where the GPU's memory is not enough: in loading already, say."""
+def whole_run(work: Callable[P, Result]) -> Callable[P, Result]:
+    """What goes around every run: `begin`, and what to change where the GPU's memory is not enough (to load, say)."""
 
     @functools.wraps(work)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Result:
         import torch
 
-        try:
-            return work(*args, **kwargs)
-        except torch.OutOfMemoryError:
-            from litlm.train.trials import out_of_memory
+        settings: Any = args[0] if args else kwargs["settings"]
+        llm: Any = kwargs.get("llm")
+        with begin(settings, llm):
+            try:
+                return work(*args, **kwargs)
+            except torch.OutOfMemoryError:
+                from litlm.train.trials import out_of_memory
 
-            settings: Any = args[0] if args else kwargs["settings"]
-            raise ValueError(out_of_memory(settings)) from None
+                raise ValueError(out_of_memory(settings)) from None
 
     return wrapped
 
 
-@advised
+@whole_run
 def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
     """Teach a model conversations. `llm` is used (and changed) instead of loading `settings.model`."""
     from litlm.data.sft import load_sft
     from litlm.train.methods import apply_method
 
-    begin(settings)
     llm = load_for(settings) if llm is None else usable(llm)
     settings = add_tokens(llm, settings)
     train, val = load_sft(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, seed=settings.seed)
@@ -63,7 +65,7 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     return run(settings, llm, method, train, val, None, quiet=quiet)
 
 
-@advised
+@whole_run
 def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
     """Teach a model which of two answers is the better one."""
     from litlm.data.preference import load_preference
@@ -71,7 +73,6 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     from litlm.train.mixed import rounded
     from litlm.train.preference import Preference, precompute_reference
 
-    begin(settings)
     llm = load_for(settings) if llm is None else usable(llm)
     train, val = load_preference(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, seed=settings.seed)
     check_ids(llm, train, val)  # already now, because the reference model reads them
@@ -86,20 +87,17 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     return run(settings, llm, method, train, val, Preference(settings.preference, method.off), quiet=quiet)
 
 
-@advised
+@whole_run
 def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
     """Train a model on plain text, from random weights or (from_weights) from those it has."""
     from litlm.data.prepare import load_tokenizer
     from litlm.data.shards import open_text, text_tokenizer
     from litlm.train.methods import apply_method
 
-    if settings.method.name != "full":
-        raise ValueError(f"method={settings.method.name} is for finetuning; pretraining takes full (with freeze)")
     if settings.train.optimizer.lower() in ("adamw", "adamw8bit", "muon"):
         # With the usual 0.999 the second moments forget too slowly for how fast a new model changes.
         t = dataclasses.replace(settings.train, optimizer_args={"betas": (0.9, 0.95)} | settings.train.optimizer_args)
         settings = dataclasses.replace(settings, train=t)
-    begin(settings)
     if llm is None and settings.from_weights:
         llm = load_for(settings)
     if settings.tokenizer is not None:
@@ -134,8 +132,9 @@ def run(
     import torch
 
     from litlm.checkpoint.training import Checkpoints
-    from litlm.train.files import changed_training
+    from litlm.train.files import changed_training, clear_run, put_aside
     from litlm.train.fit import compiles, fit, make_fabric
+    from litlm.train.identity import identity
     from litlm.train.limits import Limits
     from litlm.train.methods import trained
     from litlm.train.report import Report, write_settings
@@ -153,15 +152,19 @@ def run(
         # Not before: a run that is refused must leave the settings and checkpoints of the one that it meant.
         if resume is not None:
             checkpoints.set_aside(after=resume)
-        if settings.overwrite:
-            for path in checkpoints.steps().values():
-                checkpoints.remove(path)
-            for old in [out_dir / "final", out_dir / "tensorboard", *out_dir.glob("left-step-*")]:
-                shutil.rmtree(old, ignore_errors=True)
         again = dataclasses.replace(settings, resume=None, overwrite=False)
+        if settings.overwrite:
+            checkpoints.clear()
+            clear_run(out_dir)
+        elif resume is None and (earlier := put_aside(again, out_dir)):
+            report.say(
+                f"There is no checkpoint in {out_dir} to go on from, so the run begins anew; what was written there "
+                f"before is in {earlier.name}/"
+            )
         write_settings(again, out_dir, device)
 
-    checkpoints = Checkpoints(out_dir, export, keep=t.keep)
+    every = t.save_interval if t.on_spike == "rollback" else None
+    checkpoints = Checkpoints(out_dir, export, keep=t.keep, every=every)
     resume = find_checkpoint(settings, checkpoints)
     device = llm.model.embed.weight.device
     for data in filter(None, (train, val)):
@@ -195,7 +198,7 @@ def run(
                 llm.model, train, val, settings=t, objective=objective, seed=settings.seed,
                 fabric=make_fabric(llm.model), report=report, checkpoints=checkpoints, resume=resume,
                 sample=sampler(llm, t.samples), begun=begun,
-                kind=kind_of(settings),
+                kind=identity(settings, llm),
             )  # fmt: skip
         except torch.OutOfMemoryError:
             raise ValueError(out_of_memory(dataclasses.replace(settings, train=t))) from None
@@ -228,39 +231,95 @@ def check_ids(llm: LLM, *data: Dataset | None) -> None:
         )
 
 
-def begin(settings: RunSettings) -> None:
-    """Before anything is loaded: what would fail later is said now, and random choices follow the seed."""
+@contextlib.contextmanager
+def begin(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
+    """Have the run's folder for this process alone. What would fail later is said now, before anything is loaded, and
+    all of it at once; and random choices follow the seed.
+    """
     from lightning.fabric import seed_everything
 
     from litlm.checkpoint.training import Checkpoints
+    from litlm.writing import locked
+
+    out_dir, problems = Path(settings.out_dir), problems_of(settings, llm)
+    known = Checkpoints(out_dir, lambda folder: None)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out_dir))
+            refuse_used(settings, known)
+            find_checkpoint(settings, known)
+        except ValueError as e:
+            problems.append(str(e))
+        if problems:
+            raise ValueError(problems[0] if len(problems) == 1 else "\n- ".join(["Run settings not valid:", *problems]))
+        known.clean()
+        seed_everything(settings.seed, verbose=False)
+        yield
+
+
+def problems_of(settings: RunSettings, llm: LLM | None) -> list[str]:
+    """What does not go together, is missing or is not there."""
     from litlm.data import text
     from litlm.data.prepare import is_prepared
     from litlm.data.records import locate
+    from litlm.llm import pick_device
+    from litlm.prompts import get_style
     from litlm.train.optim import check_optimizer
     from litlm.train.report import check_loggers
+    from litlm.train.trials import check_auto
 
-    check_loggers(settings.train.logger)
-    check_optimizer(settings.train)
-    for path in (settings.data.path, settings.data.val_path):
+    t, data, method = settings.train, settings.data, settings.method.name
+    problems: list[str] = []
+
+    def attempt(check: Callable[..., Any], *args: Any, **options: Any) -> None:
+        try:
+            check(*args, **options)
+        except ValueError as e:
+            problems.append(str(e))
+
+    attempt(check_loggers, t.logger)
+    attempt(check_optimizer, t)
+    if llm is not None:
+        attempt(check_auto, t.micro_batch_size, llm.model.embed.weight.device)
+    else:
+        attempt(lambda: check_auto(t.micro_batch_size, pick_device(settings.device)))
+    if (style := getattr(data, "style", None)) is not None:
+        attempt(get_style, style)
+    for path in (data.path, data.val_path):
         if isinstance(path, str):
-            locate(path)
+            attempt(locate, path)
         elif path:
             unprepared = [p for p in path if not is_prepared(p)]
-            text.units(unprepared, text_key=settings.data.text_key, split=settings.data.split)
-    out_dir = Path(settings.out_dir)
-    if out_dir.exists() and not out_dir.is_dir():
-        raise ValueError(f"out_dir={settings.out_dir!r} is a file; name a directory")
-    known = Checkpoints(out_dir, lambda folder: None)
-    if not settings.overwrite and settings.resume is None and (known.steps() or (out_dir / "final").exists()):
+            attempt(text.units, unprepared, text_key=data.text_key, split=data.split)
+    if t.early_stop and not data.val_path and data.val_fraction == 0:
+        problems.append(f"early_stop={t.early_stop} needs data to validate on; set val_fraction or val_path")
+    if isinstance(settings, PretrainSettings) and method != "full":
+        problems.append(f"method={method} is for finetuning; pretraining takes full (with freeze)")
+    if getattr(settings, "new_tokens", ()) and method not in ("full", "lora", "qlora"):
+        problems.append(f"new_tokens need embeddings that are trained; method {method} has none, use lora or full")
+    return problems
+
+
+def refuse_used(settings: RunSettings, known: Checkpoints) -> None:
+    """Raise a ValueError for a folder with an earlier run in it, where the settings don't say what becomes of it."""
+    from litlm.train.files import n_steps
+
+    out_dir, steps = known.out_dir, known.steps()
+    if settings.overwrite or settings.resume is not None:
+        return
+    if steps or (out_dir / "final").exists():
         raise ValueError(
             f"{out_dir} already holds a run; go on with it (--resume auto), replace it (--overwrite), or name another "
             "--out_dir"
         )
-    known.clean()
-    seed_everything(settings.seed, verbose=False)
+    if n_steps(out_dir):
+        raise ValueError(
+            f"{out_dir} already holds a run, of {n_steps(out_dir)} steps and without a checkpoint; begin it anew and "
+            "keep what it wrote (--resume auto), replace it (--overwrite), or name another --out_dir"
+        )
 
 
-def find_checkpoint(settings: RunSettings, checkpoints: Any) -> Path | None:
+def find_checkpoint(settings: RunSettings, checkpoints: Checkpoints) -> Path | None:
     """What `resume` means: the newest complete checkpoint in out_dir for auto, if there is one."""
     if settings.resume is None:
         return None
@@ -273,13 +332,6 @@ def find_checkpoint(settings: RunSettings, checkpoints: Any) -> Path | None:
         known = ", ".join(p.name for p in every.values()) or "none"
         raise ValueError(f"resume={settings.resume!r} is no checkpoint of {checkpoints.out_dir}; there: {known}")
     return path
-
-
-def kind_of(settings: RunSettings) -> dict[str, Any]:
-    """What decides what a step does, beside the data: a resumed run must have the same."""
-    parts = {"method": settings.method, "preference": getattr(settings, "preference", None)}
-    flat = {f"{part}.{k}": v for part, value in parts.items() if value for k, v in dataclasses.asdict(value).items()}
-    return json.loads(json.dumps(flat | {"optimizer": settings.train.optimizer}))
 
 
 def precision_of(settings: RunSettings, device: torch.device) -> Any:
@@ -375,10 +427,6 @@ def add_tokens(llm: LLM, settings: FinetuneSettings) -> FinetuneSettings:
     method = settings.method
     if not settings.new_tokens:
         return settings
-    if method.name not in ("full", "lora", "qlora"):
-        raise ValueError(
-            f"new_tokens need embeddings that are trained; method {method.name} has none, use lora or full"
-        )
     if both := [name for name in ("embed", "lm_head") if method.name != "full" and name in method.targets]:
         raise ValueError(f"new_tokens trains the embeddings whole; leave {' and '.join(both)} out of targets")
     ids = llm.tokenizer.add_tokens(settings.new_tokens)
@@ -415,8 +463,8 @@ def settle(
     resume: Path | None,
 ) -> TrainSettings:  # fmt: skip
     """Replace what is to be found out (lr=find, micro_batch_size=auto) by what is found, or was when the run began."""
-    from litlm.checkpoint.base import write_text
     from litlm.train.trials import largest_micro_batch, try_rates
+    from litlm.writing import write_text
 
     file = out_dir / "found.json"
     known = json.loads(file.read_text(encoding="utf-8")) if resume is not None and file.is_file() else {}
@@ -437,12 +485,24 @@ def settle(
 
 def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None = None) -> None:
     """`final/`, whole or not at all: what the model is now, or what it was at the checkpoint `best`."""
+    from safetensors import SafetensorError
+
+    from litlm.writing import reason
+
     part, final = out_dir / ".final.part", out_dir / "final"
-    shutil.rmtree(part, ignore_errors=True)
-    if best is None:
-        export(part)
-    else:
-        shutil.copytree(best, part, ignore=shutil.ignore_patterns("training"))
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(part, final)
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        if best is None:
+            export(part)
+        else:
+            shutil.copytree(best, part, ignore=shutil.ignore_patterns("training"))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(part, final)
+    except (OSError, SafetensorError, ValueError) as e:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(e, ValueError) and e.__cause__ is None:
+            raise  # not about the disk
+        raise ValueError(
+            f"{final} could not be written ({reason(e)}); the last checkpoint has all of it: --resume auto writes it"
+        ) from e

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch.optim import Optimizer
 
-from litlm.checkpoint.base import write_text
 from litlm.checkpoint.training import random_states, restore_random
 from litlm.data.base import Dataset, Order
 from litlm.model import GPT
@@ -28,6 +27,7 @@ from litlm.train.mixed import MasterWeights, hooks_of
 from litlm.train.optim import MixedAdamW, clip_gradients, make_optimizer
 from litlm.transforms.blocks import training_blocks
 from litlm.transforms.fp8 import fp8_training
+from litlm.writing import write_text
 
 if TYPE_CHECKING:
     from litlm.train.report import Report
@@ -63,8 +63,7 @@ def largest_micro_batch(model: GPT, train: Dataset, objective: Objective | None,
     torch.OutOfMemoryError where not even 1 fits.
     """
     device = model.embed.weight.device
-    if device.type != "cuda":
-        raise ValueError("micro_batch_size=auto measures a GPU's memory; on a CPU give a number, such as 4")
+    check_auto("auto", device)
     objective, best, size = objective or NextToken(), 0, 1
     first = range(min(len(train), settings.batch_size))
     total = torch.cuda.get_device_properties(device).total_memory
@@ -95,6 +94,12 @@ def largest_micro_batch(model: GPT, train: Dataset, objective: Objective | None,
     if best == 0:
         raise torch.OutOfMemoryError("a micro batch of one example does not fit into the GPU's memory")
     return best
+
+
+def check_auto(micro_batch_size: int | str, device: torch.device) -> None:
+    """Raise a ValueError where `largest_micro_batch` would."""
+    if micro_batch_size == "auto" and device.type != "cuda":
+        raise ValueError("micro_batch_size=auto measures a GPU's memory; on a CPU give a number, such as 4")
 
 
 def out_of_memory(settings: RunSettings) -> str:
