@@ -1,8 +1,8 @@
 """From what is typed to the settings of a command: flags, YAML files and recipes, with all mistakes named at once.
 
-jsonargparse turns values into their types and writes the help. Before it everything is made `--name=value` here, so that
-nothing is guessed (argparse takes abbreviations, and takes a value that starts with a dash for a flag): the positional
-argument, `--data FILE` for `--data.path`, `true` behind a switch, lists from repeated flags, the content of YAML files.
+jsonargparse turns values into their types and writes the help. Before it everything is made `--name=value` here: the
+positional argument, `--data FILE` for `--data.path`, `true` behind a switch, lists from repeated flags, the content of
+YAML files. So nothing is guessed; argparse takes abbreviations, and a value that starts with a dash for a flag.
 """
 
 from __future__ import annotations
@@ -55,15 +55,18 @@ def parse(name: str, command: Command, argv: list[str]) -> Any:
         parser.print_help()
         raise SystemExit(0)
     problems = line.problems or line.missing()
-    config = None
-    while not line.problems and config is None:
+    config: Any = None
+    while config is None and not (line.problems or line.missing()):
         try:
             config = parser.parse_args(line.written_out())
         except ArgumentError as e:
             problems.append(line.mistyped(str(e)))
     if problems:
-        listed = problems[0] if len(problems) == 1 else "\n".join(["", *(f"- {p}" for p in problems), ""])
-        raise ValueError(f"{listed} `litlm {name} --help` lists the options.")
+        sentences = [problem if problem[-1] in ".?" else f"{problem}." for problem in problems]
+        help = f"`litlm {name} --help` lists the options."
+        if len(sentences) == 1:
+            raise ValueError(f"{sentences[0]} {help}")
+        raise ValueError("\n".join(["the options can't be used:", *(f"- {text}" for text in sentences), help]))
     config.pop("config", None)
     return getattr(import_module("litlm.settings"), command.settings)(**vars(parser.instantiate(config)))
 
@@ -193,7 +196,7 @@ class _Line:
             if name == "config":
                 self._read_file(value)
         positional = self.command.positional
-        if words and positional in self.lists:
+        if positional and positional in self.lists:
             typed = [(positional, word) for word in words] + typed
         elif words:
             self._read_words(words, positional, [value for name, value in typed if name == positional])

@@ -123,7 +123,8 @@ def option(typed: str, options: Collection[str], switches: Collection[str] = ())
     name = typed.lower().replace("-", "_")
     leaf = name.rpartition(".")[2]
     leaves = {option: option.rpartition(".")[2] for option in options}
-    if found := [option for option in options if option.lower() == name or leaves[option].lower() == leaf]:
+    flat = name.replace(".", "_")  # train_lr, data-path
+    if found := [o for o in options if o.lower().replace(".", "_") == flat or leaves[o].lower() == leaf]:
         return found, ""
     needed, sentence = _WITHOUT.get(leaf, ("", ""))
     if needed in options:
@@ -137,7 +138,5 @@ def option(typed: str, options: Collection[str], switches: Collection[str] = ())
             return [f"{found[0]}=false"], ""
     if found := [o for o in options if o.startswith(name) or leaves[o].startswith(leaf)]:
         return found[:3], ""
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
-    if not close and (near := difflib.get_close_matches(leaf, leaves.values(), n=1, cutoff=0.75)):
-        close = [option for option in options if leaves[option] == near[0]]
-    return close, ""
+    near = difflib.get_close_matches(leaf, leaves.values(), n=1, cutoff=0.75)
+    return [option for option in options if leaves[option] in near], ""

@@ -90,7 +90,6 @@ def _repeated_keys(node: Any, loader: Any, prefix: str, seen: set[int]) -> list[
 # --- dataclasses -----------------------------------------------------------------------------------------------------
 
 
-
 @functools.cache
 def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)

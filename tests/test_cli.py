@@ -289,7 +289,7 @@ def test_lists_switches_and_groups() -> None:
     short = parse(
         "finetune", ["m", "--data", "d", "--method=lora", "--method.targets", "q_proj", "--method.targets=v_proj"]
     )
-    assert short.data.path == "d"
+    assert short.data.path == ("d",)
     assert short.method.targets == ("q_proj", "v_proj")
     assert parse("finetune", ["m", "--data.path=d"]) == parse("finetune", ["m", "--data=d"])
     assert parse("finetune", ["m", "--data", "d", "--train.grad_clip", "null"]).train.grad_clip is None
@@ -300,7 +300,7 @@ def test_the_options_of_training() -> None:
     assert parse("finetune", ["m", "--data", "d", "--auto"]).train.micro_batch_size == "auto"
     assert parse("finetune", ["m", "--data", "d", "--resume", "auto"]).resume == "auto"
     assert parse("finetune", ["m", "--data", "d", "--overwrite"]).overwrite is True
-    assert parse("finetune", ["m", "--data", "a", "--data", "b"]).data.path == "b"
+    assert parse("finetune", ["m", "--data", "a", "--data", "b"]).data.path == ("a", "b")
     train = parse(
         "finetune", ["m", "--data=d", "--train.lr=find", "--train.samples", "Once", "--train.samples=1, 2"]
     ).train

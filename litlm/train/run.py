@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings, TrainSettings
+from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings, TextData, TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -219,17 +219,20 @@ def begin(settings: RunSettings) -> None:
     from litlm.data import text
     from litlm.data.prepare import is_prepared
     from litlm.data.records import locate
+    from litlm.data.sources import expand
     from litlm.train.optim import check_optimizer
     from litlm.train.report import check_loggers
 
     check_loggers(settings.train.logger)
     check_optimizer(settings.train)
-    for path in (settings.data.path, settings.data.val_path):
-        if isinstance(path, str):
-            locate(path)
-        elif path:
-            unprepared = [p for p in path if not is_prepared(p)]
+    for sources in (settings.data.path, settings.data.val_path):
+        found = expand(sources)
+        if isinstance(settings.data, TextData):
+            unprepared = [source for source in found if not is_prepared(source)]
             text.units(unprepared, text_key=settings.data.text_key, split=settings.data.split)
+        else:
+            for source in found:
+                locate(source)
     out_dir = Path(settings.out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"out_dir={settings.out_dir!r} is a file; name a directory")
