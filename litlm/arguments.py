@@ -41,6 +41,8 @@ PLACES: dict[str, Literal["file", "folder", "model"]] = {
     "model": "model", "base": "model", "tokenizer": "model", "adapter": "folder", "out_dir": "folder", "runs": "folder",
     "resume": "folder", "data": "file", "path": "file", "val_path": "file", "source": "file", "out": "file",
 }  # fmt: skip
+_SWITCHED = {"true": "true", "yes": "true", "on": "true", "1": "true",
+             "false": "false", "no": "false", "off": "false", "0": "false"}  # fmt: skip
 _FLAG = re.compile(r"(--[A-Za-z][\w.-]*)(?:=(.*))?", re.S)
 
 
@@ -49,7 +51,7 @@ def parse(name: str, command: Command, argv: list[str]) -> Any:
     from jsonargparse import ArgumentError
 
     parser = make_parser(name, command)
-    line = _Line(parser, command)
+    line = _Line(parser, name, command)
     line.read(argv)
     if line.help:
         parser.print_help()
@@ -101,6 +103,8 @@ def recipe(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_file():
         return str(path)
+    if not name:
+        raise ValueError("config is empty; name a YAML file or a recipe")
     known: dict[str, Path] = {}
     package = Path(__file__).parent
     short = path.as_posix().removeprefix("config_hub/").removesuffix(".yaml")
@@ -131,7 +135,7 @@ class _Value:
 class _Line:
     """A command line, read. values: option -> its value, the last one that was given. problems: what can't be used."""
 
-    def __init__(self, parser: Any, command: Command) -> None:
+    def __init__(self, parser: Any, name: str, command: Command) -> None:
         options = [a for a in parser._actions if a.option_strings and a.dest not in ("help", "config", "print_config")]
         names = [action.dest for action in options]
         self.groups = [name for name in names if any(other.startswith(f"{name}.") for other in names)]
@@ -140,9 +144,10 @@ class _Line:
         self.lists = [name for name, kinds in self.types.items() if tuple[str, ...] in kinds]
         self.switches = [name for name, kinds in self.types.items() if bool in kinds]
         self.mappings = [name for name, kinds in self.types.items() if any(typing.get_origin(k) is dict for k in kinds)]
-        self.command, self.short = command, dict(command.short)
+        self.name, self.command, self.short = name, command, dict(command.short)
         self.values: dict[str, _Value] = {}
         self.problems: list[str] = []
+        self.given_by_file: set[str] = set()
         self.help = self.print_config = False
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -156,10 +161,10 @@ class _Line:
             word = rest.pop(0)
             found = _FLAG.fullmatch(word)
             if not found and word != "-h":
-                if more:
+                if word.startswith("-"):
+                    self.problems.append(f"{word} is unknown; options have a name and two dashes")
+                elif more:
                     typed.append((more, word))
-                elif word.startswith("-"):
-                    self.problems.append(f"{word} is unknown; options have two dashes")
                 else:
                     words.append(word)
                 continue
@@ -181,11 +186,11 @@ class _Line:
             if name in self.short and not (value or (rest or [""])[0]).startswith("{"):
                 name = f"{name}.{self.short[name]}"
             if value is None and name in self.switches:
-                value = rest.pop(0) if rest and rest[0].lower() in ("true", "false", "null", "none") else "true"
+                value = rest.pop(0) if rest and rest[0].lower() in ("null", "none", *_SWITCHED) else "true"
             if value is None:
                 following = _FLAG.fullmatch(rest[0]) if rest else None
                 if not rest or following:
-                    self.problems.append(f"--{name} needs a value: {self._expected(name)}")
+                    self.problems.append(f"--{flag[2:]} needs a value: {PLACES.get(_leaf(name), self._expected(name))}")
                     if following and not self._known(following[1][2:].replace("-", "_")):
                         self.problems[-1] += f", written --{name}={rest.pop(0)} where it starts with dashes"
                     continue
@@ -247,9 +252,14 @@ class _Line:
         except ValueError as e:
             self.problems += str(e).splitlines()
             return
+        command = Path(path).parent.name  # of a recipe
+        if command != self.name and not Path(name).expanduser().is_file():
+            self.problems.append(f"config={name!r} is a recipe of `litlm {command}`")
+            return
         if content is not None and not isinstance(content, dict):
             self.problems.append(f"{path} must hold options, such as {self.required[0]}: ..., not {_shown(content)}")
         elif content:
+            self.given_by_file = set()
             self._spread(content, path)
 
     def _read_group(self, name: str, value: str) -> None:
@@ -268,6 +278,9 @@ class _Line:
         for key, value in content.items():
             name = f"{prefix}{key}"
             if name in self.types:
+                if file and name in self.given_by_file:
+                    self.problems.append(f"{place}{name} is given twice; leave one out")
+                self.given_by_file.add(name)
                 self._set(name, [value] if name in self.lists and isinstance(value, str) else value, file)
             elif name not in self.groups:
                 self.problems.append(f"{place}{name} is unknown. {self._hint(name, flags=not file)}".rstrip())
@@ -280,14 +293,21 @@ class _Line:
                 self.problems.append(f"{place}{name} must be a mapping such as {{{_leaf(inside)}: ...}}, not {value!r}")
 
     def _set(self, name: str, value: Any, file: str | None) -> None:
-        kinds = self.types.get(name, ())
+        kinds, place = self.types.get(name, ()), f"{file}: " if file else "--"
         if _leaf(name) in PLACES:
             if value == "" or isinstance(value, list) and "" in value:
-                self.problems.append(f"{f'{file}: ' if file else '--'}{name} is empty; name a {PLACES[_leaf(name)]}")
+                self.problems.append(f"{place}{name} is empty; name a {PLACES[_leaf(name)]}")
             if isinstance(value, str):
                 value = os.path.expanduser(value)  # as the shell does, but for --out_dir=~/x
             elif isinstance(value, list):
                 value = [os.path.expanduser(v) if isinstance(v, str) else v for v in value]
+        if bool in kinds and isinstance(value, str):
+            value = _SWITCHED.get(value.lower(), value)
+        if name == "out_dir" and isinstance(value, str):
+            path = Path(value)
+            there = next(p for p in (path, *path.parents) if p.exists() or p == p.parent)
+            if not there.is_dir():
+                self.problems.append(f"{place}out_dir={value!r}: {there} is a file; name a directory")
         if type(None) in kinds and value in ("None", "none"):
             value = None
         if name in self.lists and value is None:

@@ -75,7 +75,8 @@ def locate(source: str | Path) -> Path | NamedDataset:
     """What `source` means; ValueError with the closest names if it means nothing. Reads and fetches nothing."""
     path = Path(source).expanduser()
     if path.is_dir():
-        raise ValueError(f"{path} can't be read: it is a folder; name one file ({', '.join(_EXTENSIONS)}) in it")
+        forms = ", ".join(_EXTENSIONS)
+        raise ValueError(f"{path} can't be read: it is a folder; name files in it ({forms}), such as {path}/*.jsonl")
     if path.exists():
         return path
     text = str(source)
