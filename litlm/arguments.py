@@ -98,20 +98,26 @@ def make_parser(name: str, command: Command) -> Any:
     return parser
 
 
+def recipes() -> dict[str, Path]:
+    """The recipes in config_hub, by name (finetune/llama-3.2-1b-lora); an installed litlm carries them inside it."""
+    found: dict[str, Path] = {}
+    package = Path(__file__).parent
+    for hub in (package.parent / "config_hub", package / "config_hub"):
+        found |= {path.relative_to(hub).as_posix().removesuffix(".yaml"): path for path in hub.glob("*/*.yaml")}
+    return found
+
+
 def recipe(name: str) -> str:
-    """The path of a recipe: a file, or the name of one in config_hub (which an installed litlm carries inside it)."""
+    """The path of a recipe: a YAML file, or the name of one in config_hub."""
     path = Path(name).expanduser()
     if path.is_file():
         return str(path)
     if not name:
         raise ValueError("config is empty; name a YAML file or a recipe")
-    known: dict[str, Path] = {}
-    package = Path(__file__).parent
+    known = recipes()
     short = path.as_posix().removeprefix("config_hub/").removesuffix(".yaml")
-    for hub in (package / "config_hub", package.parent / "config_hub"):
-        if (found := hub / f"{short}.yaml").is_file():
-            return str(found)
-        known |= {path.relative_to(hub).with_suffix("").as_posix(): path for path in hub.glob("*/*.yaml")}
+    if short in known:
+        return str(known[short])
     if path.is_dir():
         inside = sorted(path.glob("*.y*ml"))
         hint = f" Did you mean {', '.join(map(str, inside[:5]))}?" if inside else ""
@@ -139,7 +145,7 @@ class _Line:
         options = [a for a in parser._actions if a.option_strings and a.dest not in ("help", "config", "print_config")]
         names = [action.dest for action in options]
         self.groups = [name for name in names if any(other.startswith(f"{name}.") for other in names)]
-        self.types = {a.dest: _options(getattr(a, "_typehint", None)) for a in options if a.dest not in self.groups}
+        self.types = {a.dest: options_of(getattr(a, "_typehint", None)) for a in options if a.dest not in self.groups}
         self.required = [action.dest for action in options if action.required]
         self.lists = [name for name, kinds in self.types.items() if tuple[str, ...] in kinds]
         self.switches = [name for name, kinds in self.types.items() if bool in kinds]
@@ -148,6 +154,7 @@ class _Line:
         self.values: dict[str, _Value] = {}
         self.problems: list[str] = []
         self.given_by_file: set[str] = set()
+        self.mistypes: set[str] = set()
         self.help = self.print_config = False
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -190,7 +197,7 @@ class _Line:
             if value is None:
                 following = _FLAG.fullmatch(rest[0]) if rest else None
                 if not rest or following:
-                    self.problems.append(f"--{flag[2:]} needs a value: {PLACES.get(_leaf(name), self._expected(name))}")
+                    self.problems.append(f"--{flag[2:]} needs a value: {self._expected(name, flag=True)}")
                     if following and not self._known(following[1][2:].replace("-", "_")):
                         self.problems[-1] += f", written --{name}={rest.pop(0)} where it starts with dashes"
                     continue
@@ -352,15 +359,19 @@ class _Line:
         """What the parser says about a value, in words for people. The value is taken out, so that others are seen."""
         key = re.search(r'Parser key "([^"]+)"', message)
         name = next((n for n in self.values if key and (n == key[1] or n.startswith(f"{key[1]}."))), None)
-        if name is None:
+        if name is None or name in self.mistypes:
             raise ValueError(message.strip())
+        self.mistypes.add(name)
         given = self.values.pop(name)
         if name in self.required:
-            self.values[name] = _Value(["-"] if name in self.lists else "-")
+            kind = self.types[name][0]
+            text = str(typing.get_args(kind)[0]) if typing.get_origin(kind) is Literal else "-"
+            self.values[name] = _Value([text] if name in self.lists else text)
         wrong = given.value
         if name in self.lists and isinstance(wrong, list):
             wrong = next((value for value in wrong if not isinstance(value, str)), wrong)
-        quote = "; put it in quotes" if str in self.types[name] and not isinstance(wrong, (list, dict)) else ""
+        text = str in self.types[name] or name in self.lists
+        quote = "; put it in quotes" if text and not isinstance(wrong, (list, dict)) else ""
         place = f"{given.file}: " if given.file else "--"
         return f"{place}{name} must be {self._expected(name)}, not {_shown(wrong)}{quote}."
 
@@ -369,10 +380,12 @@ class _Line:
             name.startswith(f"{mapping}.") for mapping in self.mappings
         )
 
-    def _expected(self, name: str) -> str:
-        """What may stand after --name, in words."""
+    def _expected(self, name: str, *, flag: bool = False) -> str:
+        """What the value of an option may be, in words. flag: behind --name, where anything is text."""
         if name == "config":
             return "a YAML file or a recipe"
+        if flag and (place := PLACES.get(_leaf(name))):
+            return f"a {place}"
         words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null",
                  tuple[str, ...]: "text, or a list of texts"}  # fmt: skip
         found: list[str] = []
@@ -400,7 +413,7 @@ class _Line:
         return f"Did you mean {' or '.join(shown)}?"
 
 
-def _options(kind: Any) -> tuple[Any, ...]:
+def options_of(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 

@@ -53,6 +53,10 @@ COMMANDS = {
     "download": Command(
         "DownloadCommand", "litlm.cli:download", "model", example="litlm download smollm2-135m-instruct",
     ),
+    "completion": Command(
+        "CompletionCommand", "litlm.completion:completion", "shell",
+        example='litlm completion bash > ~/.local/share/bash-completion/completions/litlm',
+    ),
     "new-family": Command(
         "NewFamilyCommand", "litlm.scaffold:new_family", "source", example="litlm new-family path/to/config.json",
     ),
@@ -72,6 +76,7 @@ SUMMARIES = {
     "models": "list the models known by name",
     "describe": "a model's architecture, parameters and memory",
     "download": "fetch a model",
+    "completion": "complete commands and options in your shell",
     "new-family": "draft the file that teaches litlm a new architecture",
 }
 
