@@ -57,10 +57,11 @@ def parse(name: str, command: Command, argv: list[str]) -> Any:
         parser.print_help()
         raise SystemExit(0)
     problems = line.problems or line.missing()
-    config: Any = None
-    while config is None and not (line.problems or line.missing()):
+    config = None
+    while not (line.problems or line.missing()):
         try:
             config = parser.parse_args(line.written_out())
+            break
         except ArgumentError as e:
             problems.append(line.mistyped(str(e)))
     if problems:
@@ -69,6 +70,7 @@ def parse(name: str, command: Command, argv: list[str]) -> Any:
         if len(sentences) == 1:
             raise ValueError(f"{sentences[0]} {help}")
         raise ValueError("\n".join(["the options can't be used:", *(f"- {text}" for text in sentences), help]))
+    assert config is not None
     config.pop("config", None)
     return getattr(import_module("litlm.settings"), command.settings)(**vars(parser.instantiate(config)))
 

@@ -41,8 +41,9 @@ def script(shell: str) -> str:
         for dest, option in options.items():
             if dest == "help" or option.help == argparse.SUPPRESS:
                 continue
+            whole: str = short.get(dest, dest)
             text = " ".join((option.help or "").split()).split(". ")[0].replace("%", "%%")
-            kinds = options_of(getattr(options[short.get(dest, dest)], "_typehint", None))
+            kinds = options_of(getattr(options[whole], "_typehint", None))
             if bool in kinds or dest == "print_config":
                 parser.add_argument(*option.option_strings, action="store_true", help=text)
                 continue
@@ -50,7 +51,7 @@ def script(shell: str) -> str:
             if dest == command.positional:
                 many = tuple[str, ...] in kinds
                 flags.append(parser.add_argument("positional", nargs="*" if many else "?", help=text))
-            place = PLACES.get(short.get(dest, dest).rpartition(".")[2])
+            place = PLACES.get(whole.rpartition(".")[2])
             choices = [str(c) for kind in kinds if typing.get_origin(kind) is Literal for c in typing.get_args(kind)]
             complete: Any = None
             if dest == "config" and own:
