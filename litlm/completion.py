@@ -41,7 +41,7 @@ def script(shell: str) -> str:
         for dest, option in options.items():
             if dest == "help" or option.help == argparse.SUPPRESS:
                 continue
-            whole: str = short.get(dest, dest)
+            whole: Any = short.get(dest, dest)
             text = " ".join((option.help or "").split()).split(". ")[0].replace("%", "%%")
             kinds = options_of(getattr(options[whole], "_typehint", None))
             if bool in kinds or dest == "print_config":

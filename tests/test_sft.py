@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,10 +168,8 @@ def test_wrong_records_are_all_named_with_what_they_hold(tmp_path: Path, llm: LL
     with pytest.raises(ValueError, match="The data can't be used") as e:
         load(write(tmp_path / "d", [ALPACA[0], *(record for record, _ in wrong), ALPACA[0]]), llm)
     found = str(e.value).splitlines()[1:]
-    assert len(found) == len(wrong)
-    for number, (line, (_, text)) in enumerate(zip(found, wrong, strict=True), 2):
-        assert f"line {number}:" in line
-        assert text in line
+    for number, (_, text) in enumerate(wrong, 2):  # equal problems share a line
+        assert [line for line in found if text in line and re.search(rf"lines?\b[\d, ]* {number}\b", line)], text
 
 
 def test_very_many_wrong_records_are_counted(tmp_path: Path, llm: LLM) -> None:
