@@ -20,6 +20,7 @@ from litlm.config import Config, LayerConfig
 from litlm.settings import DescribeCommand, MethodSettings, ModelsCommand
 from litlm.zoo import ModelInfo, find_model, get_model, list_models
 
+_YAML = (".yaml", ".yml")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # What a plain Llama looks like: `describe` shows the differences.
@@ -169,20 +170,20 @@ def _model(model: str, settings: DescribeCommand, places: dict[str, int]) -> tup
 
 def config_named(model: str) -> Config:
     """The config that a name means: of a zoo model, a checkpoint, a config.json, or a YAML file."""
-    if model.lower().endswith((".yaml", ".yml")):
-        return Config.from_yaml(model)
     return _find(model)[0]
 
 
 def _find(model: str) -> tuple[Config, ModelInfo | None]:
     """A path goes before a hub id, a zoo name before both."""
     path, info = Path(model), find_model(model)
-    if info is None and path.exists():
+    if info is None and (path.exists() or path.suffix.lower() in _YAML):
         return _config_of(path), None
     return Config.from_name(model), get_model(model)
 
 
 def _config_of(path: Path) -> Config:
+    if path.suffix.lower() in _YAML:
+        return Config.from_yaml(path)
     # GGUF files and LitGPT's directories are read by code that imports torch.
     if path.suffix.lower() == ".gguf":
         from litlm.checkpoint.gguf import GGUFSource

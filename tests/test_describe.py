@@ -309,6 +309,12 @@ def test_several_models_side_by_side(say: Say, tmp_path: Path, monkeypatch: pyte
     assert both == [json.loads(say("describe", name, "--json")) for name in ("gpt2", "llama-3.2-1b")]
 
 
+def test_describe_of_a_config_in_yaml(say: Say, tmp_path: Path) -> None:
+    config = Config(vocab_size=50, n_layer=2, n_embd=16, n_head=2)
+    config.to_yaml(tmp_path / "c.yaml")
+    assert json.loads(say("describe", tmp_path / "c.yaml", "--json"))["parameters"] == config.n_parameters()
+
+
 def test_all_models_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["describe", "gpt2", "gpt2x", "no-such"])

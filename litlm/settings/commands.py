@@ -56,7 +56,8 @@ class DescribeCommand:
     """Show a model's architecture, its parameters, and what it needs; or what an adapter is. Compares several.
 
     Args:
-        model: Zoo names, checkpoint directories, .gguf files, or directories of adapters.
+        model: Zoo names, checkpoint directories, .gguf files, YAML files with fields of Config, or directories of
+            adapters.
         dtype: Of weights and cache, for the memory they take.
         batch_size: Rows that are generated at once, for the cache.
         context: Tokens in a row, for cache and operations; without it 4096, or all where a model has fewer.
