@@ -4,29 +4,17 @@ YAML) and a function. `litlm --help` reads the table alone, and a command import
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from litlm import arguments, hints
+from litlm.arguments import Command, recipe
 
-@dataclass(frozen=True)
-class Command:
-    """settings: class in litlm.settings. run: module:function that takes it. positional: field given without a flag.
-
-    short: for `--group VALUE`, the field of the group that VALUE means.
-    """
-
-    settings: str
-    run: str
-    positional: str | None = None
-    short: tuple[tuple[str, str], ...] = ()
-    example: str = ""
+__all__ = ["COMMANDS", "SUMMARIES", "Command", "main", "parse", "recipe"]
 
 
 COMMANDS = {
@@ -65,6 +53,10 @@ COMMANDS = {
     "download": Command(
         "DownloadCommand", "litlm.cli:download", "model", example="litlm download smollm2-135m-instruct",
     ),
+    "completion": Command(
+        "CompletionCommand", "litlm.completion:completion", "shell",
+        example='litlm completion bash > ~/.local/share/bash-completion/completions/litlm',
+    ),
     "new-family": Command(
         "NewFamilyCommand", "litlm.scaffold:new_family", "source", example="litlm new-family path/to/config.json",
     ),
@@ -84,6 +76,7 @@ SUMMARIES = {
     "models": "list the models known by name",
     "describe": "a model's architecture, parameters and memory",
     "download": "fetch a model",
+    "completion": "complete commands and options in your shell",
     "new-family": "draft the file that teaches litlm a new architecture",
 }
 
@@ -91,7 +84,9 @@ SUMMARIES = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `litlm`."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if argv[:1] == ["help"]:  # litlm help chat
+        argv = [*argv[1:2], "--help"]
+    if not argv or argv[0] in ("-h", "--help"):
         print(overview())
         return
     if argv[0] in ("-V", "--version"):
@@ -100,19 +95,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"litlm {__version__}")
         return
     if argv[0] not in COMMANDS:
-        import difflib
-
-        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        fail(f"litlm has no command {argv[0]!r}.{hint} `litlm --help` lists all commands.", code=2)
+        fail(f"{hints.command(argv[0], COMMANDS)} `litlm --help` lists all commands.", code=2)
+    code = 2  # as argparse and shells have it for arguments that can't be used
     try:
         settings = parse(argv[0], argv[1:])
+        code = 1
         module, _, function = COMMANDS[argv[0]].run.partition(":")
         getattr(import_module(module), function)(settings)
     except ValueError as e:
         if os.environ.get("LITLM_DEBUG"):
             raise
-        fail(str(e))
+        fail(str(e), code)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(130)
@@ -145,167 +138,7 @@ def overview() -> str:
 
 def parse(name: str, argv: list[str]) -> Any:
     """The command's settings from its arguments."""
-    from jsonargparse import ArgumentParser
-
-    class Parser(ArgumentParser):
-        """Says in one line what is wrong, with the closest option."""
-
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            fail(f"{explain(message, flags, place.strip())} `litlm {name} --help` lists the options.", code=2)
-
-    command = COMMANDS[name]
-    cls = getattr(import_module("litlm.settings"), command.settings)
-    place = f" {command.positional.upper()}" if command.positional else ""
-    epilog = f"example: {command.example}" if command.example else None
-    parser = Parser(prog=f"litlm {name}", usage=f"litlm {name}{place} [options]", epilog=epilog)
-    parser.add_argument(
-        "--config", action="config", help="YAML file with these options, or the name of a recipe; flags override it"
-    )
-    parser.add_class_arguments(cls, fail_untyped=True)
-    groups = dict(command.short)
-    kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
-    lists = {name for name, kind in kinds.items() if kind == tuple[str, ...]}
-    switches = {name for name, kind in kinds.items() if kind is bool}
-    flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
-    for action in parser._actions:
-        if action.dest in groups:
-            action.metavar = groups[action.dest].upper()
-            action.help = f"Short for --{action.dest}.{groups[action.dest]}."
-        elif action.dest in lists:
-            action.metavar = "TEXT"
-            action.help = f"{action.help} May be repeated."
-    config = parser.parse_args(_rewrite(argv, command, lists, switches))
-    config.pop("config", None)
-    return cls(**vars(parser.instantiate(config)))
-
-
-def explain(message: str, flags: list[str], positional: str) -> str:
-    """A parser's complaint in words for people: what to type instead, where that can be told."""
-    import difflib
-
-    message = message.strip().rstrip(".")
-    if message.startswith("unrecognized arguments:"):
-        wrong = message.split(":", 1)[1].split()[0].partition("=")[0]
-        if not wrong.startswith("-"):
-            first = f"{positional} comes first, and everything else" if positional else "Everything"
-            return f"{wrong!r} is not expected here. {first} is given with its flag, as in --flag value."
-        leaves = [flag for flag in flags if flag.rpartition(".")[2] == wrong.lstrip("-")]
-        close = leaves or difflib.get_close_matches(wrong, flags, n=1)
-        return f"{wrong} is unknown." + (f" Did you mean {close[0]}?" if close else "")
-    wrong = re.search(r'Parser key "([^"]+)":\s*(?:.*Subtypes: \[(.*?)\]\n|Expected an? )(.*)', message, re.S)
-    if wrong:
-        key, kinds, rest = wrong.groups()
-        if kinds is None:
-            kinds, _, given = rest.partition(". Got value: ")
-        else:
-            given = rest.partition("Given value:")[2]
-        return f"--{key} must be {_kinds(kinds)}, not {given.strip()!r}."
-    if "arguments are required:" in message or "Key" in message and "required" in message:
-        return message[0].upper() + message[1:] + "."
-    return message + "."
-
-
-def _kinds(types: str) -> str:
-    """Types as the parser writes them, in words."""
-    words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null",
-             "dict": "a mapping such as {key: value}", "tuple": "a list"}  # fmt: skip
-    found: list[str] = []
-    for name, choices in re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]", types):
-        found.extend([str(words.get(name, name))] if name else re.findall(r"'([^']*)'", choices))
-    *most, last = found or [types]
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def _rewrite(argv: list[str], command: Command, lists: set[str], switches: set[str]) -> list[str]:
-    """Write out what the command line leaves unsaid: the positional argument's flag, `--data FILE`, the path of a
-    recipe, `true` behind a switch, and the brackets of a list (`--stop A --stop B`).
-    """
-    configs: list[str] = []  # first, because what comes later wins
-    out: list[str] = []
-    texts: dict[str, list[str]] = {}
-    groups = dict(command.short)
-    rest = list(argv)
-    first = 0
-    while command.positional and rest[first:] and not rest[first].startswith("-"):
-        rest[first] = f"--{command.positional}={rest[first]}"
-        first += 1
-        if command.positional not in lists:
-            break
-    while rest:
-        flag, eq, value = rest.pop(0).partition("=")
-        if flag.startswith("--"):
-            flag = "--" + flag[2:].replace("-", "_")  # --max-new-tokens is as good
-        if flag == "--auto":
-            flag, eq, value = "--train.micro_batch_size", "=", "auto"
-        name = flag.removeprefix("--") if flag.startswith("--") else ""
-        if name in groups:
-            name = f"{name}.{groups[name]}"
-            flag = f"--{name}"
-        if name in switches and not eq and (not rest or rest[0].lower() not in ("true", "false")):
-            eq, value = "=", "true"
-        if name in (*lists, "config") and (eq or rest):
-            value = value if eq else rest.pop(0)
-            if name in lists:
-                texts.setdefault(name, []).extend(_texts(value))
-            else:
-                configs.append(f"--config={_spelled_out(recipe(value), groups, lists)}")
-            continue
-        out.append(flag + eq + value)
-    return configs + out + [f"--{name}={json.dumps(values, ensure_ascii=False)}" for name, values in texts.items()]
-
-
-def _spelled_out(path: str, groups: dict[str, str], lists: set[str]) -> str:
-    """A YAML file in which a group is one value (`method: lora`), or a list one text, as YAML with the whole form."""
-    import copy
-
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return path  # the parser says what is wrong
-    if not isinstance(content, dict):
-        return path
-    whole = copy.deepcopy(content)
-    for group, leaf in groups.items():
-        if group in whole and not isinstance(whole[group], dict):
-            whole[group] = {leaf: whole[group]}
-    for name in lists:
-        *parents, leaf = name.split(".")
-        place: Any = whole
-        for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None
-        if isinstance(place, dict) and isinstance(place.get(leaf), str):
-            place[leaf] = [place[leaf]]
-    return path if whole == content else yaml.safe_dump(whole, sort_keys=False)
-
-
-def _texts(value: str) -> list[str]:
-    """One text, or several as a YAML list: [a, b]."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(value) if value.startswith("[") else None
-    except yaml.YAMLError:
-        found = None
-    return found if isinstance(found, list) else [value]
-
-
-def recipe(name: str) -> str:
-    """The path of a recipe: a file, or the name of one in config_hub (which an installed litlm carries inside it)."""
-    if Path(name).is_file():
-        return name
-    known: dict[str, Path] = {}
-    package = Path(__file__).parent
-    for hub in (package / "config_hub", package.parent / "config_hub"):
-        if (found := hub / f"{name}.yaml").is_file():
-            return str(found)
-        known |= {path.relative_to(hub).with_suffix("").as_posix(): path for path in hub.glob("*/*.yaml")}
-    import difflib
-
-    close = sorted(n for n in known if n.startswith(name)) or difflib.get_close_matches(name, known, n=3, cutoff=0.7)
-    hint = f" Did you mean {', '.join(close[:5])}?" if close else ""
-    raise ValueError(f"config={name!r} is neither a file nor a recipe.{hint}")
+    return arguments.parse(name, COMMANDS[name], argv)
 
 
 # --- commands that are a few lines -----------------------------------------------------------------------------------

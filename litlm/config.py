@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from litlm.counts import attention_size, mlp_size, moe_size, norm_size
-from litlm.plain import build, type_problems
+from litlm.plain import build, read_yaml, type_problems
 from litlm.slots import (
     AttentionConfig,
     DynamicScaling,
@@ -406,14 +406,7 @@ class Config:
     @classmethod
     def from_yaml(cls, path: str | Path) -> Config:
         """Read a file written by `to_yaml`, or by hand; fields left out have their defaults."""
-        import yaml
-
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as e:
-            raise ValueError(f"{path} can't be read ({e.strerror or e})") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as e:
-            raise ValueError(f"{path} is not valid YAML: {e}") from None
+        data = read_yaml(path)
         if not isinstance(data, dict):
             raise ValueError(f"{path} must hold a mapping of config fields")
         try:

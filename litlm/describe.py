@@ -20,6 +20,7 @@ from litlm.config import Config, LayerConfig
 from litlm.settings import DescribeCommand, MethodSettings, ModelsCommand
 from litlm.zoo import ModelInfo, find_model, get_model, list_models
 
+_YAML = (".yaml", ".yml")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # What a plain Llama looks like: `describe` shows the differences.
@@ -140,36 +141,49 @@ def _print_models(found: list[tuple[ModelInfo, Config]]) -> None:
 
 
 def describe(settings: DescribeCommand) -> None:
-    path = Path(settings.model)
-    if (path / "adapter_config.json").is_file():
-        _describe_adapter(path, settings)
-        return
-    config, info = _find(settings.model, settings.ignore_fields)
-    title = str(path) if info is None else f"{info.name} ({info.hub_id}, {info.license})"
-    found = needs(config, settings)
+    places = machine()
+    described, problems = [], []
+    for model in settings.model:
+        try:
+            is_adapter = (Path(model) / "adapter_config.json").is_file()
+            described.append(_adapter(Path(model), settings) if is_adapter else _model(model, settings, places))
+        except ValueError as e:
+            problems.append(str(e))
+    if problems:
+        raise ValueError("\n".join(problems))
     if settings.json:
-        entry = {} if info is None else _entry(info, config)
-        print(json.dumps(entry | found | {"machine": machine(), "config": config.to_dict()}, indent=2))
+        facts = [facts for _, _, facts in described]
+        print(json.dumps(facts[0] if len(facts) == 1 else facts, indent=2))
     else:
-        _print(title, _rows(config, found, settings))
+        _print({title: rows for title, rows, _ in described})
+
+
+def _model(model: str, settings: DescribeCommand, places: dict[str, int]) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """Title, rows to print, and facts for scripts."""
+    config, info = _find(model, settings.ignore_fields)
+    title = model if info is None else f"{info.name} ({info.hub_id}, {info.license})"
+    found = needs(config, settings)
+    entry = {} if info is None else _entry(info, config)
+    facts = entry | found | {"machine": places, "config": config.to_dict()}
+    return title, _rows(config, found, settings, places), facts
 
 
 def config_named(model: str, ignore_fields: Collection[str] = ()) -> Config:
     """The config that a name means: of a zoo model, a checkpoint, a config.json, or a YAML file."""
-    if model.lower().endswith((".yaml", ".yml")):
-        return Config.from_yaml(model)
     return _find(model, ignore_fields)[0]
 
 
 def _find(model: str, ignore_fields: Collection[str] = ()) -> tuple[Config, ModelInfo | None]:
     """A path goes before a hub id, a zoo name before both."""
     path, info = Path(model), find_model(model)
-    if info is None and path.exists():
+    if info is None and (path.exists() or path.suffix.lower() in _YAML):
         return _config_of(path, ignore_fields), None
     return Config.from_name(model), get_model(model)
 
 
 def _config_of(path: Path, ignore_fields: Collection[str]) -> Config:
+    if path.suffix.lower() in _YAML:
+        return Config.from_yaml(path)
     # GGUF files and LitGPT's directories are read by code that imports torch.
     if path.suffix.lower() == ".gguf":
         from litlm.checkpoint.gguf import GGUFSource
@@ -285,7 +299,7 @@ def seen(context: int, layer: LayerConfig) -> float:
     return (upto(window) + (context - window) * window) / context
 
 
-def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand) -> dict[str, str]:
+def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand, places: dict[str, int]) -> dict[str, str]:
     n, active, context = found["parameters"], found["active_parameters"], found["context"]
     mlp = f"MLP {config.intermediate_size} ({config.mlp.kind})"
     if config.moe is not None:
@@ -322,7 +336,7 @@ def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand) -> d
         "operations": f"{count(found['forward_flops_per_token'])} FLOPs a token forward, "
         f"{count(found['training_flops_per_token'])} in training, in rows of {context:,} tokens",
     }
-    for place, total in machine().items():
+    for place, total in places.items():
         fits = {"generation": "generation_bytes", "LoRA": "lora_bytes", "full training": "training_bytes"}
         answers = [f"{what} {'fits' if found[key] <= total else 'does not fit'}" for what, key in fits.items()]
         rows[place] = f"{size(total)}: {', '.join(answers)}"
@@ -403,7 +417,8 @@ def _unlike(mine: Any, plain: Any, prefix: str = "") -> Iterator[str]:
 # --- adapters ------------------------------------------------------------------------------------------------------
 
 
-def _describe_adapter(path: Path, settings: DescribeCommand) -> None:
+def _adapter(path: Path, settings: DescribeCommand) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """Title, rows to print, and facts for scripts."""
     adapter = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     base, trained = adapter.get("base_model_name_or_path"), _tensors(path / "adapter_model.safetensors")
     known = isinstance(base, str) and (find_model(base) is not None or Path(base).is_dir())
@@ -414,9 +429,6 @@ def _describe_adapter(path: Path, settings: DescribeCommand) -> None:
         alpha=adapter.get("lora_alpha"), dropout=adapter.get("lora_dropout"),
         targets=[targets] if isinstance(targets, str) else sorted(targets), trainable_parameters=trained,
     )  # fmt: skip
-    if settings.json:
-        print(json.dumps(facts, indent=2))
-        return
     share = "" if trained is None or total is None else f", {trained / total:.2%} of the base model's {count(total)}"
     rows = {
         "adapter": f"{facts['adapter']}, r={facts['r']}, alpha={facts['alpha']}, dropout={facts['dropout']}",
@@ -424,7 +436,7 @@ def _describe_adapter(path: Path, settings: DescribeCommand) -> None:
         "targets": ", ".join(facts["targets"]),
         "trainable": "no adapter_model.safetensors here" if trained is None else f"{trained:,} parameters{share}",
     }
-    _print(str(path), rows)
+    return str(path), rows, facts
 
 
 def _tensors(path: Path) -> int | None:
@@ -443,15 +455,23 @@ def _tensors(path: Path) -> int | None:
     return total
 
 
-def _print(title: str, rows: dict[str, str]) -> None:
+def _print(described: dict[str, dict[str, str]]) -> None:
+    """One model as a list of facts, several side by side."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    several = len(described) > 1
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
-    grid.add_column()
-    for key, value in rows.items():
-        grid.add_row(key, value)
+    for _ in described:
+        grid.add_column(overflow="fold", ratio=1 if several else None)
+    if several:
+        grid.add_row("", *(f"[bold]{escape(title)}[/bold]" for title in described))
+    names = dict.fromkeys(name for rows in described.values() for name in rows)
+    for name in names:
+        grid.add_row(name, *(escape(rows.get(name, "")) for rows in described.values()))
     console = Console(highlight=False)
-    console.print(title, style="bold", markup=False, soft_wrap=True)
+    if not several:
+        console.print(*described, style="bold", markup=False, soft_wrap=True)
     console.print(grid)

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from plain data (YAML, JSON), with every problem reported at once; no torch."""
+"""YAML files, and frozen dataclasses from plain data, with every problem reported at once; no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,87 @@ import difflib
 import functools
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal
+
+# --- YAML ----------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds. ValueError where it can't be read, is no YAML, or gives a key twice."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as e:
+        raise ValueError(f"{path} can't be read ({e.strerror or e})") from None
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is not valid YAML: it is not UTF-8 text ({e.reason})") from None
+    return load_yaml(text, path)
+
+
+def load_yaml(text: str, where: str | Path) -> Any:
+    """What YAML text holds; None where it holds nothing. where: names it in messages.
+
+    Unlike yaml.safe_load: a key that stands twice in a mapping is an error (there the last one wins without a word),
+    1e-5 is a number as in YAML 1.2, and a date is text.
+    """
+    import yaml
+
+    try:
+        loader = _loader()(text)
+        node = loader.get_single_node()
+        repeated = _repeated_keys(node, loader, "", set())
+        value = None if node is None or repeated else loader.construct_document(node)
+    except yaml.MarkedYAMLError as e:
+        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        raise ValueError(f"{where} is not valid YAML: {e.problem or e.context}{line}") from None
+    except (yaml.YAMLError, ValueError) as e:
+        raise ValueError(f"{where} is not valid YAML: {' '.join(str(e).split())}") from None
+    if repeated:
+        raise ValueError("\n".join(f"{where}, {problem}" for problem in repeated))
+    return value
+
+
+@functools.cache
+def _loader() -> Any:
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Safe, with numbers as people write them."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    exponent = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
+    return Loader
+
+
+def _repeated_keys(node: Any, loader: Any, prefix: str, seen: set[int]) -> list[str]:
+    """Where a key stands for the second time, all of them. Walks the nodes, because a dict has lost the first one."""
+    import yaml
+
+    if id(node) in seen:  # an alias
+        return []
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        return [problem for item in node.value for problem in _repeated_keys(item, loader, prefix, seen)]
+    found: list[str] = []
+    lines: dict[Any, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = "?"
+        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+            name, line = loader.construct_object(key), key.start_mark.line + 1
+            if name in lines:
+                found.append(f"line {line}: {prefix}{name} is given twice, first in line {lines[name]}; leave one out")
+            lines[name] = line
+        found += _repeated_keys(value, loader, f"{prefix}{name}.", seen)
+    return found
+
+
+# --- dataclasses -----------------------------------------------------------------------------------------------------
 
 
 @functools.cache

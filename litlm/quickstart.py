@@ -46,7 +46,7 @@ def quickstart(settings: QuickstartCommand) -> None:
     with resources.as_file(resources.files("litlm.data") / "quickstart" / "litlm_facts.jsonl") as facts:
         run = FinetuneSettings(
             model=settings.model,
-            data=DataSettings(path=str(facts), val_fraction=0.08),
+            data=DataSettings(path=(str(facts),), val_fraction=0.08),
             method=MethodSettings(r=16, alpha=32),
             train=settings.train,
             out_dir=str(out / "run"),

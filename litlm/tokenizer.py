@@ -32,7 +32,7 @@ _SIDE_FILES = (
     "merges.txt",
 )
 TEMPLATES = "additional_chat_templates"  # where transformers 5 keeps those with a name
-FILES = (*_FILES, *_SIDE_FILES, f"{TEMPLATES}/*")  # all that a tokenizer may have in a directory
+FILES = (*_FILES, *_SIDE_FILES, f"{TEMPLATES}/*.jinja")  # all that a tokenizer may have in a directory
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 

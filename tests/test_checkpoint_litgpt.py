@@ -485,7 +485,7 @@ def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
     [
         (CASES[0], {"qk_clip": 3.0, "sparse": True}, ["qk_clip=3.0", "sparse=True", "not a field"]),
         (CASES[0], {"latent_attention": {"q_lora_rank": 8}, "n_layer": 0}, ["latent_attention=", "n_layer=0"]),
-        (CASES[0], {"norm_eps": "1e-5", "rope_local_base_freq": 0}, ["norm_eps='1e-5'", "rope_local_base_freq=0"]),
+        (CASES[0], {"norm_eps": "tiny", "rope_local_base_freq": 0}, ["norm_eps='tiny'", "rope_local_base_freq=0"]),
         (CASES[0], {"norm_class_name": "FusedRMSNorm"}, ["norm_class_name='FusedRMSNorm'", "'RMSNorm'"]),
         (CASES[0], {"mlp_class_name": "MyMLP"}, ["mlp_class_name='MyMLP'", "'GemmaMLP'"]),
         (CASES[0], {"rope_adjustments": _LLAMA3 | {"beta_fast": 3}}, ["YaRN", "other way round"]),

@@ -289,7 +289,7 @@ def test_lists_switches_and_groups() -> None:
     short = parse(
         "finetune", ["m", "--data", "d", "--method=lora", "--method.targets", "q_proj", "--method.targets=v_proj"]
     )
-    assert short.data.path == "d"
+    assert short.data.path == ("d",)
     assert short.method.targets == ("q_proj", "v_proj")
     assert parse("finetune", ["m", "--data.path=d"]) == parse("finetune", ["m", "--data=d"])
     assert parse("finetune", ["m", "--data", "d", "--train.grad_clip", "null"]).train.grad_clip is None
@@ -300,7 +300,7 @@ def test_the_options_of_training() -> None:
     assert parse("finetune", ["m", "--data", "d", "--auto"]).train.micro_batch_size == "auto"
     assert parse("finetune", ["m", "--data", "d", "--resume", "auto"]).resume == "auto"
     assert parse("finetune", ["m", "--data", "d", "--overwrite"]).overwrite is True
-    assert parse("finetune", ["m", "--data", "a", "--data", "b"]).data.path == "b"
+    assert parse("finetune", ["m", "--data", "a", "--data", "b"]).data.path == ("a", "b")
     train = parse(
         "finetune", ["m", "--data=d", "--train.lr=find", "--train.samples", "Once", "--train.samples=1, 2"]
     ).train
@@ -357,7 +357,7 @@ def test_flags_override_the_short_forms_of_yaml(tmp_path: Path) -> None:
     path.write_text("model: m\ndata: d.jsonl\nmethod: qlora\ntrain: {samples: [a, b]}\n")
     argv = ["--config", str(path), "--data", "e", "--method=lora", "--train.samples", "c"]
     settings = parse("finetune", argv)
-    assert (settings.data.path, settings.method.name, settings.train.samples) == ("e", "lora", ("c",))
+    assert (settings.data.path, settings.method.name, settings.train.samples) == (("e",), "lora", ("c",))
     assert parse("finetune", [*argv[:2], "--method.r", "4"]).method == MethodSettings(name="qlora", r=4)
 
 
@@ -378,7 +378,7 @@ def test_yaml_and_flags_that_override_it(tmp_path: Path) -> None:
         flags = ["other", "--train.lr", "0.1", "--data", "e", "--method.r=5"]
         assert parse("finetune", [*flags, *argv]) == parse("finetune", ["other", *argv, *flags[1:]])
     changed = parse("finetune", [*flags, *argv])
-    assert (changed.model, changed.data.path, changed.data.max_len, changed.seed) == ("other", "e", 77, 9)
+    assert (changed.model, changed.data.path, changed.data.max_len, changed.seed) == ("other", ("e",), 77, 9)
     assert (changed.train.lr, changed.train.epochs, changed.method.r) == (0.1, 3, 5)
 
 

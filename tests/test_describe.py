@@ -289,6 +289,41 @@ def test_describe_of_paths(say: Say, tmp_path: Path) -> None:
     assert found["parameters"] == _theirs("llama").num_parameters()
 
 
+def test_several_models_side_by_side(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gpt2", "r": 8}))
+    lines = say("describe", "gpt2", "llama-3.2-1b", tmp_path).splitlines()
+    rows = {line[:18].strip(): line for line in lines if line[:18].strip()}
+    for row, texts in {
+        "family": ("gpt2", "llama"),
+        "parameters": ("124,439,808", "1,235,814,400"),
+        "context": ("1,024 tokens", "131,072 tokens"),
+        "adapter": ("LORA, r=8",),
+        "base model": ("gpt2",),
+    }.items():
+        places = [rows[row].index(text) for text in texts]
+        assert places == sorted(places)
+        assert places == [rows["weights"].index(text) for text in ("249 MB", "2.47 GB")] or len(places) == 1
+    assert rows["adapter"].index("LORA") == rows["base model"].index("gpt2") > rows["weights"].index("2.47 GB")
+    both = json.loads(say("describe", "gpt2", "llama-3.2-1b", "--json"))
+    assert both == [json.loads(say("describe", name, "--json")) for name in ("gpt2", "llama-3.2-1b")]
+
+
+def test_describe_of_a_config_in_yaml(say: Say, tmp_path: Path) -> None:
+    config = Config(vocab_size=50, n_layer=2, n_embd=16, n_head=2)
+    config.to_yaml(tmp_path / "c.yaml")
+    assert json.loads(say("describe", tmp_path / "c.yaml", "--json"))["parameters"] == config.n_parameters()
+
+
+def test_all_models_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["describe", "gpt2", "gpt2x", "no-such"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "'gpt2x'. Did you mean 'gpt2'" in err
+    assert "'no-such'" in err
+
+
 @pytest.mark.parametrize(
     ("argv", "texts"),
     [

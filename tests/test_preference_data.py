@@ -246,6 +246,18 @@ def test_the_models_context_is_the_upper_end_of_max_len(tmp_path: Path, llm: LLM
     assert len(_read(tmp_path, [long], llm, max_len=1000)[0].chosen.ids) == 250
 
 
+def test_several_files_are_one_data_set(tmp_path: Path, llm: LLM) -> None:
+    a, b = ({"prompt": f"{n}?", "chosen": "yes " * n, "rejected": "no"} for n in (1, 2))
+    files = [_write(tmp_path / "1.jsonl", [a, b]), _write(tmp_path / "2.jsonl", [b])]
+    (tmp_path / "all").mkdir()
+    whole = _read(tmp_path / "all", [a, b, b], llm)
+    for path in (tuple(files), f"{tmp_path}/?.jsonl"):
+        data, _ = load_preference(PreferenceData(path=path, val_fraction=0), llm.tokenizer, llm.style, 250)
+        assert _pairs(data) == _pairs(whole)
+        assert data.notes[0].startswith(f"{files[0]} and 1 more: 3 pairs")
+        assert data.notes[1:] == (f"{files[0]}: 2 records", f"{files[1]}: 1 record")
+
+
 def test_validation_data(tmp_path: Path, llm: LLM) -> None:
     records = [dict(prompt=f"{i}?", chosen=f"{i} a", rejected=f"{i} b") for i in range(20)]
     text = lambda data: [llm.tokenizer.decode(_learned(p.chosen)).split()[0] for p in _pairs(data)]  # noqa: E731

@@ -535,7 +535,10 @@ def test_a_folder_may_move(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{bad", r"d\.jsonl, line 2: not valid JSON"),
-        ('{"body": "x", "id": 1}', r"d\.jsonl, line 2: no field 'text' among body, id; .* --text_key"),
+        (
+            '{"body": "x", "id": 1}',
+            r"d\.jsonl, line 2: no field 'text' among body, id; .* --text_key \(litlm pretrain: --data.text_key\)",
+        ),
         ('{"text": 5}', r"line 2: the field 'text' is a int, not text"),
         ('["x"]', r"line 2: a JSON list, where an object"),
         ("\udcff", r"line 2: not valid JSON"),

@@ -15,7 +15,8 @@ import pytest
 
 from litlm.data import sources
 from litlm.data.named import NamedDataset
-from litlm.data.records import locate, read_records
+from litlm.data.records import Sources, listed, locate, read_records
+from litlm.data.sources import expand
 from litlm.data.text import documents
 
 ALPACA = [
@@ -72,16 +73,67 @@ def test_broken_lines_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="The data can't be used") as e:
         list(rows)
     lines = str(e.value).splitlines()[1:]
-    assert [line.split(",")[1].split(":")[0].strip() for line in lines] == [f"line {n}" for n in (2, 4, 5, 6, 7)]
+    places = [line.removeprefix(f"- {path}, ").split(":")[0] for line in lines]
+    assert places == ["line 2", "line 4", "lines 5, 7 (2 in all)", "line 6"]
     assert all(str(path) in line for line in lines)
     assert "not valid JSON" in lines[0]
     assert "not a JSON object" in lines[2]
 
 
 def test_very_many_broken_lines_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "d", [1] * 1000, lines=True)
+    with pytest.raises(ValueError, match="The data can't be used") as e:
+        read(path)
+    assert str(e.value).splitlines()[1:] == [
+        f"- {path}, lines 1, 2, 3, 4, 5, 6, 7, 8, ... (1,000 in all): not a JSON object"
+    ]
+    header = "a,b\n" + "".join("1" + ",2" * (2 + i) + "\n" for i in range(1000))
+    (tmp_path / "d.csv").write_text(header)
     with pytest.raises(ValueError, match=r"and 980 more") as e:
-        read(write(tmp_path / "d", [1] * 1000, lines=True))
+        read(tmp_path / "d.csv")
     assert len(str(e.value).splitlines()) == 22
+
+
+def test_equal_problems_are_one_line_for_each_file_and_kind() -> None:
+    problems = [
+        "a, b.jsonl, line 3: x: y",
+        "c, row 3: x: y",
+        "a, b.jsonl, line 4: x: y",
+        "no place",
+        "c, record 3: x: y",
+    ]
+    assert listed(problems).splitlines()[1:] == [
+        "- a, b.jsonl, lines 3, 4 (2 in all): x: y", "- c, row 3: x: y", "- no place", "- c, record 3: x: y",
+    ]  # fmt: skip
+
+
+def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / f"{name}.jsonl", ALPACA, lines=True) for name in "ab")
+    found = Sources((str(tmp_path / "*.jsonl"), str(a)), "train")
+    assert [record for _, record in found] == [*ALPACA, *ALPACA, *ALPACA]
+    assert [where.split(",")[0] for where, _ in found][:: len(ALPACA)] == [str(a), str(b), str(a)]
+    assert (found.sources, found.name) == ([str(a), str(b), str(a)], f"{a} and 2 more")
+    read_once = Sources((str(a), str(b)), "train")
+    list(read_once)
+    assert read_once.notes() == [f"{path}: {len(ALPACA)} records" for path in (a, b)]
+    assert Sources((str(a),), "train").notes() == []
+    for path in (a, b):
+        path.write_text("1\n{}\n")
+    with pytest.raises(ValueError, match=f"(?s){a}, line 1: not a JSON object.*{b}, line 1: not"):
+        list(Sources((str(a), str(b)), "train"))
+
+
+def test_patterns(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("b.txt", "a.txt", "c.md", "in/d.txt", "[x].txt"):
+        (tmp_path / name).write_text("t")
+    assert expand([f"{tmp_path}/[ab].txt", "org/name", f"{tmp_path}/c.md"]) == [
+        f"{tmp_path}/a.txt", f"{tmp_path}/b.txt", "org/name", f"{tmp_path}/c.md",
+    ]  # fmt: skip
+    assert f"{tmp_path}/in/d.txt" in expand([f"{tmp_path}/**/*.txt"])
+    assert expand([f"{tmp_path}/[x].txt"]) == [f"{tmp_path}/[x].txt"]  # the file's own name
+    with pytest.raises(ValueError, match=r"\*.csv matches no file"):
+        expand([f"{tmp_path}/*.csv"])
 
 
 @pytest.mark.parametrize(

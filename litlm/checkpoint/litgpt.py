@@ -34,6 +34,7 @@ from litlm.config import (
 )
 from litlm.families import WeightMap
 from litlm.families.base import QKV, Rule, qkv_by_group, qkv_in_a_row, rename
+from litlm.plain import read_yaml
 
 WEIGHTS, CONFIG, STYLE = "lit_model.pth", "model_config.yaml", "prompt_style.yaml"
 
@@ -355,17 +356,12 @@ def _refuse_unmerged(path: Path) -> None:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
     if not file.is_file():
         raise ValueError(
             f"{file} is missing, so what the weights beside it are is unknown; copy it from the directory that LitGPT "
             "converted or finetuned"
         )
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ValueError(f"{file} is not valid YAML: {e}") from None
+    data = read_yaml(file)
     if not isinstance(data, dict):
         raise ValueError(f"{file} must hold a mapping of LitGPT's config fields")
     return data

@@ -30,7 +30,7 @@ from litlm.data.forms import (
     with_system,
 )
 from litlm.data.packing import best_fit
-from litlm.data.records import listed, read_records
+from litlm.data.records import Sources, listed
 from litlm.data.sft import Encoder, SFTDataset
 from litlm.prompts import PromptStyle, get_style
 from litlm.prompts.messages import REASONING
@@ -251,22 +251,23 @@ def load_preference(
     encoder = Encoder(tokenizer, get_style(data.style) if data.style else style, "completion")
     limit = min(data.max_len or context_len, context_len)
     train = _read(data.path, data.split, encoder, limit, packing=data.packing)
-    if data.val_path is not None:
+    if data.val_path:
         return train, _read(data.val_path, data.split, encoder, limit, packing=data.packing)
     kept, held = held_out(len(train), data.val_fraction, seed)
     return (train.pick(kept), replace(train.pick(held), notes=())) if held else (train, None)
 
 
-def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: bool) -> PreferenceDataset:
+def _read(sources: Sequence[str], split: str, encoder: Encoder, limit: int, *, packing: bool) -> PreferenceDataset:
     from tqdm import tqdm
 
-    problems: list[str] = []
+    found = Sources(sources, split)
+    source, problems = found.name, list[str]()
     cut = empty = gone = same = 0
 
     def answers() -> Iterator[Example]:
         nonlocal cut, empty, gone, same
         for where, record in tqdm(
-            read_records(source, split=split), desc="Tokenizing", unit=" pairs", delay=2, leave=False, disable=None,
+            found, desc="Tokenizing", unit=" pairs", delay=2, leave=False, disable=None,
             file=sys.stderr,
         ):  # fmt: skip
             try:
@@ -303,7 +304,7 @@ def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: boo
     first = (
         f"{source}: {_pairs(n)} of {len(data.ids) / n:.0f} tokens on average, {int(data.learn.sum()) / n:.0f} learned"
     )
-    return PreferenceDataset(data, (first, *notes))
+    return PreferenceDataset(data, (first, *found.notes(), *notes))
 
 
 def _pairs(n: int) -> str:

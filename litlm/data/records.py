@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from litlm.data.forms import ROLES
 from litlm.data.named import NamedDataset, close_names, find_dataset, list_datasets
-from litlm.data.sources import load_hub, open_parquet, split_hub_id
+from litlm.data.sources import expand, load_hub, open_parquet, split_hub_id
 
 Record = tuple[str, dict[str, Any]]  # where it stands, what it holds
 
 _EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet")
 _FORMS = f"a file ({', '.join(_EXTENSIONS)}), a hub id such as org/name (or org/name:config), or one of"
 _CONVERSATIONS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")  # may be JSON in a .csv
-_SHOWN = 20
+_SHOWN, _NUMBERS = 20, 8  # lines of a message, and places in one of them
+_PLACE = re.compile(r"(.*), (line|record|row) (\d+): (.*)", re.S)
 
 
 def read_records(source: str | Path, *, split: str = "train") -> Iterator[Record]:
@@ -38,11 +40,43 @@ def read_records(source: str | Path, *, split: str = "train") -> Iterator[Record
     return _some(readers.get(found.suffix.lower(), _from_json)(found), f"{found} holds no examples")
 
 
+class Sources:
+    """The records of several sources (or patterns of file names), one source after the other.
+
+    name: of all, for messages. The iteration names what is wrong with any of them when all have been read.
+    """
+
+    def __init__(self, sources: Sequence[str], split: str) -> None:
+        self.sources, self.split = expand(sources), split
+        self.counts = [0] * len(self.sources)
+        first, *more = self.sources
+        self.name = first if not more else f"{first} and {len(more)} more"
+
+    def __iter__(self) -> Iterator[Record]:
+        problems = []
+        for i, source in enumerate(self.sources):
+            try:
+                for record in read_records(source, split=self.split):
+                    self.counts[i] += 1
+                    yield record
+            except ValueError as e:
+                problems.append(str(e))
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def notes(self) -> list[str]:
+        """Where there are several: how many records each has."""
+        if len(self.sources) == 1:
+            return []
+        return [f"{s}: {n:,} record{'' if n == 1 else 's'}" for s, n in zip(self.sources, self.counts, strict=True)]
+
+
 def locate(source: str | Path) -> Path | NamedDataset:
     """What `source` means; ValueError with the closest names if it means nothing. Reads and fetches nothing."""
     path = Path(source).expanduser()
     if path.is_dir():
-        raise ValueError(f"{path} can't be read: it is a folder; name one file ({', '.join(_EXTENSIONS)}) in it")
+        forms = ", ".join(_EXTENSIONS)
+        raise ValueError(f"{path} can't be read: it is a folder; name files in it ({forms}), such as {path}/*.jsonl")
     if path.exists():
         return path
     text = str(source)
@@ -63,9 +97,23 @@ def locate(source: str | Path) -> Path | NamedDataset:
 
 
 def listed(problems: list[str]) -> str:
-    """One message for many problems with the data."""
-    more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    return "The data can't be used:\n" + "\n".join(f"- {p}" for p in problems[:_SHOWN] + more)
+    """One message for many problems with the data: one line for those that differ only in where they are."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for problem in problems:
+        found = _PLACE.fullmatch(problem)
+        file, kind, number, what = found.groups() if found else (problem, "", "", "")
+        places.setdefault((file, kind, what), []).append(number)
+    lines = []
+    for (file, kind, what), numbers in places.items():
+        if not kind:
+            lines.append(file)
+        elif len(numbers) == 1:
+            lines.append(f"{file}, {kind} {numbers[0]}: {what}")
+        else:
+            first = ", ".join(numbers[:_NUMBERS]) + (", ..." if len(numbers) > _NUMBERS else "")
+            lines.append(f"{file}, {kind}s {first} ({len(numbers):,} in all): {what}")
+    more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "The data can't be used:\n" + "\n".join(f"- {line}" for line in lines[:_SHOWN] + more)
 
 
 def _some(records: Iterator[Record], otherwise: str) -> Iterator[Record]:

@@ -20,7 +20,7 @@ import numpy as np
 from litlm.data.base import Batch, Dataset, Example, held_out
 from litlm.data.forms import Conversation, Message, Text, parse, says_something
 from litlm.data.packing import micro_batches
-from litlm.data.records import listed, read_records
+from litlm.data.records import Sources, listed
 from litlm.prompts import Alpaca, PromptStyle, get_style
 from litlm.settings.data import DataSettings
 from litlm.tokenizer import Tokenizer
@@ -179,22 +179,23 @@ def load_sft(
     encoder = Encoder(tokenizer, get_style(data.style) if data.style else style, data.loss_on)
     limit = min(data.max_len or context_len, context_len)
     train = _read(data.path, data.split, encoder, limit, packing=data.packing)
-    if data.val_path is None:
+    if not data.val_path:
         return split(train, data.val_fraction, seed)
     return train, _read(data.val_path, data.split, encoder, limit, packing=data.packing)
 
 
-def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: bool) -> SFTDataset:
+def _read(sources: Sequence[str], split: str, encoder: Encoder, limit: int, *, packing: bool) -> SFTDataset:
     from tqdm import tqdm
 
-    problems: list[str] = []
+    found = Sources(sources, split)
+    source, problems = found.name, list[str]()
     cut = left_out = blank = 0
     encoder.reset()
 
     def examples() -> Iterator[Example]:
         nonlocal cut, left_out, blank
         for where, record in tqdm(
-            read_records(source, split=split), desc="Tokenizing", unit=" examples", delay=2, leave=False,
+            found, desc="Tokenizing", unit=" examples", delay=2, leave=False,
             disable=None, file=sys.stderr,
         ):  # fmt: skip
             try:
@@ -229,6 +230,7 @@ def _read(source: str, split: str, encoder: Encoder, limit: int, *, packing: boo
     n, tokens, learned = len(data), len(data.ids), int(data.learn.sum())
     notes = [
         f"{source}: {_n(n, 'example')} of {tokens / n:.0f} tokens on average, {tokens:,} in all, {learned:,} learned",
+        *found.notes(),
         *([f"{source}: {_n(cut, 'example')} cut to max_len={limit} tokens"] if cut else []),
         *notes,
     ]

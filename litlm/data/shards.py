@@ -29,6 +29,7 @@ from litlm.data.prepare import (
     skipped_note,
     sources_state,
 )
+from litlm.data.sources import expand
 from litlm.settings.data import PrepareCommand, TextData
 from litlm.tokenizer import Tokenizer
 
@@ -157,6 +158,7 @@ def open_text(
 def _opened(
     data: TextData, paths: Sequence[str], tokenizer: Tokenizer, max_len: int, cache_dir: str | Path
 ) -> TextDataset:
+    paths = expand(paths)
     ready = [path for path in paths if is_prepared(path)]
     if ready and len(ready) < len(paths):
         others = [path for path in paths if path not in ready]
@@ -184,5 +186,5 @@ def _opened(
 
 def text_tokenizer(data: TextData) -> Tokenizer | None:
     """The tokenizer that the first prepared folder of `data.path` was made with; None for text not yet prepared."""
-    folder = next((path for path in data.path if is_prepared(path)), None)
+    folder = next((path for path in expand(data.path) if is_prepared(path)), None)
     return None if folder is None else Tokenizer.from_dir(Path(folder).expanduser())

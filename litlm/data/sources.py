@@ -1,12 +1,14 @@
-"""Parquet files and datasets on the Hugging Face hub: opened for records and for text, with what goes wrong explained.
+"""What sources of data have in common, for records and for text: patterns of file names, parquet files, and datasets on
+the Hugging Face hub, with what goes wrong explained.
 
-Both need libraries of the extra `data`, imported where needed.
+The last two need libraries of the extra `data`, imported where needed.
 """
 
 from __future__ import annotations
 
+import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,21 @@ from litlm.data.named import list_datasets
 _HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([^:/\\]+))?", re.ASCII)
 _HUB_SECONDS = 4.0  # a hub that has not answered by then counts as unreachable; the library would retry for long
 _SAID = 300  # characters of a library's message
+
+
+def expand(sources: Sequence[str]) -> list[str]:
+    """Patterns such as texts/*.jsonl (** is any depth) as the files and folders they match, in order of their names."""
+    found: list[str] = []
+    for source in sources:
+        path = Path(source).expanduser()
+        if not glob.has_magic(source) or path.exists():
+            found.append(source)
+            continue
+        matches = sorted(glob.glob(str(path), recursive=True))
+        if not matches:
+            raise ValueError(f"{source} matches no file")
+        found += matches
+    return found
 
 
 def split_hub_id(text: str) -> tuple[str, str | None] | None:

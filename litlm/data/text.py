@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from litlm.data.named import close_names, find_dataset
-from litlm.data.sources import hub_errors, load_hub, open_parquet, split_hub_id
+from litlm.data.sources import expand, hub_errors, load_hub, open_parquet, split_hub_id
 
 PART = 2**18  # characters after which a document is cut
 _BLOCK = 2**22  # bytes read at once
@@ -87,7 +87,7 @@ def units(sources: Sequence[str], *, text_key: str, split: str, exclude: Path | 
     """What the sources hold, in the order it is read. exclude: a folder that is passed over."""
     found: list[Unit] = []
     problems: list[str] = []
-    for source in sources:
+    for source in expand(sources):
         path = Path(source).expanduser()
         if path.is_dir():
             if (path / "index.json").is_file() and any(path.glob("shard-*.bin")):
@@ -307,7 +307,8 @@ def _record(where: str, record: Any, unit: Unit, cut: bool, read: Callable[[], i
 
 def _no_field(where: str, key: str, found: Sequence[str]) -> str:
     return (
-        f"{where}: no field {key!r} among {', '.join(map(str, found)) or '(none)'}; name the right one with --text_key"
+        f"{where}: no field {key!r} among {', '.join(map(str, found)) or '(none)'}; name the right one with --text_key "
+        "(litlm pretrain: --data.text_key)"
     )
 
 

@@ -7,6 +7,7 @@ from litlm.settings.base import SamplingSettings
 from litlm.settings.commands import (
     QUICKSTART_TRAIN,
     ChatCommand,
+    CompletionCommand,
     DescribeCommand,
     DownloadCommand,
     GenerateCommand,
@@ -31,6 +32,7 @@ from litlm.settings.train import (
 __all__ = [
     "QUICKSTART_TRAIN",
     "ChatCommand",
+    "CompletionCommand",
     "DPOSettings",
     "DataSettings",
     "DescribeCommand",

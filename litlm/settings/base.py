@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
 def as_tuples(settings: object, *names: str) -> None:
-    """Fields that hold several texts may be given one, a list or none."""
+    """Fields that hold several texts or paths may be given one, a list or none."""
     for name in names:
         value = getattr(settings, name)
-        object.__setattr__(settings, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        values = (value,) if isinstance(value, (str, os.PathLike)) else tuple(value or ())
+        object.__setattr__(settings, name, tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in values))
 
 
 def complain(what: str, problems: list[str]) -> None:
@@ -45,9 +47,7 @@ class SamplingSettings:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        object.__setattr__(self, "stop", tuple(self.stop or ()))
+        as_tuples(self, "stop")
         problems = []
         if self.max_new_tokens < 1:
             problems.append(f"max_new_tokens={self.max_new_tokens} must be at least 1")

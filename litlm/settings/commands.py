@@ -53,10 +53,11 @@ class ModelsCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeCommand:
-    """Show a model's architecture, its parameters, and what it needs; or what an adapter is.
+    """Show a model's architecture, its parameters, and what it needs; or what an adapter is. Compares several.
 
     Args:
-        model: A zoo name, a checkpoint directory, a .gguf file, or the directory of an adapter.
+        model: Zoo names, checkpoint directories, .gguf files, YAML files with fields of Config, or directories of
+            adapters.
         dtype: Of weights and cache, for the memory they take.
         batch_size: Rows that are generated at once, for the cache.
         context: Tokens in a row, for cache and operations; without it 4096, or all where a model has fewer.
@@ -64,7 +65,7 @@ class DescribeCommand:
         ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
-    model: str
+    model: tuple[str, ...]
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     batch_size: int = 1
     context: int | None = None
@@ -72,9 +73,24 @@ class DescribeCommand:
     ignore_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        as_tuples(self, "ignore_fields")
+        as_tuples(self, "model", "ignore_fields")
         counts = {"batch_size": self.batch_size, "context": self.context}
-        complain("Settings", [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1])
+        problems = [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1]
+        if not self.model:
+            problems.append("model is empty; name at least one")
+        complain("Settings", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionCommand:
+    """Print a script that completes commands, options, models and recipes in a shell.
+
+    Args:
+        shell: Which one. ~/.bashrc takes the line: eval "$(litlm completion bash)"; ~/.zshrc, after compinit: eval
+            "$(litlm completion zsh)"; for fish: litlm completion fish > ~/.config/fish/completions/litlm.fish
+    """
+
+    shell: Literal["bash", "zsh", "fish"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ class DataSettings:
     """What to learn from.
 
     Args:
-        path: A file (.json, .jsonl, .csv, .parquet), a named dataset (alpaca, dolly, ...) or a hub id such as org/name.
-            Records are Alpaca (instruction, input, output), chat (messages), ShareGPT (conversations), or prompt and
-            completion; beside them system, history, tools, chat_template_kwargs; messages of weight 0 are not learned.
-        val_path: A separate source to validate on.
+        path: Files (.json, .jsonl, .csv, .parquet; also patterns such as data/*.jsonl), named datasets (alpaca, dolly,
+            ...) or hub ids such as org/name. Records are Alpaca (instruction, input, output), chat (messages), ShareGPT
+            (conversations), or prompt and completion; beside them system, history, tools, chat_template_kwargs;
+            messages of weight 0 are not learned.
+        val_path: Separate sources to validate on.
         val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
         split: Which split of a hub dataset.
         max_len: Longer examples are cut to this many tokens (and counted); None is the model's context.
@@ -25,8 +26,8 @@ class DataSettings:
         packing: Put several examples into one row, with a mask between them. Changes the speed, not the steps.
     """
 
-    path: str
-    val_path: str | None = None
+    path: tuple[str, ...]
+    val_path: tuple[str, ...] = ()
     val_fraction: float = 0.05
     split: str = "train"
     max_len: int | None = None
@@ -35,7 +36,7 @@ class DataSettings:
     packing: bool = True
 
     def __post_init__(self) -> None:
-        complain("Data settings", _shared_problems(self.val_fraction, self.max_len))
+        _check_sources(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,10 @@ class PreferenceData:
     """Pairs of a better and a worse answer.
 
     Args:
-        path: A file (.json, .jsonl, .csv, .parquet), a named dataset or a hub id. Records have prompt, chosen and
-            rejected (each text, or messages), or chosen and rejected conversations that begin alike.
-        val_path: A separate source to validate on.
+        path: Files (.json, .jsonl, .csv, .parquet; also patterns such as data/*.jsonl), named datasets or hub ids.
+            Records have prompt, chosen and rejected (each text, or messages), or chosen and rejected conversations
+            that begin alike.
+        val_path: Separate sources to validate on.
         val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
         split: Which split of a hub dataset.
         max_len: Longer conversations are cut to this many tokens (and counted); None is the model's context.
@@ -53,8 +55,8 @@ class PreferenceData:
         packing: Put several answers into one row, with a mask between them. Changes the speed, not the steps.
     """
 
-    path: str
-    val_path: str | None = None
+    path: tuple[str, ...]
+    val_path: tuple[str, ...] = ()
     val_fraction: float = 0.05
     split: str = "train"
     max_len: int | None = None
@@ -62,7 +64,7 @@ class PreferenceData:
     packing: bool = True
 
     def __post_init__(self) -> None:
-        complain("Data settings", _shared_problems(self.val_fraction, self.max_len))
+        _check_sources(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,9 @@ class TextData:
     """Text to pretrain on.
 
     Args:
-        path: A folder that `litlm prepare` wrote, or text that is prepared first: files or folders of .txt, .md, .py,
-            .jsonl, .parquet; a named dataset; a hub id such as org/name.
-        val_path: A separate source to validate on.
+        path: Folders that `litlm prepare` wrote, or text that is prepared first: files or folders of .txt, .md, .py,
+            .jsonl, .parquet, or patterns such as texts/*.md; named datasets; hub ids such as org/name.
+        val_path: Separate sources to validate on.
         val_fraction: Without val_path, this share of the rows is set aside for validation; 0 for none.
         split: Which split of a hub dataset.
         text_key: Field of a record that holds its text.
@@ -89,11 +91,7 @@ class TextData:
     document_mask: bool = False
 
     def __post_init__(self) -> None:
-        as_tuples(self, "path", "val_path")
-        problems = _shared_problems(self.val_fraction, self.max_len)
-        if not self.path:
-            problems.append("path is empty; name a file, a folder, a dataset, or what `litlm prepare` wrote")
-        complain("Data settings", problems)
+        _check_sources(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +129,14 @@ class PrepareCommand:
         complain("Settings", problems)
 
 
-def _shared_problems(val_fraction: float, max_len: int | None) -> list[str]:
+def _check_sources(data: DataSettings | PreferenceData | TextData) -> None:
+    as_tuples(data, "path", "val_path")
     problems = []
-    if not 0 <= val_fraction < 1:
-        problems.append(f"val_fraction={val_fraction} must lie in [0, 1)")
-    if max_len is not None and max_len < 2:
-        problems.append(f"max_len={max_len} must be at least 2 tokens")
-    return problems
+    if not data.path:
+        prepared = ", or what `litlm prepare` wrote" if isinstance(data, TextData) else ""
+        problems.append(f"path is empty; name a file, a dataset or a hub id{prepared}")
+    if not 0 <= data.val_fraction < 1:
+        problems.append(f"val_fraction={data.val_fraction} must lie in [0, 1)")
+    if data.max_len is not None and data.max_len < 2:
+        problems.append(f"max_len={data.max_len} must be at least 2 tokens")
+    complain("Data settings", problems)

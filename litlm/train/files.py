@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litlm import __version__
+from litlm.plain import read_yaml
 from litlm.settings import RunSettings
 from litlm.writing import write_text, writing
 
@@ -168,14 +169,7 @@ def settings_text(settings: RunSettings) -> str:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """What a settings.yaml holds; nothing where there is no such file."""
-    import yaml
-
-    if not path.is_file():
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        raise ValueError(f"{path.name} is not valid YAML: {str(e).splitlines()[0]}") from None
+    found = read_yaml(path) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings, TrainSettings
+from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings, TextData, TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -262,6 +262,7 @@ def problems_of(settings: RunSettings, llm: LLM | None) -> list[str]:
     from litlm.data import text
     from litlm.data.prepare import is_prepared
     from litlm.data.records import locate
+    from litlm.data.sources import expand
     from litlm.llm import pick_device
     from litlm.prompts import get_style
     from litlm.train.optim import check_optimizer
@@ -285,18 +286,27 @@ def problems_of(settings: RunSettings, llm: LLM | None) -> list[str]:
         attempt(lambda: check_auto(t.micro_batch_size, pick_device(settings.device)))
     if (style := getattr(data, "style", None)) is not None:
         attempt(get_style, style)
-    for path in (data.path, data.val_path):
-        if isinstance(path, str):
-            attempt(locate, path)
-        elif path:
-            unprepared = [p for p in path if not is_prepared(p)]
+    for sources in (data.path, data.val_path):
+        try:
+            found = expand(sources)
+        except ValueError as e:
+            problems.append(str(e))
+            continue
+        if isinstance(data, TextData):
+            unprepared = [source for source in found if not is_prepared(source)]
             attempt(text.units, unprepared, text_key=data.text_key, split=data.split)
+        else:
+            for source in found:
+                attempt(locate, source)
     if t.early_stop and not data.val_path and data.val_fraction == 0:
         problems.append(f"early_stop={t.early_stop} needs data to validate on; set val_fraction or val_path")
     if isinstance(settings, PretrainSettings) and method != "full":
         problems.append(f"method={method} is for finetuning; pretraining takes full (with freeze)")
     if getattr(settings, "new_tokens", ()) and method not in ("full", "lora", "qlora"):
         problems.append(f"new_tokens need embeddings that are trained; method {method} has none, use lora or full")
+    both = [name for name in ("embed", "lm_head") if name in settings.method.targets]
+    if getattr(settings, "new_tokens", ()) and method in ("lora", "qlora") and both:
+        problems.append(f"new_tokens trains the embeddings whole; leave {' and '.join(both)} out of targets")
     return problems
 
 
@@ -427,8 +437,6 @@ def add_tokens(llm: LLM, settings: FinetuneSettings) -> FinetuneSettings:
     method = settings.method
     if not settings.new_tokens:
         return settings
-    if both := [name for name in ("embed", "lm_head") if method.name != "full" and name in method.targets]:
-        raise ValueError(f"new_tokens trains the embeddings whole; leave {' and '.join(both)} out of targets")
     ids = llm.tokenizer.add_tokens(settings.new_tokens)
     if max(ids) >= llm.config.vocab_size:
         resize_embeddings(llm.model, max(ids) + 1)

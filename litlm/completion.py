@@ -1,0 +1,82 @@
+"""`litlm completion SHELL`: a script that makes a shell complete commands, options and what may stand behind them.
+
+The script holds everything, so pressing TAB never starts Python. shtab writes it from a plain argparse parser, which is
+made here from the parsers of all commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import typing
+from typing import Any, Literal
+
+from litlm.arguments import PLACES, make_parser, options_of, recipes
+from litlm.settings import CompletionCommand
+
+
+def completion(settings: CompletionCommand) -> None:
+    print(script(settings.shell))
+
+
+def script(shell: str) -> str:
+    """What `shell` (bash, zsh, fish) has to source."""
+    try:
+        import shtab
+    except ImportError:
+        raise ValueError("completion needs a small library: pip install shtab") from None
+    from litlm.cli import COMMANDS, SUMMARIES
+    from litlm.zoo import list_models
+
+    models = list_models()
+    names = sorted(recipes())
+    root = argparse.ArgumentParser(prog="litlm")
+    root.add_argument("--version", action="version", help="show the version")
+    commands = root.add_subparsers()
+    for name, command in COMMANDS.items():
+        parser = commands.add_parser(name, help=SUMMARIES[name], description=SUMMARIES[name])
+        own = [recipe for recipe in names if recipe.startswith(f"{name}/")]
+        options = {option.dest: option for option in make_parser(name, command)._actions}
+        short = {group: f"{group}.{leaf}" for group, leaf in command.short}  # --data completes like --data.path
+        for dest, option in options.items():
+            if dest == "help" or option.help == argparse.SUPPRESS:
+                continue
+            whole: Any = short.get(dest, dest)
+            text = " ".join((option.help or "").split()).split(". ")[0].replace("%", "%%")
+            kinds = options_of(getattr(options[whole], "_typehint", None))
+            if bool in kinds or dest == "print_config":
+                parser.add_argument(*option.option_strings, action="store_true", help=text)
+                continue
+            flags = [parser.add_argument(*option.option_strings, help=text)]
+            if dest == command.positional:
+                many = tuple[str, ...] in kinds
+                flags.append(parser.add_argument("positional", nargs="*" if many else "?", help=text))
+            place = PLACES.get(whole.rpartition(".")[2])
+            choices = [str(c) for kind in kinds if typing.get_origin(kind) is Literal for c in typing.get_args(kind)]
+            complete: Any = None
+            if dest == "config" and own:
+                complete = _words_or_files(f"{name} recipes", own, shell)
+            elif place == "model":
+                complete = _words_or_files("models", models, shell)
+            elif place or dest == "config":
+                complete = shtab.DIRECTORY if place == "folder" else shtab.FILE
+            for flag in flags:
+                if complete:
+                    flag.complete = complete  # type: ignore[attr-defined]
+                else:
+                    flag.choices = choices or None
+    # For zsh shtab writes a positional argument that may be repeated as one that may be left out, once.
+    return shtab.complete(root, shell).replace('"(*)::', '"*:')
+
+
+def _words_or_files(what: str, words: list[str], shell: str) -> dict[str, Any]:
+    """How shtab is told that a value is one of these words, or a file."""
+    name = f"_litlm_{what.replace(' ', '_').replace('-', '_')}_or_file"
+    listed = shlex.join(words)
+    bodies = {
+        "bash": f'{name}() {{\n  compgen -W {shlex.quote(listed)} -- "$1"\n  compgen -f -- "$1"\n}}',
+        "zsh": f"{name}() {{\n  local -a known=({listed})\n"
+        f"  _alternative 'known:{what}:compadd -a known' 'files:file:_files'\n}}",
+        "fish": f"function {name}\n  printf '%s\\n' {listed}\n  __fish_complete_path (commandline -ct)\nend",
+    }
+    return {"bash": name, "zsh": name, "fish": f"({name})", "preamble": {shell: bodies[shell]}}
