@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Literal
 
 from litlm.settings.base import as_tuples, complain
@@ -22,6 +23,7 @@ class DataSettings:
         max_len: Longer examples are cut to this many tokens (and counted); None is the model's context.
         loss_on: Learn what the assistant says (assistant), only its last turn (completion), or every token (all).
         style: Prompt style by name (alpaca, chatml, ...); None is the model's own.
+        date: Today, for prompts that tell the date (2026-07-26); None is the day the run begins.
         packing: Put several examples into one row, with a mask between them. Changes the speed, not the steps.
     """
 
@@ -32,10 +34,11 @@ class DataSettings:
     max_len: int | None = None
     loss_on: Literal["assistant", "completion", "all"] = "assistant"
     style: str | None = None
+    date: str | None = None
     packing: bool = True
 
     def __post_init__(self) -> None:
-        complain("Data settings", _shared_problems(self.val_fraction, self.max_len))
+        complain("Data settings", [*_shared_problems(self.val_fraction, self.max_len), *_date_problems(self.date)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,7 @@ class PreferenceData:
         split: Which split of a hub dataset.
         max_len: Longer conversations are cut to this many tokens (and counted); None is the model's context.
         style: Prompt style by name (alpaca, chatml, ...); None is the model's own.
+        date: Today, for prompts that tell the date (2026-07-26); None is the day the run begins.
         packing: Put several answers into one row, with a mask between them. Changes the speed, not the steps.
     """
 
@@ -59,10 +63,11 @@ class PreferenceData:
     split: str = "train"
     max_len: int | None = None
     style: str | None = None
+    date: str | None = None
     packing: bool = True
 
     def __post_init__(self) -> None:
-        complain("Data settings", _shared_problems(self.val_fraction, self.max_len))
+        complain("Data settings", [*_shared_problems(self.val_fraction, self.max_len), *_date_problems(self.date)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,15 @@ class PrepareCommand:
         if not self.data:
             problems.append("data is empty; name at least one file, folder or dataset")
         complain("Settings", problems)
+
+
+def _date_problems(day: str | None) -> list[str]:
+    try:
+        if day is not None:
+            date.fromisoformat(day)
+    except (TypeError, ValueError):
+        return [f"date={day!r} must be a date as 2026-07-26 is"]
+    return []
 
 
 def _shared_problems(val_fraction: float, max_len: int | None) -> list[str]:
