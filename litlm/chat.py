@@ -27,6 +27,10 @@ def chat(settings: ChatCommand) -> None:
         settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype,
         quantize=settings.quantize, compile=settings.compile, ignore_fields=settings.ignore_fields,
     )  # fmt: skip
+    if settings.style is not None:
+        from litlm.prompts import get_style
+
+        llm.style = get_style(settings.style)
     device = llm.model.embed.weight.device.type
     print(
         f"{settings.model} on {device}, context {llm.config.max_seq_len:,} tokens. /help lists commands.",

@@ -5,6 +5,7 @@ YAML) and a function. `litlm --help` reads the table alone, and a command import
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -159,7 +160,11 @@ def generate(settings: Any) -> None:
         quantize=settings.quantize, compile=settings.compile, ignore_fields=settings.ignore_fields,
     )  # fmt: skip
     sampling = sampling_of(settings)
-    if settings.chat:
+    if settings.style is not None:
+        from litlm.prompts import get_style
+
+        llm.style = get_style(settings.style)
+    if settings.chat or settings.style is not None:
         pieces = llm.chat([{"role": "user", "content": prompt}], stream=True, **sampling)
     else:
         pieces = llm.generate(prompt, stream=True, **sampling)
@@ -198,15 +203,16 @@ def _trained(settings: Any, result: Any) -> None:
     whole = settings.method.name == "full"
     print(f"settings.yaml and final/ ({'the model' if whole else 'the adapter'}). Go on with:")
     verb = "chat" if type(settings).__name__ != "PretrainSettings" else 'generate --prompt "Once"'
+    final = shlex.quote(f"{out}/final")
     if whole:
         command, _, rest = verb.partition(" ")
-        print(f"  litlm {command} {out}/final {rest}".rstrip())
+        print(f"  litlm {command} {final} {rest}".rstrip())
         return
     quantize = f" --quantize {settings.method.quantize}" if settings.method.name == "qlora" else ""
     ignored = "".join(f" --ignore_fields {name}" for name in settings.ignore_fields)
-    print(f"  litlm chat {settings.model} --adapter {out}/final{quantize}{ignored}")
+    print(f"  litlm chat {shlex.quote(settings.model)} --adapter {final}{quantize}{ignored}")
     if settings.method.name in ("lora", "qlora"):
-        print(f"  litlm merge {out}/final --out_dir {out}/merged{ignored}")
+        print(f"  litlm merge {final} --out_dir {shlex.quote(f'{out}/merged')}{ignored}")
 
 
 def merge(settings: Any) -> None:
@@ -220,7 +226,10 @@ def merge(settings: Any) -> None:
         base, adapter=settings.adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields
     )
     llm.save(settings.out_dir)
-    print(f"Merged {settings.adapter} into {base}: {settings.out_dir}. Go on with: litlm chat {settings.out_dir}")
+    if note := llm.chat_note():
+        print(f"litlm: {note}", file=sys.stderr)
+    go_on = shlex.join(["litlm", "chat", settings.out_dir])
+    print(f"Merged {settings.adapter} into {base}: {settings.out_dir}. Go on with: {go_on}")
 
 
 def sampling_of(settings: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ print(llm.chat([{"role": "user", "content": "What is the capital of France?"}]))
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import sys
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from litlm.prompts import PromptStyle
     from litlm.tokenizer import Tokenizer
 
-GENERATION = "generation_config.json"
+GENERATION, STYLE = "generation_config.json", "prompt_style"  # the second is a key of our own in the first
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -79,6 +81,7 @@ class LLM:
     _tokenizer: Tokenizer | None = None
     _no_tokenizer: str = "this model was made without a tokenizer; set llm.tokenizer"
     _style: PromptStyle | None = field(default=None, repr=False)
+    _turn_ends: frozenset[int] | None = field(default=None, init=False, repr=False)
     _generation: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -95,7 +98,8 @@ class LLM:
     ) -> LLM:
         """Load a directory, a .gguf file, a zoo name or a hub id.
 
-        adapter: a directory in PEFT's format; one given as the source itself is put on the model that it names.
+        adapter: a directory in PEFT's format; one given as the source itself is put on the model that it names. Its own
+        tokenizer, chat template and end tokens go before the model's.
         quantize: keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8.
         compile: decode one prompt at a time with compiled layers on a CPU, for some seconds of compiling at first.
         ignore_fields: fields of config.json that litlm does not understand and that don't matter, as you know.
@@ -153,17 +157,14 @@ class LLM:
         if noted_style is not None:
             from litlm.prompts import get_style
 
-            llm._style = get_style(noted_style)  # what it was finetuned on, so before the tokenizer's own template
+            llm.style = get_style(noted_style)  # what it was finetuned on, so before the tokenizer's own template
         if adapter is not None:
             from litlm.checkpoint.peft import load_adapter
 
             load_adapter(model, adapter)
             llm.adapter = str(adapter)
             llm.config = model.config  # new tokens may have made it larger
-            if (Path(adapter) / "tokenizer.json").is_file():
-                own = Tokenizer.from_dir(adapter)
-                if tokenizer is None or own.vocab_size > tokenizer.vocab_size:
-                    llm._tokenizer = own
+            llm._take_chat_format(Path(adapter))
         if compile:
             from litlm.transforms.compile import compile_decoding
 
@@ -179,16 +180,28 @@ class LLM:
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._style = tokenizer, None
+        self._tokenizer, self._style, self._turn_ends = tokenizer, None, None
 
     @property
     def style(self) -> PromptStyle:
-        """How conversations become prompts: the checkpoint's own template, else the zoo's style, else plain text."""
+        """How conversations become prompts, which `save` keeps. As it was set or saved, the adapter's before the
+        model's; else the checkpoint's own template, else the zoo's style, else plain text.
+        """
         if self._style is None:
             from litlm.prompts import style_for
 
-            self._style = style_for(self.tokenizer, self.style_name)
+            self._style = style_for(self.tokenizer, self.style_name, self._generation.get(STYLE))
         return self._style
+
+    @style.setter
+    def style(self, style: PromptStyle) -> None:
+        from litlm.prompts import TemplateStyle
+
+        self._style, self._turn_ends = style, None
+        is_template = isinstance(style, TemplateStyle)
+        self._generation = self._generation | {STYLE: None if is_template else style.name}
+        if is_template and self._tokenizer is not None:
+            self._tokenizer = _with_template(self._tokenizer, style.source)
 
     def generate(
         self,
@@ -225,12 +238,27 @@ class LLM:
         prompts, single = self._prompts(prompt)
         return self._answer(prompts, single, settings, stream, return_ids)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> Any:
-        """Answer a conversation: [{"role": "user", "content": "..."}, ...]. Takes what `generate` takes."""
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        style: PromptStyle | None = None,
+        **sampling: Any,
+    ) -> Any:
+        """Answer a conversation: [{"role": "user", "content": "..."}, ...]. Takes what `generate` takes.
+
+        tools: JSON schemas of functions that the model may call. template_kwargs: switches of its chat template, such
+        as {"enable_thinking": False}. style: another way to ask than the model's own.
+        """
+        style = style or self.style
+        given: dict[str, Any] = dict(tools=tools, template_kwargs=template_kwargs)
+        given = {key: value for key, value in given.items() if value is not None}
         if not sampling.get("ignore_eos"):
             stop = sampling.get("stop", ())
-            sampling["stop"] = (*((stop,) if isinstance(stop, str) else stop), *self.style.stop)
-        return self.generate(self.style.encode(list(messages), self.tokenizer), **sampling)
+            sampling["stop"] = (*((stop,) if isinstance(stop, str) else stop), *style.stop)
+        return self.generate(style.encode(list(messages), self.tokenizer, **given), **sampling)
 
     def save(self, out_dir: str | Path) -> None:
         """Write a directory that `LLM.load`, transformers and vLLM read as it is. Adapters are merged into the copy.
@@ -255,16 +283,75 @@ class LLM:
         from litlm.transforms.adapter import refuse_to_merge
         from litlm.transforms.lora import merged_state
         from litlm.transforms.resize import tied_again
-        from litlm.writing import write_text
 
         refuse_to_merge(self.model)
         save_weights(*tied_again(self.model, merged_state(self.model), self.config), out_dir)
+        self.save_chat_format(out_dir)
+
+    def save_chat_format(self, out_dir: str | Path) -> None:
+        """Write how the model is asked and what ends its answers, for `LLM.load` and for other tools: the tokenizer,
+        `style` as a chat template, and all end tokens in generation_config.json. `save` does; adapters get it too.
+
+        A style that cannot be written as a template is noted by its name, which only litlm knows: `chat_note` says so.
+        """
+        from litlm.writing import write_text
+
+        out_dir = Path(out_dir)
         # A checkpoint may name more end tokens here than config.json does.
         generation = {"bos_token_id": self.config.bos_token_id} | self._generation
         generation["eos_token_id"] = sorted(self._stop_ids()) or None
-        write_text(out_dir / GENERATION, json.dumps(generation, indent=2) + "\n")
         if self._tokenizer is not None:
-            self._tokenizer.save(out_dir)
+            tokenizer, name = self._exported()
+            tokenizer.save(out_dir)
+            generation[STYLE] = name
+        if generation.get(STYLE) is None:
+            generation.pop(STYLE, None)
+        write_text(out_dir / GENERATION, json.dumps(generation, indent=2) + "\n")
+
+    def chat_note(self) -> str | None:
+        """What to know about how the model is asked, once it is saved: None if other tools will do it as litlm does."""
+        tokenizer, name = (None, None) if self._tokenizer is None else self._exported()
+        if tokenizer is None or name is None or tokenizer.chat_template is not None:
+            return None
+        return (
+            f"prompt style {name!r} is not written as a chat template: litlm finds it again by its name, other tools "
+            "can't ask in it"
+        )
+
+    def _exported(self) -> tuple[Tokenizer, str | None]:
+        """The tokenizer with `style` as its chat template, and the style's name, where it has one to be noted."""
+        from litlm.prompts import TemplateStyle
+        from litlm.prompts.jinja import chat_template
+
+        tokenizer, noted = self.tokenizer, self._generation.get(STYLE)
+        try:
+            style = self.style
+        except ValueError:  # it is unknown here, or broken: kept as it came
+            return tokenizer, noted
+        named = style.name in (noted, self.style_name)  # else it is the tokenizer's own, or plain for want of any
+        if isinstance(style, TemplateStyle) or not named:
+            return tokenizer, noted
+        return _with_template(tokenizer, chat_template(style, tokenizer)), style.name
+
+    def _take_chat_format(self, adapter: Path) -> None:
+        """What an adapter's directory says about it goes before what the model's does."""
+        from litlm.tokenizer import Tokenizer, chat_templates_in, holds_tokenizer
+
+        generation, templates, base = (
+            _read_generation(adapter / GENERATION),
+            chat_templates_in(adapter),
+            self._tokenizer,
+        )
+        own = Tokenizer.from_dir(adapter) if holds_tokenizer(adapter) else copy.copy(base)
+        if templates or STYLE in generation:
+            self._generation.pop(STYLE, None)
+            self._style = None
+        elif base is not None:
+            templates = base.chat_templates
+        if own is not None:
+            own.chat_templates = templates
+        self._tokenizer, self._turn_ends = own, None
+        self._generation |= generation
 
     def _prompts(self, prompt: Any) -> tuple[list[list[int]], bool]:
         if isinstance(prompt, str):
@@ -281,10 +368,20 @@ class LLM:
         return rows, False
 
     def _stop_ids(self) -> frozenset[int]:
-        ids = set(self.config.eos_token_ids)
-        if self._tokenizer is not None:
-            ids |= set(self._tokenizer.eos_ids)
-        return frozenset(ids)
+        """What ends an answer: all that config, generation_config and tokenizer name, and what the style ends turns
+        with, which some checkpoints forget (a base model's eos_token beside the chat's template).
+        """
+        noted = self._generation.get("eos_token_id")
+        ids = {*self.config.eos_token_ids, *(noted if isinstance(noted, list) else [noted])} - {None}
+        if self._tokenizer is None:
+            return frozenset(ids)
+        if self._turn_ends is None:
+            from litlm.prompts.jinja import turn_ends
+
+            self._turn_ends = frozenset()
+            with contextlib.suppress(ValueError):  # a style that is unknown or broken is said when it is used
+                self._turn_ends = turn_ends(self.style, self._tokenizer)
+        return frozenset(ids.union(self._tokenizer.eos_ids, self._turn_ends))
 
     def _answer(
         self, prompts: list[list[int]], single: bool, settings: SamplingSettings, stream: bool, return_ids: bool
@@ -312,6 +409,13 @@ class LLM:
                 answers[row].append(token)
         out = answers if return_ids else ["".join(pieces) for pieces in answers]
         return out[0] if single else out
+
+
+def _with_template(tokenizer: Tokenizer, template: str | None) -> Tokenizer:
+    changed = copy.copy(tokenizer)
+    changed.chat_template = None  # those with other names are another style's
+    changed.chat_template = template
+    return changed
 
 
 def _read_generation(file: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ asked here are worded differently from those in the data, and one has nothing to
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -72,9 +73,10 @@ def quickstart(settings: QuickstartCommand) -> None:
     print("\nGo on with:")
     # `make quickstart` runs in a virtual environment that is not active in the user's shell.
     litlm = "litlm" if shutil.which("litlm") else os.path.relpath(Path(sys.executable).parent / "litlm")
-    print(f"  {litlm} chat {out}/merged")
-    print(f"  {litlm} chat {settings.model} --adapter {out}/run/final")
-    print(f"  {litlm} finetune {settings.model} --data your_data.jsonl --out_dir out/mine")
+    model, merged, final = map(shlex.quote, (settings.model, f"{out}/merged", f"{out}/run/final"))
+    print(f"  {litlm} chat {merged}")
+    print(f"  {litlm} chat {model} --adapter {final}")
+    print(f"  {litlm} finetune {model} --data your_data.jsonl --out_dir out/mine")
 
 
 def _heading(text: str) -> None:

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     import tokenizers
 
 _FILES = ("tokenizer.json", "tokenizer.model")  # in order of preference
+_TEMPLATE = "chat_template.jinja"
 _SIDE_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    _TEMPLATE,
     "chat_template.json",
     "vocab.json",
     "merges.txt",
@@ -42,6 +43,15 @@ class Batch:
 
     ids: list[list[int]]
     mask: list[list[int]]
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _FILES)
+
+
+def chat_templates_in(folder: Path) -> dict[str, str]:
+    """The chat templates of a directory by name; it may hold no more than that."""
+    return _chat_templates(folder, _read_json(folder / "tokenizer_config.json"))
 
 
 class TokenStream(Protocol):
@@ -258,9 +268,9 @@ class Tokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tokenizer into a directory, for this class and for transformers.
 
-        A tokenizer read from a directory is copied byte for byte. One rebuilt from GGUF is written as
-        `tokenizer.json` or `tokenizer.model` with `tokenizer_config.json`. `generation_config.json`, where further
-        `eos_ids` live, belongs to the model and is written with it.
+        A tokenizer read from a directory is copied byte for byte, but for a `chat_template` that was changed. One
+        rebuilt from GGUF is written as `tokenizer.json` or `tokenizer.model` with `tokenizer_config.json`.
+        `generation_config.json`, where further `eos_ids` live, belongs to the model and is written with it.
         """
         folder = Path(path)
         source = self._meta.source
@@ -268,8 +278,10 @@ class Tokenizer:
             self._backend.write(folder)
             config = json.dumps(self._config(), indent=2, ensure_ascii=False)
             write_file(folder / "tokenizer_config.json", config + "\n")
+            _remove_templates(folder)  # of an older tokenizer
             return
-        if source.resolve() == folder.resolve() and not self._grown:
+        changed = self.chat_templates != self._meta.chat_templates
+        if source.resolve() == folder.resolve() and not self._grown and not changed:
             return
         found = _files_of(source)
         if not any(name in found for name in _FILES):
@@ -280,6 +292,20 @@ class Tokenizer:
             self._backend.write(folder)
         for name in set(_files_of(folder)) - set(found):  # an older tokenizer's would be read together with these
             (folder / name).unlink()
+        if changed:
+            self._save_templates(folder)
+
+    def _save_templates(self, folder: Path) -> None:
+        """Put the chat templates in the place of all that the directory has."""
+        place = folder / "tokenizer_config.json"
+        config = _read_json(place)
+        if config.pop("chat_template", None) is not None:
+            write_file(place, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        _remove_templates(folder)
+        for name, template in self.chat_templates.items():
+            file = folder / (_TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja")
+            file.parent.mkdir(exist_ok=True)
+            write_file(file, template)
 
     def _config(self) -> dict[str, Any]:
         fast = isinstance(self._backend, Fast)
@@ -326,6 +352,12 @@ def _files_of(folder: Path) -> list[str]:
     """The files of a tokenizer that are in a directory."""
     named = sorted(f"{TEMPLATES}/{file.name}" for file in (folder / TEMPLATES).glob("*.jinja"))
     return [name for name in (*_FILES, *_SIDE_FILES) if (folder / name).is_file()] + named
+
+
+def _remove_templates(folder: Path) -> None:
+    """The files that hold nothing else."""
+    for file in (folder / _TEMPLATE, folder / "chat_template.json", *(folder / TEMPLATES).glob("*.jinja")):
+        file.unlink(missing_ok=True)
 
 
 def _padded(row: list[int], width: int, value: int, side: str) -> list[int]:
@@ -429,7 +461,7 @@ def _added_tokens(
 
 def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """The checkpoint's templates by name; one alone is `default`. Where there are files of templates, they are all."""
-    files = {"default": folder / "chat_template.jinja"} if (folder / "chat_template.jinja").is_file() else {}
+    files = {"default": folder / _TEMPLATE} if (folder / _TEMPLATE).is_file() else {}
     files |= {file.name.removesuffix(".jinja"): file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if files:
         return {name: file.read_text(encoding="utf-8") for name, file in files.items()}

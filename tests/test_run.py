@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ def test_what_a_run_leaves(files: Files, tmp_path: Path, capsys: pytest.CaptureF
     assert [step for step, _ in result.val_losses] == [4, 8]
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     written = yaml.safe_load((out / "settings.yaml").read_text())
+    date.fromisoformat(written["data"].pop("date"))  # of the run's begin
     assert FinetuneSettings(
         **(written | {
             "data": DataSettings(**written["data"]), "method": MethodSettings(**written["method"]),

@@ -93,7 +93,7 @@ class Clock(datetime):
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("transformers.utils.chat_template_utils", "litlm.prompts.template", "litlm.prompts.turns"):
+    for module in ("transformers.utils.chat_template_utils", "litlm.prompts.turns"):
         monkeypatch.setattr(sys.modules[module], "datetime", Clock)
 
 

@@ -213,6 +213,11 @@ def base_of(path: Path) -> str:
         raise ValueError(
             f"{path} does not say which model it belongs to; name it: MODEL --adapter {path}, or for merge --base MODEL"
         )
+    if Path(base).is_absolute() and not Path(base).exists():
+        raise ValueError(
+            f"{path} belongs to the model in {base}, which is not there any more; say where it is: MODEL --adapter "
+            f"{path}, or for merge --base MODEL"
+        )
     return base
 
 

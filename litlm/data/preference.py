@@ -248,7 +248,8 @@ def load_preference(
     Every record that can't be used is named. Pairs that lost an end to max_len or the context, or were left out, are
     counted in the notes.
     """
-    encoder = Encoder(tokenizer, get_style(data.style) if data.style else style, "completion")
+    style = (get_style(data.style) if data.style else style).on(data.date)
+    encoder = Encoder(tokenizer, style, "completion")
     limit = min(data.max_len or context_len, context_len)
     train = _read(data.path, data.split, encoder, limit, packing=data.packing)
     if data.val_path:

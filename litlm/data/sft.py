@@ -176,7 +176,8 @@ def load_sft(
     Every record that can't be used is named. An example that is longer than max_len or the context loses its end; one
     that has nothing to learn left is left out. The notes of both say how many.
     """
-    encoder = Encoder(tokenizer, get_style(data.style) if data.style else style, data.loss_on)
+    style = (get_style(data.style) if data.style else style).on(data.date)
+    encoder = Encoder(tokenizer, style, data.loss_on)
     limit = min(data.max_len or context_len, context_len)
     train = _read(data.path, data.split, encoder, limit, packing=data.packing)
     if not data.val_path:

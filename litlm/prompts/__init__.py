@@ -4,6 +4,7 @@ Messages are dicts with `role` ("system", "user", "assistant") and `content`; `m
 hold. A style is a small class that writes them out: `base.py` says what it must do, `turns.py` has the table that most
 are. `TemplateStyle` runs the Jinja template a checkpoint brings, as transformers does. `style_for` chooses: the
 checkpoint's own template, else the named style, else `plain`. Unusual:
+- Every style is also a Jinja template (`jinja.py`), which is saved with a model that was trained in it.
 - A style follows the template its models were published with, oddities included: stripped contents, a missing end
   token, reasoning taken out of earlier answers.
 - Only a checkpoint's own template writes tools. What a style would leave out without a word (tools and their calls, a

@@ -11,10 +11,12 @@ Unusual:
 from __future__ import annotations
 
 import bisect
+import copy
 import difflib
 import os.path
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from litlm.prompts.messages import PROBE, Message, accept
@@ -52,6 +54,7 @@ class PromptStyle:
         adds_prefix: whether the tokenizer's BOS belongs before the text (styles made of plain text).
         closing: what is written behind a conversation that asks for no answer; it belongs to no turn.
         verified: whether a test compares the style's text with a source from outside, which the docstring names.
+        day: what a text that tells today's date has as today; None: the day it is.
     """
 
     name: str = ""
@@ -61,6 +64,17 @@ class PromptStyle:
     adds_prefix: bool = False
     closing: str = ""
     verified: bool = False
+    day: date | None = None
+
+    def on(self: Style, day: str | date | None) -> Style:
+        """This style as it writes on a day (in ISO's form, 2026-07-26), so that texts do not change overnight."""
+        style = copy.copy(self)
+        style.day = date.fromisoformat(day) if isinstance(day, str) else day
+        return style
+
+    def jinja(self) -> str | None:
+        """The style as a Jinja chat template, for other tools; None where nobody wrote it so."""
+        return None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The text of valid messages."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from litlm.prompts import jinja
 from litlm.prompts.base import Message, register_style
 from litlm.prompts.turns import Turn, Turns, answer, one_system, same, split_reasoning
 
@@ -73,6 +74,36 @@ class SmolLM3(ChatML):
                 text += header + message["content"].lstrip("\n") + "<|im_end|>\n"
         return text + (header if add_generation_prompt else "")
 
+    def jinja(self) -> str | None:
+        own, brief = map(
+            jinja.text, (self._reason, "You are a helpful AI assistant named SmolLM, trained by Hugging Face.")
+        )
+        thinking = "true" if self.thinking else '"/think" in given'
+        dated = "" if self.date is None else f"Today Date: {self.date}\n"
+        about = jinja.text(
+            f"<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\n{dated}Reasoning Mode: "
+        )
+        return jinja.fill(
+            r"""
+{%- set given = messages[0].content if messages and messages[0].role == "system" else "" -%}
+{%- set thinking = "/no_think" not in given and ($thinking) -%}
+{%- set system = given.replace("/no_think", "").replace("/think", "").rstrip() or ($own if thinking else $brief) -%}
+{%- set header = "<|im_start|>assistant\n" + ("" if thinking else "<think>\n\n</think>\n") -%}
+{{- $about + ("/think" if thinking else "/no_think") + "\n\n## Custom Instructions\n\n" -}}
+{{- system + "\n\n<|im_end|>\n" -}}
+{%- for message in messages -%}
+{%- if message.role == "user" -%}{{- "<|im_start|>user\n" + message.content + "<|im_end|>\n" -}}
+{%- elif message.role == "assistant" -%}{{- header + message.content.lstrip("\n") + "<|im_end|>\n" -}}
+{%- elif message.role != "system" -%}$refuse
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- header -}}{%- endif -%}""",
+            thinking=thinking,
+            own=own,
+            brief=brief,
+            about=about,
+        )
+
 
 @register_style
 class Qwen2(ChatML):
@@ -120,6 +151,10 @@ class QwQ(ChatML):
         turns = [(role, answer(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier]
         return [*turns, last] if last[0] else turns
 
+    def jinja(self) -> str | None:
+        kept = r'(content if loop.last else content.split("</think>")[-1].lstrip("\n"))'
+        return jinja.table(self, content={"assistant": kept})
+
 
 @register_style
 class Qwen3(ChatML):
@@ -146,6 +181,26 @@ class Qwen3(ChatML):
                     content = f"<think>\n{reasoning}\n</think>\n\n{content}"
             turns.append((message["role"], content))
         return turns
+
+    def jinja(self) -> str | None:
+        answer = (
+            jinja.REASONING
+            + r"""
+{%- if loop.index0 > last.query and (reasoning or loop.last) -%}
+{%- set content = "<think>\n" + reasoning.strip("\n") + "\n</think>\n\n" + content.lstrip("\n") -%}
+{%- endif -%}
+{{- "<|im_start|>assistant\n" + content + "<|im_end|>\n" -}}"""
+        )
+        begin = """
+{%- set last = namespace(query=messages | length) -%}
+{%- for message in messages -%}
+{%- if message.role == "user" -%}
+{%- if not (message.content.startswith("<tool_response>") and message.content.endswith("</tool_response>")) -%}
+{%- set last.query = loop.index0 -%}
+{%- endif -%}
+{%- endif -%}
+{%- endfor -%}"""
+        return jinja.table(self, begin=begin.lstrip(), turn={"assistant": answer})
 
 
 def _tool_answer(message: Message) -> bool:
@@ -195,6 +250,10 @@ class FalconH1(ChatML):
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         return super().turns(one_system(messages))
 
+    def jinja(self) -> str | None:
+        before, after = map(jinja.text, self.markers["system"])
+        return jinja.table(self, first=jinja.say(before, "system", after), keep='message.role != "system"')
+
 
 @register_style
 class LFM2(ChatML):
@@ -206,6 +265,10 @@ class LFM2(ChatML):
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         turns = super().turns(messages)
         return turns[1:] if turns[:1] == [("system", "")] else turns
+
+    def jinja(self) -> str | None:
+        before, after = map(jinja.text, self.markers["system"])
+        return jinja.table(self, first="{%- if system -%}" + jinja.say(before, "system", after) + "{%- endif -%}")
 
 
 @register_style
@@ -230,6 +293,18 @@ class OLMo3(ChatML):
         if messages and messages[-1]["role"] == "assistant" and not add_generation_prompt:
             return text.removesuffix("<|im_end|>\n") + "<|endoftext|>"
         return text
+
+    def jinja(self) -> str | None:
+        told, end = (
+            jinja.text(self._no_functions),
+            r'("<|endoftext|>" if loop.last and not add_generation_prompt else "<|im_end|>\n")',
+        )
+        return jinja.table(
+            self,
+            system=f"messages[0].content + {told}",
+            content={"system": f"content + {told}"},
+            after={"assistant": end},
+        )
 
 
 @register_style
@@ -275,6 +350,9 @@ class Phi4Reasoning(Phi4):
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         return super().turns(one_system(messages))
+
+    def jinja(self) -> str | None:
+        return jinja.table(self, keep='message.role != "system"')
 
 
 @register_style

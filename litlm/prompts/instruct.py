@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
 from litlm.prompts.turns import Turn, Turns, by_role, same
 
@@ -45,6 +46,9 @@ class Llama2(Turns):
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         return [(role, content.strip()) for role, content in super().turns(messages)]
+
+    def jinja(self) -> str | None:
+        return jinja.table(self, content=dict.fromkeys(self.markers, "(content | trim)"))
 
 
 @register_style

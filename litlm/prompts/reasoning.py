@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
 from litlm.prompts.turns import Turn, Turns, answer, by_role, last_user, same, split_reasoning, today
+
+_SYSTEMS = r"""{%- set systems = messages | selectattr("role", "equalto", "system") -%}
+{%- set systems = systems | map(attribute="content") | join("\n\n") -%}"""
 
 
 @register_style
@@ -45,6 +49,16 @@ class DeepSeekV3(DeepSeekV2):
     def _answer(self, content: str) -> str:
         return answer(content)
 
+    def jinja(self) -> str | None:
+        return jinja.table(
+            self,
+            begin=_SYSTEMS,
+            default="systems",
+            system="systems",
+            keep='message.role != "system"',
+            content={"assistant": 'content.split("</think>")[-1]'},
+        )
+
 
 @register_style
 class DeepSeekV31(DeepSeekV3):
@@ -75,6 +89,28 @@ class DeepSeekV31(DeepSeekV3):
     def _answer(self, content: str) -> str:
         return content.split("</think>", 1)[-1]
 
+    def jinja(self) -> str | None:
+        opening = jinja.text("<｜Assistant｜>" + ("<think>" if self.thinking else "</think>"))
+        return jinja.fill(
+            r"""
+$systems
+{%- set asked = namespace(yes=false) -%}
+{{- $begin + systems -}}
+{%- for message in messages if message.role != "system" -%}
+{%- if message.role == "user" -%}{{- "<｜User｜>" + message.content -}}
+{%- elif message.role == "assistant" -%}
+{{- ("<｜Assistant｜></think>" if asked.yes else "") + message.content.split("</think>", 1)[-1] -}}
+{{- "<｜end▁of▁sentence｜>" -}}
+{%- else -%}$refuse
+{%- endif -%}
+{%- set asked.yes = message.role == "user" -%}
+{%- endfor -%}
+{%- if add_generation_prompt and asked.yes -%}{{- $opening -}}{%- endif -%}""",
+            systems=_SYSTEMS,
+            begin=jinja.text(self.begin),
+            opening=opening,
+        )
+
 
 @register_style
 class DeepSeekR1(DeepSeekV3):
@@ -102,6 +138,12 @@ class Exaone4(Turns):
                 content = f"<think>\n\n</think>\n\n{content}"
             turns.append((role, content))
         return turns
+
+    def jinja(self) -> str | None:
+        bare = '(content.split("</think>")[-1] | trim if "</think>" in content else content)'
+        return jinja.table(
+            self, content={"assistant": r'("<think>\n\n</think>\n\n" + ' + bare + ' if content else "")'}
+        )
 
 
 @register_style
@@ -137,6 +179,38 @@ class Gemma4(Turns):
             text += "<|turn>model\n" + ("" if self.thinking else "<|channel>thought\n<channel|>")
         return text
 
+    def jinja(self) -> str | None:
+        start, think = "", ""
+        if self.thinking:
+            own = jinja.text("<|turn>system\n<|think|>\n<turn|>\n")
+            start = '{%- if not (messages and messages[0].role == "system") -%}{{- ' + own + " -}}{%- endif -%}"
+            think = r'{%- if loop.first and message.role == "system" -%}{{- "<|think|>\n" -}}{%- endif -%}'
+        opening = jinja.text("<|turn>model\n" + ("" if self.thinking else "<|channel>thought\n<channel|>"))
+        return jinja.fill(
+            r"""
+{{- "<bos>" -}}$start
+{%- set before = namespace(role="") -%}
+{%- for message in messages -%}
+{%- if message.role not in ("system", "user", "assistant") -%}$refuse{%- endif -%}
+{%- if not (message.role == "assistant" and before.role == "assistant") -%}
+{{- "<|turn>" + ("model" if message.role == "assistant" else message.role) + "\n" -}}
+{%- endif -%}$think
+{%- set said = namespace(text=message.content) -%}
+{%- if message.role == "assistant" -%}
+{%- set said.text = "" -%}
+{%- for part in message.content.split("<channel|>") -%}
+{%- set said.text = said.text + part.split("<|channel>")[0] -%}
+{%- endfor -%}
+{%- endif -%}
+{{- said.text.strip() + "<turn|>\n" -}}
+{%- set before.role = message.role -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- $opening -}}{%- endif -%}""",
+            start=start,
+            think=think,
+            opening=opening,
+        )
+
 
 @register_style
 class GptOss(PromptStyle):
@@ -155,7 +229,7 @@ class GptOss(PromptStyle):
         self.date, self.effort = date, effort
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        date = self.date or today("%Y-%m-%d")
+        date = self.date or today("%Y-%m-%d", self.day)
         text = (
             "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: "
             f"2024-06\nCurrent date: {date}\n\nReasoning: {self.effort}\n\n# Valid channels: analysis, commentary, "
@@ -181,6 +255,41 @@ class GptOss(PromptStyle):
                 end = "<|return|>" if finished else "<|end|>"
                 text += f"<|start|>assistant<|channel|>final<|message|>{content}{end}"
         return text + ("<|start|>assistant" if add_generation_prompt else "")
+
+    def jinja(self) -> str | None:
+        date = jinja.text(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
+        return jinja.fill(
+            r"""
+{{- "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: " -}}
+{{- "2024-06\nCurrent date: " + $date + "\n\nReasoning: $effort\n\n# Valid channels: analysis, commentary, " -}}
+{{- "final. Channel must be included for every message.<|end|>" -}}
+{%- for message in messages -%}
+{%- if message.role == "system" -%}
+{%- if loop.first and message.content -%}
+{{- "<|start|>developer<|message|># Instructions\n\n" + message.content + "\n\n<|end|>" -}}
+{%- endif -%}
+{%- elif message.role == "user" -%}{{- "<|start|>user<|message|>" + message.content + "<|end|>" -}}
+{%- elif message.role == "assistant" -%}
+{%- for text in (message.content, message.thinking or "") -%}
+{%- if "<|channel|>analysis<|message|>" in text or "<|channel|>final<|message|>" in text -%}
+$refuse_channels
+{%- endif -%}
+{%- endfor -%}
+{%- set finished = loop.last and not add_generation_prompt -%}
+{%- if finished and message.thinking is defined and message.thinking is not none -%}
+{{- "<|start|>assistant<|channel|>analysis<|message|>" + message.thinking + "<|end|>" -}}
+{%- endif -%}
+{{- "<|start|>assistant<|channel|>final<|message|>" + message.content + ("<|return|>" if finished else "<|end|>") -}}
+{%- else -%}$refuse
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|start|>assistant" -}}{%- endif -%}""",
+            date=date,
+            effort=self.effort,
+            refuse_channels=jinja.refuse(
+                "a message holds channel tokens: pass the final text as content, the analysis as thinking"
+            ),
+        )
 
 
 @register_style
@@ -214,6 +323,30 @@ class Glm45(PromptStyle):
             text += "<|assistant|>" + ("" if self.thinking else "\n<think></think>")
         return text
 
+    def jinja(self) -> str | None:
+        quiet = "" if self.thinking else r' + ("" if message.content.endswith("/nothink") else "/nothink")'
+        opening = jinja.text("<|assistant|>" + ("" if self.thinking else "\n<think></think>"))
+        return jinja.fill(
+            r"""
+{{- "[gMASK]<sop>" -}}
+$last_user
+{%- for message in messages -%}
+{%- if message.role == "assistant" -%}
+$reasoning
+{%- set reasoning = reasoning.strip() if loop.index0 > last.user else "" -%}
+{{- "<|assistant|>\n<think>" + reasoning + "</think>" + ("\n" + content.strip() if content.strip() else "") -}}
+{%- elif message.role == "user" -%}{{- "<|user|>\n" + message.content$quiet -}}
+{%- elif message.role == "system" -%}{{- "<|system|>\n" + message.content -}}
+{%- else -%}$refuse
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- $opening -}}{%- endif -%}""",
+            last_user=jinja.LAST_USER,
+            reasoning=jinja.REASONING,
+            quiet=quiet,
+            opening=opening,
+        )
+
 
 @register_style
 class Apertus(PromptStyle):
@@ -230,7 +363,7 @@ class Apertus(PromptStyle):
         self.date, self.thinking = date, thinking
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        date = self.date or today("%Y-%m-%d")
+        date = self.date or today("%Y-%m-%d", self.day)
         system = (
             "You are Apertus, a helpful assistant created by the SwissAI initiative.\nKnowledge cutoff: 2024-04\n"
             f"Current date: {date}"
@@ -252,6 +385,36 @@ class Apertus(PromptStyle):
                 text += ("" if answering else "<|assistant_start|>") + message["content"]
             answering = message["role"] == "assistant"
         return text + ("<|assistant_start|>" if add_generation_prompt else "")
+
+    def jinja(self) -> str | None:
+        date = jinja.text(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
+        enabled = "enabled" if self.thinking else "disabled"
+        return jinja.fill(
+            r"""
+{%- set system = "You are Apertus, a helpful assistant created by the SwissAI initiative.\n" -%}
+{%- set system = system + "Knowledge cutoff: 2024-04\nCurrent date: " + $date -%}
+{%- set rest = messages -%}
+{%- if messages and messages[0].role == "system" -%}
+{%- set system = messages[0].content -%}
+{%- set rest = messages[1:] -%}
+{%- endif -%}
+{{- "<s><|system_start|>" + system + "<|system_end|><|developer_start|>Deliberation: $enabled\n" -}}
+{{- "Tool Capabilities: disabled<|developer_end|>" -}}
+{%- set answering = namespace(yes=false) -%}
+{%- for message in rest -%}
+{%- if message.role == "user" -%}
+{{- ("<|assistant_end|>" if answering.yes else "") + "<|user_start|>" + message.content + "<|user_end|>" -}}
+{%- elif message.role == "assistant" -%}
+{{- ("" if answering.yes else "<|assistant_start|>") + message.content -}}
+{%- else -%}$refuse_roles
+{%- endif -%}
+{%- set answering.yes = message.role == "assistant" -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|assistant_start|>" -}}{%- endif -%}""",
+            date=date,
+            enabled=enabled,
+            refuse_roles=jinja.refuse("roles are user and assistant, after an optional system message"),
+        )
 
 
 @register_style
@@ -278,3 +441,32 @@ class MiniMaxM2(PromptStyle):
                 thought = f"<think>\n{reasoning}\n</think>\n\n" if reasoning and i > last_question else ""
                 text += f"]~b]ai\n{thought}{content}[e~[\n"
         return text + ("]~b]ai\n<think>\n" if add_generation_prompt else "")
+
+    def jinja(self) -> str | None:
+        return jinja.fill(
+            r"""
+{%- set system = "You are a helpful assistant." -%}
+{%- set rest = messages -%}
+{%- if messages and messages[0].role == "system" -%}
+{%- set system = messages[0].content or system -%}
+{%- set rest = messages[1:] -%}
+{%- endif -%}
+$last_user
+{{- "]~!b[]~b]system\n" + system + "[e~[\n" -}}
+{%- for message in rest -%}
+{%- if message.role == "user" -%}{{- "]~b]user\n" + message.content + "[e~[\n" -}}
+{%- elif message.role == "assistant" -%}
+$reasoning
+{%- if message.reasoning_content is not defined and "</think>" in message.content -%}
+{%- set reasoning = reasoning.strip("\n") -%}{%- set content = content.strip("\n") -%}
+{%- endif -%}
+{{- "]~b]ai\n" -}}
+{%- if reasoning and loop.index0 > last.user -%}{{- "<think>\n" + reasoning + "\n</think>\n\n" -}}{%- endif -%}
+{{- content + "[e~[\n" -}}
+{%- elif message.role != "system" -%}$refuse
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "]~b]ai\n<think>\n" -}}{%- endif -%}""",
+            last_user=jinja.LAST_USER.replace("in messages", "in rest"),
+            reasoning=jinja.REASONING,
+        )

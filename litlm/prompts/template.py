@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from litlm.prompts.base import Message, PromptStyle, get_style
 from litlm.prompts.messages import PROBE, REASONING
+from litlm.prompts.turns import today
 
 if TYPE_CHECKING:
     import jinja2
@@ -18,13 +20,31 @@ if TYPE_CHECKING:
     from litlm.tokenizer import Tokenizer
 
 
-def style_for(tokenizer: Tokenizer, style_name: str | None = None) -> PromptStyle:
-    """How to talk to this checkpoint: its own template, else the named style, else `plain`."""
+def style_for(tokenizer: Tokenizer, style_name: str | None = None, noted: str | None = None) -> PromptStyle:
+    """How to talk to this checkpoint: its own template, else the named style, else `plain`.
+
+    noted: the style whose name litlm saved with the checkpoint, beside the template that it made of it. If that
+    template is another's by now, it is the one to follow.
+    """
     named = get_style(style_name or "plain")
     try:
         template = tokenizer.chat_template
     except ValueError as error:
         return _Undecided(str(error))
+    if noted is not None:
+        from litlm.prompts.jinja import chat_template
+
+        try:
+            style = get_style(noted)
+        except ValueError:
+            if template is None:
+                raise ValueError(
+                    f"the model was trained in prompt style {noted!r}, which nothing here defines: import the code "
+                    "that does (with register_style), or ask in another style"
+                ) from None
+        else:
+            if template in (None, chat_template(style, tokenizer)):
+                return style
     return named if template is None else TemplateStyle(template, **tokenizer.special_tokens)
 
 
@@ -56,7 +76,7 @@ class TemplateStyle(PromptStyle):
     def __init__(self, template: str, **variables: Any) -> None:
         import jinja2
 
-        self.variables = variables
+        self.source, self.variables = template, variables
         environment = _environment()
         try:
             self._template = environment.from_string(template)
@@ -115,6 +135,14 @@ class TemplateStyle(PromptStyle):
         # templates take the reasoning out of earlier answers on purpose
         return (key in REASONING and key in self._names) or not self._same(messages, self, without)
 
+    def on(self, day: str | date | None) -> TemplateStyle:
+        style = super().on(day)
+        style.variables = self.variables | {"strftime_now": partial(today, day=style.day)}
+        return style
+
+    def jinja(self) -> str:
+        return self.source
+
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         own = dict(messages=list(messages), tools=None, documents=None, add_generation_prompt=add_generation_prompt)
         try:
@@ -164,7 +192,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = today
     return environment
 
 

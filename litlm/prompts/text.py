@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
 from litlm.prompts.turns import Turn, Turns, by_role
 
@@ -17,6 +18,9 @@ class Plain(PromptStyle):
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         return "".join(message["content"] for message in messages)
+
+    def jinja(self) -> str | None:
+        return "{%- for message in messages -%}{{- message.content -}}{%- endfor -%}"
 
 
 @register_style
@@ -52,6 +56,31 @@ class Alpaca(PromptStyle):
             sections.append("### Response:\n")
         return "\n\n".join(sections)
 
+    def jinja(self) -> str | None:
+        return jinja.fill(
+            r"""
+{%- set asked = messages | selectattr("role", "equalto", "user") | list -%}
+{%- if not messages or messages[0].role != "system" -%}
+{{- "Below is an instruction that describes a task" -}}
+{%- if asked and asked[0].input -%}{{- ", paired with an input that provides further context" -}}{%- endif -%}
+{{- ". Write a response that appropriately completes the request.\n\n" -}}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role == "user" -%}
+{{- "### Instruction:\n" + message.content -}}
+{%- if message.input -%}{{- "\n\n### Input:\n" + message.input -}}{%- endif -%}
+{%- elif message.role == "assistant" -%}
+{{- "### Response:\n" + message.content -}}
+{%- elif message.role == "system" -%}
+{{- message.content -}}
+{%- else -%}
+$refuse
+{%- endif -%}
+{%- if not loop.last or add_generation_prompt -%}{{- "\n\n" -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "### Response:\n" -}}{%- endif -%}"""
+        )
+
 
 class Sections(Turns):
     """Formats of plain text. Most are published for one turn only: further turns repeat it.
@@ -66,6 +95,13 @@ class Sections(Turns):
         text, after = super().render(messages, add_generation_prompt), self.markers["assistant"][1]
         finished = messages and messages[-1]["role"] == "assistant" and not add_generation_prompt
         return text.removesuffix(after) if finished and after.isspace() else text
+
+    def jinja(self) -> str | None:
+        after = self.markers["assistant"][1]
+        if not after.isspace():
+            return super().jinja()
+        last = f'("" if loop.last and not add_generation_prompt else {jinja.text(after)})'
+        return jinja.table(self, after={"assistant": last})
 
 
 @register_style
@@ -152,6 +188,11 @@ class FalconInstruct(Sections):
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         return [(r, c.replace("\r\n", "\n").replace("\n\n", "\n")) for r, c in super().turns(messages)]
+
+    def jinja(self) -> str | None:
+        lines = r'content | replace("\r\n", "\n") | replace("\n\n", "\n")'
+        last = r'("" if loop.last and not add_generation_prompt else "\n\n")'
+        return jinja.table(self, content=dict.fromkeys(self.markers, f"({lines})"), after={"assistant": last})
 
 
 @register_style

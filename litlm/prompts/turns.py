@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 
+from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle
 
 Turn = tuple[str, str]
@@ -53,6 +54,9 @@ class Turns(PromptStyle):
             return text + (self.markers["assistant"][0] if self.opening is None else self.opening)
         return text + self.closing
 
+    def jinja(self) -> str | None:
+        return jinja.table(self)
+
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         """Roles and contents as they are written."""
         system = [("system", self.default_system)] if self.default_system is not None else []
@@ -99,5 +103,6 @@ def last_user(messages: Sequence[Message]) -> int:
     return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
 
 
-def today(form: str) -> str:
-    return datetime.now().strftime(form)
+def today(form: str, day: date | None = None) -> str:
+    """The day (None: the one it is) in strftime's form. A day has no time: hours and minutes are 0."""
+    return (day or datetime.now()).strftime(form)

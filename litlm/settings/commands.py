@@ -114,6 +114,7 @@ class GenerateCommand(SamplingSettings):
         model: A directory, .gguf file, zoo name or hub id.
         prompt: The text; - reads it from standard input.
         chat: Put the prompt through the model's chat template, as one user message.
+        style: The same in another prompt style, by name (alpaca, chatml, ...).
         adapter: Directory of a LoRA adapter in PEFT's format.
         device: auto, cuda, mps or cpu.
         dtype: auto, float32, bfloat16 or float16.
@@ -125,6 +126,7 @@ class GenerateCommand(SamplingSettings):
     model: str
     prompt: str
     chat: bool = False
+    style: str | None = None
     adapter: str | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -144,6 +146,7 @@ class ChatCommand(SamplingSettings):
     Args:
         model: A directory, .gguf file, zoo name or hub id.
         system: A system prompt.
+        style: Prompt style by name (alpaca, chatml, ...); without it the model's own.
         adapter: Directory of a LoRA adapter in PEFT's format.
         device: auto, cuda, mps or cpu.
         dtype: auto, float32, bfloat16 or float16.
@@ -154,6 +157,7 @@ class ChatCommand(SamplingSettings):
 
     model: str
     system: str | None = None
+    style: str | None = None
     adapter: str | None = None
     device: str = "auto"
     dtype: str = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Literal
 
 from litlm.settings.base import as_tuples, complain
@@ -23,6 +24,7 @@ class DataSettings:
         max_len: Longer examples are cut to this many tokens (and counted); None is the model's context.
         loss_on: Learn what the assistant says (assistant), only its last turn (completion), or every token (all).
         style: Prompt style by name (alpaca, chatml, ...); None is the model's own.
+        date: Today, for prompts that tell the date (2026-07-26); None is the day the run begins.
         packing: Put several examples into one row, with a mask between them. Changes the speed, not the steps.
     """
 
@@ -33,6 +35,7 @@ class DataSettings:
     max_len: int | None = None
     loss_on: Literal["assistant", "completion", "all"] = "assistant"
     style: str | None = None
+    date: str | None = None
     packing: bool = True
 
     def __post_init__(self) -> None:
@@ -52,6 +55,7 @@ class PreferenceData:
         split: Which split of a hub dataset.
         max_len: Longer conversations are cut to this many tokens (and counted); None is the model's context.
         style: Prompt style by name (alpaca, chatml, ...); None is the model's own.
+        date: Today, for prompts that tell the date (2026-07-26); None is the day the run begins.
         packing: Put several answers into one row, with a mask between them. Changes the speed, not the steps.
     """
 
@@ -61,6 +65,7 @@ class PreferenceData:
     split: str = "train"
     max_len: int | None = None
     style: str | None = None
+    date: str | None = None
     packing: bool = True
 
     def __post_init__(self) -> None:
@@ -139,4 +144,10 @@ def _check_sources(data: DataSettings | PreferenceData | TextData) -> None:
         problems.append(f"val_fraction={data.val_fraction} must lie in [0, 1)")
     if data.max_len is not None and data.max_len < 2:
         problems.append(f"max_len={data.max_len} must be at least 2 tokens")
+    day = None if isinstance(data, TextData) else data.date
+    try:
+        if day is not None:
+            date.fromisoformat(day)
+    except (TypeError, ValueError):
+        problems.append(f"date={day!r} must be a date as 2026-07-26 is")
     complain("Data settings", problems)

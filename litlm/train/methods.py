@@ -36,15 +36,12 @@ class Applied:
     notes: list[str] = field(default_factory=list)
 
 
-def apply_method(llm: LLM, settings: MethodSettings, *, grown: bool = False) -> Applied:
-    """Lay the method on the model: afterwards the parameters to train, and only these, require gradients.
-
-    grown: the tokenizer has new tokens, which belong to what is saved.
-    """
+def apply_method(llm: LLM, settings: MethodSettings) -> Applied:
+    """Lay the method on the model: afterwards the parameters to train, and only these, require gradients."""
     if settings.name == "full":
         return _full(llm, settings)
     if settings.name in ("lora", "qlora"):
-        return _lora(llm, settings, grown)
+        return _lora(llm, settings)
     return _adapter(llm, settings)
 
 
@@ -60,7 +57,7 @@ def _full(llm: LLM, settings: MethodSettings) -> Applied:
     return Applied(lambda folder, base: llm.save(folder), llm.config.to_hf, notes=notes)
 
 
-def _lora(llm: LLM, settings: MethodSettings, grown: bool) -> Applied:
+def _lora(llm: LLM, settings: MethodSettings) -> Applied:
     from litlm.checkpoint.peft import save_adapter
     from litlm.transforms.lora import adapters_off, apply_lora
 
@@ -69,8 +66,7 @@ def _lora(llm: LLM, settings: MethodSettings, grown: bool) -> Applied:
 
     def export(folder: Path, base: str) -> None:
         save_adapter(llm.model, folder, base=base)
-        if grown:  # who loads the adapter needs the new tokens
-            llm.tokenizer.save(folder)
+        llm.save_chat_format(folder)
 
     return Applied(
         export,
@@ -88,6 +84,7 @@ def _adapter(llm: LLM, settings: MethodSettings) -> Applied:
 
     def export(folder: Path, base: str) -> None:
         save(llm.model, folder, base=base)
+        llm.save_chat_format(folder)
 
     return Applied(
         export,

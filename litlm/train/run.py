@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings, TextData, TrainSettings
 
@@ -59,9 +59,10 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     from litlm.train.methods import apply_method
 
     llm = load_for(settings) if llm is None else usable(llm)
-    settings = add_tokens(llm, settings)
+    settings = dated(add_tokens(llm, settings))
     train, val = load_sft(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, seed=settings.seed)
-    method = apply_method(llm, settings.method, grown=bool(settings.new_tokens))
+    ask_as_trained(llm, settings.data.style)
+    method = apply_method(llm, settings.method)
     return run(settings, llm, method, train, val, None, quiet=quiet)
 
 
@@ -74,7 +75,9 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     from litlm.train.preference import Preference, precompute_reference
 
     llm = load_for(settings) if llm is None else usable(llm)
+    settings = dated(settings)
     train, val = load_preference(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, seed=settings.seed)
+    ask_as_trained(llm, settings.data.style)
     check_ids(llm, train, val)  # already now, because the reference model reads them
     if settings.method.name == "full" and settings.preference.loss != "orpo":
         size, device = settings.train.micro_batch_size, llm.model.embed.weight.device
@@ -173,8 +176,9 @@ def run(
     method.check()
     check_ids(llm, train, val)
     with Report(out_dir, settings, loggers=t.logger, quiet=quiet) as report:
-        for note in (*method.notes, *train.notes, *(val.notes if val else ())):
-            report.say(note)
+        for note in (*method.notes, *train.notes, *(val.notes if val else ()), llm.chat_note()):
+            if note:
+                report.say(note)
         some, every = trained(llm.model)
         steps = Limits(t, len(train)).steps()
         report.say(
@@ -197,7 +201,7 @@ def run(
             result = fit(
                 llm.model, train, val, settings=t, objective=objective, seed=settings.seed,
                 fabric=make_fabric(llm.model), report=report, checkpoints=checkpoints, resume=resume,
-                sample=sampler(llm, t.samples), begun=begun,
+                sample=sampler(llm, t.samples, getattr(settings.data, "date", None)), begun=begun,
                 kind=identity(settings, llm),
             )  # fmt: skip
         except torch.OutOfMemoryError:
@@ -448,20 +452,45 @@ def add_tokens(llm: LLM, settings: FinetuneSettings) -> FinetuneSettings:
     return dataclasses.replace(settings, method=dataclasses.replace(method, modules_to_save=whole))
 
 
-def sampler(llm: LLM, prompts: tuple[str, ...]) -> Callable[[], list[tuple[str, str]]] | None:
-    """What the model makes of some prompts, as an assistant where it has a chat template."""
+Conversational = TypeVar("Conversational", FinetuneSettings, DPOSettings)
+
+
+def dated(settings: Conversational) -> Conversational:
+    """Settings with the day that prompts give as today's: a run that goes on later keeps the one that it began on."""
+    from litlm.prompts.turns import today
+    from litlm.train.files import read_settings
+
+    day, before = settings.data.date, {}
+    if day is None and settings.resume is not None:
+        with contextlib.suppress(ValueError):  # the fingerprint of the data says what is wrong, if anything is
+            before = read_settings(Path(settings.out_dir) / "settings.yaml")
+        data = before.get("data")
+        day = data.get("date") if isinstance(data, dict) else None
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, date=day or today("%Y-%m-%d")))
+
+
+def ask_as_trained(llm: LLM, style: str | None) -> None:
+    """The style that the data was written in is the one to ask in from now on, and to save."""
+    from litlm.prompts import get_style
+
+    if style is not None:
+        llm.style = get_style(style)
+
+
+def sampler(llm: LLM, prompts: tuple[str, ...], day: str | None) -> Callable[[], list[tuple[str, str]]] | None:
+    """What the model makes of some prompts, as an assistant where it has a way to be asked. day: today, in prompts."""
     if not prompts:
         return None
     from litlm.generate import check_prompts
 
-    chat = llm.tokenizer.chat_template is not None
+    style = None if llm.style.name == "plain" else llm.style.on(day)
     message = lambda p: [{"role": "user", "content": p}]  # noqa: E731
-    ids = [llm.style.encode(message(p), llm.tokenizer) if chat else llm.tokenizer.encode(p) for p in prompts]
+    ids = [style.encode(message(p), llm.tokenizer) if style else llm.tokenizer.encode(p) for p in prompts]
     check_prompts(ids, llm.config.vocab_size, llm.config.max_seq_len, llm.tokenizer)  # not in the middle of a run
 
     def sample() -> list[tuple[str, str]]:
-        ask = lambda p: llm.chat(message(p), max_new_tokens=64)  # noqa: E731
-        return [(p, ask(p) if chat else llm.generate(p, max_new_tokens=64)) for p in prompts]
+        ask = lambda p: llm.chat(message(p), style=style, max_new_tokens=64)  # noqa: E731
+        return [(p, ask(p) if style else llm.generate(p, max_new_tokens=64)) for p in prompts]
 
     return sample
 
