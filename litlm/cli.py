@@ -378,9 +378,10 @@ def _trained(settings: Any, result: Any) -> None:
 
 def merge(settings: Any) -> None:
     from litlm.checkpoint.peft import base_of
+    from litlm.files import model_directory
     from litlm.llm import LLM
 
-    base = settings.base or base_of(Path(settings.adapter))
+    base = settings.base or base_of(model_directory(Path(settings.adapter)))
     llm = LLM.load(
         base, adapter=settings.adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields
     )
