@@ -439,7 +439,6 @@ def _open_fast(path: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer
 
     check_readable(path)
-    check_readable(path)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for everything
