@@ -6,6 +6,7 @@ readline does only where it is GNU's. From a pipe, each line is a message.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from litlm.cli import sampling_of
 from litlm.settings import ChatCommand, SamplingSettings
@@ -268,10 +269,8 @@ def _history() -> History:
 
     class Kept(FileHistory):
         def store_string(self, string: str) -> None:
-            try:
+            with contextlib.suppress(OSError):  # a full disk is no reason to stop talking
                 super().store_string(string)
-            except OSError:  # a full disk is no reason to stop talking
-                pass
 
     path = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "litlm" / "chat_history"
     try:
