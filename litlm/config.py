@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from litlm.counts import attention_size, mlp_size, moe_size, norm_size
+from litlm.files import read_json
 from litlm.plain import build, read_yaml, type_problems
 from litlm.slots import (
     AttentionConfig,
@@ -362,12 +363,7 @@ class Config:
         path = path / "config.json" if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"{path} does not exist; a checkpoint directory needs a config.json")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e:
-            raise ValueError(f"{path} is not valid JSON ({e}); download it again") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
+        content = read_json(path)
         try:
             return dataclasses.replace(config_from_hf(content, ignore_fields), name=path.parent.resolve().name)
         except ValueError as e:

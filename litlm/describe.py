@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from litlm.config import Config, LayerConfig
+from litlm.files import check_readable, model_directory, read_json
 from litlm.settings import DescribeCommand, MethodSettings, ModelsCommand
 from litlm.zoo import ModelInfo, find_model, get_model, list_models
 
@@ -145,8 +146,9 @@ def describe(settings: DescribeCommand) -> None:
     described, problems = [], []
     for model in settings.model:
         try:
-            is_adapter = (Path(model) / "adapter_config.json").is_file()
-            described.append(_adapter(Path(model), settings) if is_adapter else _model(model, settings, places))
+            path = model_directory(Path(model))
+            is_adapter = (path / "adapter_config.json").is_file()
+            described.append(_adapter(path, settings) if is_adapter else _model(str(path), settings, places))
         except ValueError as e:
             problems.append(str(e))
     if problems:
@@ -177,7 +179,7 @@ def _find(model: str, ignore_fields: Collection[str] = ()) -> tuple[Config, Mode
     """A path goes before a hub id, a zoo name before both."""
     path, info = Path(model), find_model(model)
     if info is None and (path.exists() or path.suffix.lower() in _YAML):
-        return _config_of(path, ignore_fields), None
+        return _config_of(model_directory(path), ignore_fields), None
     return Config.from_name(model), get_model(model)
 
 
@@ -419,10 +421,10 @@ def _unlike(mine: Any, plain: Any, prefix: str = "") -> Iterator[str]:
 
 def _adapter(path: Path, settings: DescribeCommand) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Title, rows to print, and facts for scripts."""
-    adapter = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    adapter = read_json(path / "adapter_config.json")
     base, trained = adapter.get("base_model_name_or_path"), _tensors(path / "adapter_model.safetensors")
     known = isinstance(base, str) and (find_model(base) is not None or Path(base).is_dir())
-    total = _find(base, settings.ignore_fields)[0].n_parameters() if known else None
+    total = _find(str(base), settings.ignore_fields)[0].n_parameters() if known else None
     targets = adapter.get("target_modules") or []
     facts = dict(
         adapter=adapter.get("peft_type", "LORA"), base=base, base_parameters=total, r=adapter.get("r"),
@@ -443,6 +445,7 @@ def _tensors(path: Path) -> int | None:
     """Number of values in a safetensors file, from its header."""
     if not path.is_file():
         return None
+    check_readable(path)
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     total = 0

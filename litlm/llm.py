@@ -14,11 +14,12 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from litlm.config import Config
+from litlm.files import model_directory, read_json
 from litlm.generate import check_prompts, decode
 from litlm.model import GPT
 from litlm.settings import SamplingSettings
@@ -98,6 +99,7 @@ class LLM:
     ) -> LLM:
         """Load a directory, a .gguf file, a zoo name or a hub id.
 
+        A training run's directory stands for its final/, or its newest checkpoint while there is none.
         adapter: a directory in PEFT's format; one given as the source itself is put on the model that it names. Its own
         tokenizer, chat template and end tokens go before the model's.
         quantize: keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8.
@@ -115,6 +117,7 @@ class LLM:
             check_kind(quantize)
         place, info = pick_device(device), find_model(str(source))
         path = resolve(source)
+        adapter = adapter and model_directory(Path(adapter))
         if adapter is None and (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             from litlm.checkpoint.peft import base_of
 
@@ -221,7 +224,7 @@ class LLM:
     ) -> Any:
         """Continue a text (or token ids). A list of prompts gives a list of answers, each as it would be alone.
 
-        Greedy by default. stream=True gives an iterator of text pieces (ids with return_ids) for one prompt.
+        Greedy by default. stream=True gives a `Stream` of text pieces (ids with return_ids) for one prompt.
         return_ids=True gives the new token ids instead of text, the end token included.
         """
         settings = SamplingSettings(
@@ -399,8 +402,7 @@ class LLM:
         texts = None if return_ids and not stop else [_Text(self.tokenizer, stop) for _ in prompts]
         events = _events(decode(self.model, prompts, settings, stop_ids=ends), texts, ends)
         if stream:
-            kept = (token if return_ids else piece for _, token, piece in events)
-            return (item for item in kept if item is not None and item != "")
+            return Stream(events, ends, texts[0] if texts else None, return_ids)
         answers: list[list[Any]] = [[] for _ in prompts]
         for row, token, piece in events:
             if not return_ids:
@@ -418,13 +420,39 @@ def _with_template(tokenizer: Tokenizer, template: str | None) -> Tokenizer:
     return changed
 
 
+class Stream(Iterator[Any]):
+    """One answer as it comes: an iterator of text pieces, or of ids.
+
+    token_ids: the new tokens so far, the end token included. finish_reason: None while it lasts, then "stop" after an
+    end token or a stop text, "length" at max_new_tokens or the end of the context.
+    """
+
+    def __init__(
+        self,
+        events: Iterator[tuple[int, int | None, str]],
+        ends: Collection[int],
+        text: _Text | None,
+        return_ids: bool,
+    ) -> None:
+        self._events, self._ends, self._text, self._return_ids = events, ends, text, return_ids
+        self.token_ids: list[int] = []
+        self.finish_reason: Literal["stop", "length"] | None = None
+
+    def __next__(self) -> Any:
+        for _, token, piece in self._events:
+            if token is not None:
+                self.token_ids.append(token)
+            item = token if self._return_ids else piece
+            if item is not None and item != "":
+                return item
+        stopped = self.token_ids[-1] in self._ends or (self._text is not None and self._text.stopped)
+        self.finish_reason = "stop" if stopped else "length"
+        raise StopIteration
+
+
 def _read_generation(file: Path) -> dict[str, Any]:
     """How the checkpoint is meant to be sampled: kept for `save`; litlm itself uses only its end tokens."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as e:
-        raise ValueError(f"{file} is not valid JSON ({e}); download it again") from None
-    return content if isinstance(content, dict) else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def _ids(row: Any) -> list[int]:

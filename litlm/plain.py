@@ -10,6 +10,9 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from litlm.files import unreadable
+
+
 # --- YAML ----------------------------------------------------------------------------------------------------------
 
 
@@ -18,7 +21,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as e:
-        raise ValueError(f"{path} can't be read ({e.strerror or e})") from None
+        raise unreadable(path, e) from None
     except UnicodeDecodeError as e:
         raise ValueError(f"{path} is not valid YAML: it is not UTF-8 text ({e.reason})") from None
     return load_yaml(text, path)

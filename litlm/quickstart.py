@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from importlib import resources
@@ -31,7 +32,7 @@ def quickstart(settings: QuickstartCommand) -> None:
     """Fetch, ask, finetune, ask again, save."""
     _heading(f"1. Fetch {settings.model}")
     from litlm.llm import LLM
-    from litlm.train.run import finetune
+    from litlm.train.run import STOPPED_BY_HAND, finetune
 
     began = time.perf_counter()
     llm = LLM.load(settings.model, dtype="float32")
@@ -43,6 +44,7 @@ def quickstart(settings: QuickstartCommand) -> None:
 
     _heading("3. Finetune it on facts about litlm (LoRA)")
     out = Path(settings.out_dir)
+    adapter, litlm = out / "run" / "final", command()
     began = time.perf_counter()
     with resources.as_file(resources.files("litlm.data") / "quickstart" / "litlm_facts.jsonl") as facts:
         run = FinetuneSettings(
@@ -56,27 +58,44 @@ def quickstart(settings: QuickstartCommand) -> None:
         )
         result = finetune(run, llm=llm)
     print(f"{result.steps} steps in {time.perf_counter() - began:.0f} s")
-    if result.stopped:
-        print("Stopped early, so it knows only part of what it could.")
+    if result.stopped in STOPPED_BY_HAND:
+        adapter = out / "run" / f"step-{result.steps:06d}"
+        print("Stopped early, so it knows only part of what it could. It learns the rest with")
+        print(f"  {litlm} finetune --config {shlex.quote(f'{out}/run/settings.yaml')} --resume auto")
+        if result.stopped == "SIGTERM":
+            sys.exit(128 + signal.SIGTERM)
+        print("Ctrl-C again ends the quickstart here.")
 
     _heading("4. Ask it again, and questions that it has not seen")
     after = {question: _ask(llm, question) for question in (*ABOUT_LITLM, *PARAPHRASES, CONTROL)}
 
     _heading("5. What it left")
     llm.save(out / "merged")
-    print(f"adapter       {out}/run/final  (PEFT's format)")
+    print(f"adapter       {adapter}  (PEFT's format)")
     print(f"merged model  {out}/merged  (transformers, vLLM and llama.cpp's converter read it as it is)")
-    print(f"loss curve    {out}/run/loss.png")
+    print(f"curves        {out}/run/report.html")
     changed = sum(before[question] != after[question] for question in ABOUT_LITLM)
     print(f"\n{changed} of {len(ABOUT_LITLM)} answers about litlm changed; the control answer", end=" ")
     print("is the same." if before[CONTROL] == after[CONTROL] else "changed too, which it should not have.")
     print("\nGo on with:")
-    # `make quickstart` runs in a virtual environment that is not active in the user's shell.
-    litlm = "litlm" if shutil.which("litlm") else os.path.relpath(Path(sys.executable).parent / "litlm")
-    model, merged, final = map(shlex.quote, (settings.model, f"{out}/merged", f"{out}/run/final"))
+    model, merged = shlex.quote(settings.model), shlex.quote(f"{out}/merged")
     print(f"  {litlm} chat {merged}")
-    print(f"  {litlm} chat {model} --adapter {final}")
+    print(f"  {litlm} chat {model} --adapter {shlex.quote(str(adapter))}")
     print(f"  {litlm} finetune {model} --data your_data.jsonl --out_dir out/mine")
+
+
+def command() -> str:
+    """What this litlm is called with from here: `make quickstart` runs in an environment that is not active."""
+    python = Path(sys.executable)
+    script = python.with_name("litlm.exe" if os.name == "nt" else "litlm")
+    found = shutil.which("litlm")
+    if found and Path(found).parent.resolve() == python.parent.resolve():  # another one may come first on the PATH
+        return "litlm"
+    place = script if script.exists() else python
+    near = os.path.relpath(place)
+    return shlex.quote(near if len(near) < len(str(place)) else str(place)) + (
+        "" if place == script else " -m litlm.cli"
+    )
 
 
 def _heading(text: str) -> None:

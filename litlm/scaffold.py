@@ -15,6 +15,7 @@ from typing import Any
 from litlm.config import Config
 from litlm.families import HFFields, get_family, list_families
 from litlm.families.base import Family
+from litlm.files import check_readable, os_reason, read_json
 from litlm.settings import NewFamilyCommand
 from litlm.writing import atomic_folder, locked, write_text
 
@@ -36,7 +37,7 @@ def new_family(settings: NewFamilyCommand) -> None:
         if not isinstance(model_type, str) or not model_type.isidentifier():
             raise ValueError(f"model_type={model_type!r} must be a name, as in a Hugging Face config.json")
     except OSError as e:
-        raise ValueError(f"{source} can't be read ({e.strerror or e}); give a config.json or its directory") from None
+        raise ValueError(f"{source} can't be read ({os_reason(e)}); give a config.json or its directory") from None
     except (KeyError, TypeError, json.JSONDecodeError):
         raise ValueError(f"{source} is not a Hugging Face config.json: it names no model_type") from None
     if model_type in list_families():
@@ -97,8 +98,9 @@ def _tensors(folder: Path) -> list[str]:
     """Names of the checkpoint's tensors, from its index or its file's header."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        return sorted(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        return sorted(read_json(index)["weight_map"])
     if single.is_file():
+        check_readable(single)
         with single.open("rb") as f:
             header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
         return sorted(set(header) - {"__metadata__"})

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from litlm.files import check_readable, read_json, read_text
 from litlm.tokenizer_backends import FLAGS, Added, Fast, Meta, SentencePiece, affix, write_file
 
 if TYPE_CHECKING:
@@ -368,15 +369,7 @@ def _padded(row: list[int], width: int, value: int, side: str) -> list[int]:
 # --- reading a Hugging Face directory -----------------------------------------------------------------------------
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; {} where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); download or copy the file again") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__} where an object was expected; download it again")
-    return value
+    return read_json(path) if path.is_file() else {}
 
 
 def _content(token: Any) -> str | None:
@@ -464,7 +457,7 @@ def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     files = {"default": folder / _TEMPLATE} if (folder / _TEMPLATE).is_file() else {}
     files |= {file.name.removesuffix(".jinja"): file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if files:
-        return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        return {name: read_text(file) for name, file in files.items()}
     template = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
     try:
         named = {entry["name"]: entry["template"] for entry in template} if isinstance(template, list) else template
@@ -476,6 +469,7 @@ def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 def _open_fast(path: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer
 
+    check_readable(path)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for everything
@@ -510,6 +504,7 @@ def _load_sentencepiece(path: Path, added: list[Added], config: Mapping[str, Any
         raise ValueError(
             f"{path.parent}/tokenizer_config.json: sp_model_kwargs={config['sp_model_kwargs']} is not supported"
         )
+    check_readable(path)
     try:
         return SentencePiece(path.read_bytes(), added, legacy=bool(config.get("legacy", False)))
     except Exception as error:  # protobuf and sentencepiece raise several unrelated types

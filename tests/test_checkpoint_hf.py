@@ -173,7 +173,7 @@ def test_bad_index(sharded: Path) -> None:
         '{"weight_map": {"a": 1, "b": "c"}}',
     ):
         (sharded / INDEX).write_text(bad)
-        _refused(sharded, INDEX, "corrupt")
+        _refused(sharded, INDEX, "not valid JSON" if bad == "{" else "JSON object" if bad == "[]" else "weight_map")
     # A shard whose tensors the index does not name, because the save was another one's.
     lost = weight_files_of(index)[-1]
     index["weight_map"] = {k: v for k, v in index["weight_map"].items() if v != lost}

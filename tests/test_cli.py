@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -425,10 +425,16 @@ def _asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, str]]]:
 
     asked: list[list[dict[str, str]]] = []
 
-    def chat(self: LLM, messages: list[dict[str, str]], **options: Any):
+    class Answer:
+        token_ids, finish_reason = (7,), "stop"
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(["answer ", str(len(asked))])
+
+    def chat(self: LLM, messages: list[dict[str, str]], **options: Any) -> Answer:
         assert options["stream"]
         asked.append(list(messages))
-        return iter(["answer ", str(len(asked))])
+        return Answer()
 
     monkeypatch.setattr(LLM, "chat", chat)
     return asked
@@ -444,16 +450,17 @@ def test_chat_remembers_until_reset(run: Run, monkeypatch: pytest.MonkeyPatch) -
         "one\n\ntwo\n/reset\nthree\\\nmore\n/nonsense\n/help\n/system\n/system You rhyme.\nfour\n/system\n/exit\nfive\n"
     )
     code, out, err = run("chat", tiny.folder(), "--device", "cpu", stdin=stdin)
-    assert code == 0
+    assert code == 1, "one line was wrong"
     assert [_roles(m) for m in asked] == [
         [("u", "one")],
         [("u", "one"), ("a", "answer 1"), ("u", "two")],
         [("u", "three\nmore")],
         [("s", "You rhyme."), ("u", "four")],
     ]
-    for text in ("answer 1\n", "answer 4\n", "Forgotten.", "Unknown command /nonsense", "/reset", "You rhyme.",
+    for text in ("answer 1\n", "answer 4\n", "is forgotten.", "/reset", "begins anew", "You rhyme.",
                  "the template decides"):  # fmt: skip
         assert text in out
+    assert "no command /nonsense" in err
     assert "Loading" in err
     assert "context 256 tokens" in err
 
@@ -485,7 +492,7 @@ def test_chat_survives_a_message_that_is_too_long(run: Run) -> None:
     code, out, err = run(
         "chat", tiny.folder(), "--device", "cpu", "--max_new_tokens", "5", stdin="a " * 400 + "\nhello\n"
     )
-    assert code == 0
+    assert code == 1
     assert "the model's context is 256" in err
     expected = tiny.shared().chat([{"role": "user", "content": "hello"}], max_new_tokens=5)
     assert expected in out

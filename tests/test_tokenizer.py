@@ -841,10 +841,10 @@ def test_directory_errors(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="do not belong together: '<s>' has id 0.*'<new>' has id"):
         Tokenizer.from_dir(tmp_path)
     (tmp_path / "added_tokens.json").write_text("[1")
-    with pytest.raises(ValueError, match=r"added_tokens\.json is no valid JSON"):
+    with pytest.raises(ValueError, match=r"added_tokens\.json is not valid JSON"):
         Tokenizer.from_dir(tmp_path)
     (tmp_path / "added_tokens.json").write_text("[1]")
-    with pytest.raises(ValueError, match="holds a list where an object"):
+    with pytest.raises(ValueError, match="must hold a JSON object, not list"):
         Tokenizer.from_dir(tmp_path)
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from litlm.files import check_readable, read_json
 from litlm.model import GPT
 from litlm.settings import MethodSettings
 from litlm.transforms.adapter import Prompt, ScaleBias, attach_adapters, make_adapters, prompt_adapters
@@ -66,13 +67,9 @@ def load(model: GPT, path: str | Path) -> dict[str, Any]:
     for file in (path / CONFIG, path / WEIGHTS):
         if not file.is_file():
             raise ValueError(f"{path} is not an adapter: it has no {file.name}")
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ValueError(f"{path / CONFIG} is not valid JSON ({e})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path / CONFIG} must hold a JSON object, not {type(config).__name__}")
+    config = read_json(path / CONFIG)
     made = make_adapters(model, read_method(config, path / CONFIG))
+    check_readable(path / WEIGHTS)
     try:
         with safe_open(path / WEIGHTS, framework="pt") as f:
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict

@@ -18,6 +18,7 @@ from torch import Tensor
 from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
 from litlm.families import GGUFFields, GGUFSpec, Rule, WeightMap, config_from_hf, family_of_gguf
+from litlm.files import unreadable
 
 Split = Callable[[Any, Config], Sequence[Any]]
 Join = Callable[[Sequence[Any]], Any]
@@ -58,7 +59,7 @@ class GGUFSource(WeightSource):
             self._tensors = {t.name: t for t in reader.tensors}
             self.metadata: dict[str, Any] = {k: _plain(f.contents()) for k, f in reader.fields.items()}
         except OSError as e:
-            raise ValueError(f"{path} can't be read ({e.strerror or e})") from None
+            raise unreadable(path, e) from None
         except (IndexError, KeyError, TypeError, UnicodeDecodeError) as e:
             raise ValueError(f"{path} is truncated or corrupt ({e}); download it again") from None
         except ValueError as e:

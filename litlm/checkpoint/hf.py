@@ -22,6 +22,7 @@ from torch import Tensor
 from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
 from litlm.families import get_family
+from litlm.files import check_readable, read_json
 from litlm.writing import atomic_file, clear_parts, flush, writing
 
 INDEX = "model.safetensors.index.json"
@@ -40,7 +41,7 @@ def open_directory(path: Path, ignore_fields: Collection[str] = ()) -> tuple[Con
     config = Config.from_hf(path, ignore_fields=ignore_fields)
     source: WeightSource = SafetensorsSource(path)
     notes = []
-    written = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    written = read_json(path / "config.json")
     text = written.get("text_config") or {}
     quantization = written.get("quantization_config") or text.get("quantization_config")
     if isinstance(quantization, dict) and quantization.get("quant_method") == "gguf":
@@ -79,6 +80,7 @@ class SafetensorsSource(WeightSource):
         self.path = path
         self._files = {}
         for file in weight_files(path):
+            check_readable(file)
             try:
                 self._files[file] = safe_open(file, framework="pt")
             except (SafetensorError, OSError) as e:
@@ -98,10 +100,11 @@ def weight_files(path: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
+        content = read_json(index)
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise ValueError(f"{index} is corrupt; download it again") from None
+            names = sorted(set(content["weight_map"].values()))
+        except (KeyError, AttributeError, TypeError):
+            raise ValueError(f"{index} has no weight_map from tensors to files; download it again") from None
         if lacking := [name for name in names if not (path / name).is_file()]:
             raise ValueError(f"{path} is incomplete: {index.name} names {', '.join(lacking)}; download the rest")
         return [path / name for name in names]

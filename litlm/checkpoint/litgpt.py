@@ -9,7 +9,6 @@ read as one of Hugging Face's.
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
 from collections.abc import Mapping
@@ -34,6 +33,7 @@ from litlm.config import (
 )
 from litlm.families import WeightMap
 from litlm.families.base import QKV, Rule, qkv_by_group, qkv_in_a_row, rename
+from litlm.files import check_readable, read_json
 from litlm.plain import read_yaml
 
 WEIGHTS, CONFIG, STYLE = "lit_model.pth", "model_config.yaml", "prompt_style.yaml"
@@ -371,6 +371,7 @@ def _unpickle(file: Path) -> dict[str, Tensor]:
     """The tensors of a `lit_model.pth`, backed by the file."""
     if file.is_dir():
         raise ValueError(f"{file} is a folder of shards; make one file of it with `fabric consolidate {file}`")
+    check_readable(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
@@ -392,12 +393,9 @@ def _token_ids(path: Path) -> dict[str, Any]:
     """The special tokens' ids, which LitGPT leaves in the files of Hugging Face."""
     found: dict[str, Any] = {}
     for file in (path / "config.json", path / "generation_config.json"):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except ValueError as e:
-            raise ValueError(f"{file} is not valid JSON ({e}); copy it again") from None
+        content = read_json(file) if file.is_file() else {}
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if isinstance(content, dict) and content.get(key) is not None:
+            if content.get(key) is not None:
                 value = content[key]
                 found[key] = tuple(value) if isinstance(value, list) else value
     return found

@@ -25,6 +25,7 @@ from litlm.checkpoint import adapter
 from litlm.checkpoint.peft_places import SWAPPED, Place, in_memory, places, rows_of
 from litlm.checkpoint.peft_reader import PREFIX, Reader
 from litlm.families import get_family
+from litlm.files import check_readable, read_json
 from litlm.model import GPT
 from litlm.transforms.lora import LoRA, adapters, trained_whole
 from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
@@ -183,12 +184,7 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} does not exist; an adapter is a directory with {CONFIG}")
         inside = f"; did you mean {path / 'final'}?" if (path / "final" / CONFIG).is_file() else ""
         raise ValueError(f"{path} is not an adapter: it has no {CONFIG}{inside}")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise ValueError(f"{file} is not valid JSON ({e})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} must hold a JSON object, not {type(config).__name__}")
+    config = read_json(file)
     if config.get("peft_type") in adapter.METHODS:
         return config  # which checks the rest
     unsupported = {
@@ -235,6 +231,7 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
         raise ValueError("the model has LoRA adapters already; merge them first (litlm merge)")
     if not (path / WEIGHTS).is_file():
         raise ValueError(f"{path} has no {WEIGHTS}; a pickled adapter_model.bin is not read")
+    check_readable(path / WEIGHTS)
     try:
         with safe_open(path / WEIGHTS, framework="pt") as f:
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from litlm.files import STEP, check_readable
 from litlm.writing import flush, reason, writing
 
 STATE, OPTIMIZER, WEIGHTS, RANDOM = "state.json", "optimizer.safetensors", "weights.safetensors", "random.safetensors"
-_STEP = re.compile(r"step-(\d+)")
 
 
 class Checkpoints:
@@ -42,7 +41,7 @@ class Checkpoints:
 
     def steps(self) -> dict[int, Path]:
         """The complete checkpoints, by step."""
-        found = {int(m[1]): p for p in self.out_dir.glob("step-*") if (m := _STEP.fullmatch(p.name))}
+        found = {int(m[1]): p for p in self.out_dir.glob("step-*") if (m := STEP.fullmatch(p.name))}
         return {step: found[step] for step in sorted(found) if (found[step] / "training" / STATE).is_file()}
 
     def save(
@@ -132,6 +131,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], tupl
     inner = path / "training"
     if not (inner / STATE).is_file():
         raise ValueError(f"{path} is no checkpoint of a run: it has no training/{STATE}")
+    for name in (STATE, WEIGHTS, OPTIMIZER, RANDOM):
+        if (inner / name).exists():
+            check_readable(inner / name)
     try:
         content = json.loads((inner / STATE).read_text(encoding="utf-8"))
         weights, optimizer, tensors = (load_file(inner / name) for name in (WEIGHTS, OPTIMIZER, RANDOM))

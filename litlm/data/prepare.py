@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from litlm import __version__
 from litlm.data import text
+from litlm.files import check_readable
 from litlm.settings.data import PrepareCommand
 from litlm.tokenizer import Tokenizer
 from litlm.writing import clear_parts, locked, write_text, writing
@@ -173,10 +174,11 @@ def is_prepared(folder: str | Path) -> bool:
 
 def read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
+    check_readable(path)
     try:
         index = json.loads(path.read_bytes())
         form = index["format"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} can't be read as the index of prepared text ({e!r}); prepare it again") from None
     if form != _FORMAT:
         raise ValueError(f"{path} has the format {form!r}, this litlm reads {_FORMAT!r}; prepare it again")

@@ -1,0 +1,96 @@
+"""What ends the quickstart, and that what it says about going on works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from litlm.cli import main
+from litlm.quickstart import command
+from litlm.train.report import Report
+
+FLAGS = ("--train.max_steps=9", "--train.epochs=null", "--train.batch_size=2", "--train.micro_batch_size=2")
+
+
+def start(out: Path, monkeypatch: pytest.MonkeyPatch, *signals: signal.Signals, at: int = 2) -> int:
+    """Run it in this process; the signals come when a step is reported."""
+    step = Report.step
+
+    def told(self: Report, row: dict, *rest: object) -> None:
+        step(self, row, *rest)  # type: ignore[arg-type]
+        if row["step"] == at:
+            for one in signals:
+                signal.raise_signal(one)
+
+    monkeypatch.setattr(Report, "step", told)
+    try:
+        main(["quickstart", "--model", str(tiny.folder()), "--out_dir", str(out), *FLAGS])
+    except SystemExit as e:
+        return int(e.code or 0)
+    return 0
+
+
+def commands(shown: str) -> list[list[str]]:
+    """What it says to type, without what litlm is called with."""
+    said = re.findall(rf"^  {re.escape(command())} (.*)$", shown, re.M)
+    return [shlex.split(line) for line in said]
+
+
+def test_sigterm_ends_it_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "with space"
+    assert start(out, monkeypatch, signal.SIGTERM) == 143
+    shown = capsys.readouterr().out
+    assert "4. Ask" not in shown
+    (rest,) = commands(shown)
+    main([*rest, "--device", "cpu"])
+    assert "9 steps" in capsys.readouterr().out
+    assert (out / "run" / "final" / "adapter_model.safetensors").is_file()
+
+
+def test_ctrl_c_ends_the_training_and_once_more_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(tmp_path / "twice", monkeypatch, signal.SIGINT, signal.SIGINT) == 130
+    assert "4. Ask" not in capsys.readouterr().out
+    monkeypatch.undo()
+    out = tmp_path / "once"
+    assert start(out, monkeypatch, signal.SIGINT) == 0
+    shown = capsys.readouterr().out
+    assert "4. Ask" in shown
+    resume, merged, adapter, _ = commands(shown)
+    assert resume[-2:] == ["--resume", "auto"]
+    assert Path(merged[1], "model.safetensors").is_file()
+    assert adapter[3] == str(out / "run" / "step-000002")
+    assert Path(adapter[3], "adapter_model.safetensors").is_file()
+    for name in re.findall(rf"{re.escape(str(out))}\S*", shown):
+        assert Path(name).exists(), name
+
+
+def test_what_litlm_is_called_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Active, not active, another litlm first on the PATH, no script at all."""
+    for name in ("env", "other"):
+        (tmp_path / name).mkdir()
+        for program in ("python", "litlm"):
+            (tmp_path / name / program).write_text("#!/bin/sh\n")
+            (tmp_path / name / program).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "env" / "python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}/env:{tmp_path}/other:{os.environ['PATH']}")
+    assert command() == "litlm"
+    monkeypatch.setenv("PATH", f"{tmp_path}/other:{tmp_path}/env:{os.environ['PATH']}")
+    assert command() == "env/litlm"
+    (tmp_path / "env" / "litlm").unlink()
+    assert command() == "env/python -m litlm.cli"
+    monkeypatch.undo()
+    done = subprocess.run(f"{command()} --version", shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("litlm "), done.stderr
