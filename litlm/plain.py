@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from litlm.files import unreadable
 
-
 # --- YAML ----------------------------------------------------------------------------------------------------------
 
 
