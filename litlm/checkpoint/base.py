@@ -17,7 +17,6 @@ from litlm.families import WeightMap, get_family
 from litlm.families.base import Match
 from litlm.model import GPT
 from litlm.rope import Rope
-from litlm.writing import atomic_file, write_text  # noqa: F401  as before, from here too
 
 
 class WeightSource(ABC):
