@@ -262,11 +262,13 @@ def test_what_a_run_says_to_go_on_with_asks_as_it_was_trained(
         go_on = capsys.readouterr().out.partition("Go on with: litlm ")[2]
         commands.append(shlex.split(go_on))
     seen: list[Any] = []
-    monkeypatch.setattr(
-        LLM,
-        "generate",
-        lambda self, ids, **options: seen.append((self.tokenizer.decode(ids), options["stop"])) or iter(()),
-    )
+    generate = LLM.generate
+
+    def watched(llm: LLM, ids: Any, **options: Any) -> Any:
+        seen.append((llm.tokenizer.decode(ids), options["stop"]))
+        return generate(llm, ids, **options | {"max_new_tokens": 1})
+
+    monkeypatch.setattr(LLM, "generate", watched)
     for command in commands:
         monkeypatch.setattr("sys.stdin", io.StringIO("ab?\n"))
         main(command)
