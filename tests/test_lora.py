@@ -318,6 +318,11 @@ def _exact(model: GPT, plain: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.detach() for n, t in state.items()}
 
 
+# What merging in fp32 may be off, of the largest weight: 5 terms at r=3, each a few times as large as their sum, and
+# with DoRA a norm of up to 60, all rounded by up to 6e-8 of themselves.
+FP32 = 1e-5
+
+
 def _rounds_as_merged(adapted: Any, merged: Any, in_half: Any, tokens: Tensor) -> None:
     """In half precision a model with adapters is about as near to fp32 as one that has them merged.
 
@@ -357,7 +362,7 @@ def test_every_kind_starts_unchanged_merges_and_can_be_off(
             assert tensor.dtype == plain[name].dtype
             error = (tensor.double() - exact[name]).abs().max()
             half = tensor.dtype == torch.bfloat16
-            assert error <= exact[name].abs().max() * (2**-8 if half else 2e-6), name
+            assert error <= exact[name].abs().max() * (2**-8 if half else FP32), name
         other = _fresh(case)
         other.load_state_dict({n: t.float() for n, t in exact.items()})
         if dtype == torch.float32:
@@ -549,7 +554,7 @@ def test_adapters_on_quantized_weights(case: Case, options: dict[str, Any], tmp_
         assert (expected - before).abs().max() > 0.1
         cases.close(adapted, expected)
         for name, tensor in merged_state(model).items():
-            assert (tensor.double() - exact[name]).abs().max() <= 2e-6 * exact[name].abs().max(), name
+            assert (tensor.double() - exact[name]).abs().max() <= FP32 * exact[name].abs().max(), name
         save_adapter(model, tmp_path, base="x")
         again = _quantized(case)
         load_adapter(again, tmp_path)

@@ -86,11 +86,10 @@ def test_gradients(case: Case) -> None:
     for name, p in model.named_parameters():
         part = grads.pop(name)
         assert p.grad is not None, f"{name} got no gradient"
-        if part.norm() <= 1e-6 * total:  # queries of a layer in which each token sees itself alone: rounding
-            assert p.grad.norm() <= 1e-6 * total, name
-        else:
-            error = (p.grad - part).norm() / part.norm()
-            assert error <= 1e-4, f"{name}: {error:.1e}"
+        # Parts in which much cancels, or all (queries of a token that sees itself alone), are left with what rounding
+        # does to the whole: a few roundoffs of it.
+        error = (p.grad - part).norm() / max(part.norm(), 3e-3 * total)
+        assert error <= 1e-4, f"{name}: {error:.1e}"
     assert set(grads) <= {name for name, _ in model.named_buffers()}
 
 
