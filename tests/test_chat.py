@@ -209,19 +209,20 @@ class Terminal:
             command, stdin=slave, stdout=slave, stderr=slave, env=env, cwd=cwd, preexec_fn=own_terminal
         )
         os.close(slave)
-        self.shown = ""
+        self.shown, self.seen = "", 0
 
     def read(self, until: str) -> str:
-        """What is shown until this text is, and no longer."""
-        start, end = len(self.shown), time.monotonic() + 60
-        while until not in self.shown[start:]:
+        """What is shown until this text is, which comes after all that was waited for before."""
+        start, end = self.seen, time.monotonic() + 60
+        while (found := self.shown.find(until, start)) < 0:
             assert time.monotonic() < end, self.shown
             if select.select([self.master], [], [], 0.2)[0]:
                 try:
                     self.shown += os.read(self.master, 65536).decode(errors="replace")
                 except OSError:  # the other side is closed
                     assert until in self.shown[start:], self.shown
-        return self.shown[start:]
+        self.seen = found + len(until)
+        return self.shown[start : self.seen]
 
     def type(self, text: str, until: str = ">>>") -> str:
         os.write(self.master, text.encode())
@@ -233,13 +234,16 @@ def test_in_a_terminal(tmp_path: Path) -> None:
     try:
         terminal.read(">>>")
         assert "[cut at max_new_tokens=4" in terminal.type("\x1b[200~one\ntwo\n\nthree\x1b[201~\r", "tokens/s")
+        terminal.read(">>>")
         terminal.type("half a line", "half a line")
         terminal.type("\x03", "")  # clears it
         terminal.type("whole \\\r", "...")
         terminal.type("line\r", "tokens/s")
+        terminal.read(">>>")
         terminal.type("lost \\\r", "...")
         terminal.type("\x03")  # so does it what was begun
         terminal.type("/nonsense\r", "no command")
+        terminal.read(">>>")
         terminal.type("/save talk.jsonl\r", "(2 exchanges)")
         terminal.read(">>>")
         terminal.type("\x1b[A\x1b[A", "nonsense")  # recalled

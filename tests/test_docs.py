@@ -18,11 +18,48 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*sorted((ROOT / "tutorials").glob("*.md")), ROOT / "README.md"]
 
 
+# Imported before everything else: packages that the README's installation lacks are not found.
+WITHOUT = """
+import importlib.machinery, sys
+
+class Core(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in HIDDEN else super().find_spec(name, path, target)
+
+    @staticmethod
+    def find_distributions(context=None):
+        hidden = context is not None and (context.name or "").replace("-", "_").lower() in HIDDEN
+        return iter(()) if hidden else importlib.machinery.PathFinder.find_distributions(context)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Core
+"""
+
+
+def only_here_by_chance(text: str) -> set[str]:
+    """The packages of the extras, which tests have, without those that the document tells to install."""
+    every = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    extras = {
+        extra: {name.replace("-", "_").lower() for name in re.findall(r'"([\w-]+)', packages)}
+        for extra, packages in re.findall(r"^(\w+) = \[(.*)\]$", every.split("[project.scripts]")[0], re.M)
+    }
+    told = set(re.findall(r"[\w-]+", " ".join(re.findall(r"pip install (.*)", text))))
+    # torch brings triton along on CUDA machines, and looks for it everywhere.
+    return (
+        set().union(*extras.values()) - {"litlm", "triton"} - told - set().union(*(extras.get(t, set()) for t in told))
+    )
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_document_runs(document: Path, tmp_path: Path, smollm2_gguf: Path) -> None:
-    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", text, re.M | re.S)
     assert blocks, f"{document.name} shows nothing to run"
+    (tmp_path / "sitecustomize.py").write_text(f"HIDDEN = {only_here_by_chance(text)!r}{WITHOUT}")
+    tmp_path, site = tmp_path / "empty", tmp_path
+    tmp_path.mkdir()
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONWARNINGS": "default"}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), env.get("PYTHONPATH"))))
     for kind, text in blocks:
         command = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else [sys.executable, "-c", text]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)

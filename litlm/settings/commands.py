@@ -111,11 +111,11 @@ class GenerateCommand(SamplingSettings):
     """Continue a text, or answer it with --chat.
 
     Args:
-        model: A directory, .gguf file, zoo name or hub id.
+        model: A directory (also that of a training run), .gguf file, zoo name or hub id.
         prompt: The text; - reads it from standard input.
         chat: Put the prompt through the model's chat template, as one user message.
         style: The same in another prompt style, by name (alpaca, chatml, ...).
-        adapter: Directory of a LoRA adapter in PEFT's format.
+        adapter: Directory of an adapter in PEFT's format, or of the run that trained it.
         device: auto, cuda, mps or cpu.
         dtype: auto, float32, bfloat16 or float16.
         quantize: Keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8 (pip install litlm[quant]).
@@ -141,13 +141,13 @@ class GenerateCommand(SamplingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatCommand(SamplingSettings):
-    """Talk to a model. Answers stream; the conversation is remembered until /reset.
+    """Talk to a model. Answers stream; the conversation is remembered until /reset. /help lists what you can type.
 
     Args:
-        model: A directory, .gguf file, zoo name or hub id.
+        model: A directory (also that of a training run), .gguf file, zoo name or hub id.
         system: A system prompt.
         style: Prompt style by name (alpaca, chatml, ...); without it the model's own.
-        adapter: Directory of a LoRA adapter in PEFT's format.
+        adapter: Directory of an adapter in PEFT's format, or of the run that trained it.
         device: auto, cuda, mps or cpu.
         dtype: auto, float32, bfloat16 or float16.
         quantize: Keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8 (pip install litlm[quant]).
