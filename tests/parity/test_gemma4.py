@@ -101,9 +101,9 @@ def test_sizes(case: cases.Case) -> None:
     hf = theirs.config
     idle = (hf.num_experts - hf.top_k_experts) * hf.num_hidden_layers if hf.enable_moe_block else 0
     assert config.n_active_parameters() == total - idle * 3 * hf.hidden_size * (hf.moe_intermediate_size or 0)
-    cache = KVCache(config, 3, 7, dtype=torch.float32)
+    cache = KVCache(config, 3, 16, dtype=torch.float32)
     held = sum(t.numel() for t in [*cache.k, *cache.v] if t is not None)
-    assert held * 4 == 3 * 7 * config.kv_bytes_per_token(4)
+    assert held * 4 == 3 * 16 * config.kv_bytes_per_token(4)
     assert [t.numel() for t in cache.k[config.n_layer - config.n_kv_shared_layer :]] == [0] * config.n_kv_shared_layer
 
 
