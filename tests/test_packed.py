@@ -173,7 +173,7 @@ def _check_training(case: Case, model: GPT) -> None:
     for name, grad in grads.items():
         assert sums[name].isfinite().all(), name
         error = (sums[name] - grad).norm() / max(grad.norm(), 1e-2 * norm)
-        assert error <= 2e-5, f"{name}: {error:.1e}"
+        assert error <= 1e-4, f"{name}: {error:.1e}"  # as for gradients of whole rows in tests/parity
 
 
 @pytest.mark.parametrize(

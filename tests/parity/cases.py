@@ -127,12 +127,12 @@ def hf_logits(case: Case, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     return build(case)(ids, attention_mask=torch.ones_like(ids) if mask is None else mask, use_cache=False).logits
 
 
-def close(actual: Tensor, expected: Tensor, rtol: float = 2e-5) -> None:
+def close(actual: Tensor, expected: Tensor, rtol: float = 5e-5) -> None:
     """The largest difference, against the largest expected value.
 
-    2e-5 is 340 roundoffs of fp32. Each sum of a few dozen terms, taken in another order, differs by a few of them, some
-    fifty sums follow each other, and a sharp softmax makes more of what came before: together up to a third of it, with
-    AVX-512, with AVX2 and with neither.
+    5e-5 is 840 roundoffs of fp32. Each sum of a few dozen terms, taken in another order, differs by a few of them, some
+    fifty sums follow each other, and a sharp softmax makes more of what came before: together up to a quarter of that,
+    with AVX-512, with AVX2 and with neither.
     """
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
