@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,13 +83,26 @@ SUMMARIES = {
 }
 
 
+_SPEAKING = ("chat", "generate", "models", "describe", "completion")  # whose output is all that they do
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `litlm`."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _main(argv)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `litlm models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _main(argv: list[str]) -> None:
     if argv[:1] == ["help"]:  # litlm help chat
         argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
-        print(overview())
+        print(overview(), flush=True)
         return
     if argv[0] in ("-V", "--version"):
         from litlm import __version__
@@ -102,16 +116,51 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = parse(argv[0], argv[1:])
         code = 1
         module, _, function = COMMANDS[argv[0]].run.partition(":")
-        getattr(import_module(module), function)(settings)
+        with nullcontext() if argv[0] in _SPEAKING else _unheard():
+            getattr(import_module(module), function)(settings)
     except ValueError as e:
         if os.environ.get("LITLM_DEBUG"):
             raise
         fail(str(e), code)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # `litlm models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Unheard:
+    """A stream that goes on where nobody reads it any more (a closed pipe, a terminal that is gone, a full disk)."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What a command is for is what it writes to disk; that it can't say how it goes doesn't end it."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Unheard(sys.stdout), _Unheard(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -196,10 +245,11 @@ def _trained(settings: Any, result: Any) -> None:
     from litlm.train.run import STOPPED_BY_HAND
 
     out = settings.out_dir
-    print(f"\n{result.steps} steps, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: report.html, metrics.csv,")
+    n = "1 step" if result.steps == 1 else f"{result.steps} steps"
+    print(f"\n{n}, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: report.html, metrics.csv,")
     if result.stopped in STOPPED_BY_HAND:
         print("settings.yaml and the last checkpoint. Go on with the same command and --resume auto")
-        return
+        sys.exit(STOPPED_BY_HAND[result.stopped])
     whole = settings.method.name == "full"
     print(f"settings.yaml and final/ ({'the model' if whole else 'the adapter'}). Go on with:")
     verb = "chat" if type(settings).__name__ != "PretrainSettings" else 'generate --prompt "Once"'

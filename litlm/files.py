@@ -72,7 +72,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def model_directory(path: Path) -> Path:
     """`path`, or for the directory of a training run the model (or adapter) in it, which is said.
 
-    That is its `final/`, or its newest checkpoint where there is none yet.
+    That is its `final/`, or its newest checkpoint where there is none yet. ValueError for a run without either.
     """
     if any((path / name).exists() for name in _MODEL_FILES):
         return path
@@ -82,4 +82,9 @@ def model_directory(path: Path) -> Path:
             why = "" if folder.name == "final" else ", the newest checkpoint of a run that has no final/ yet"
             print(f"Taking {folder}{why}", file=sys.stderr)
             return folder
+    if (path / "metrics.csv").is_file() and (path / "settings.yaml").is_file():
+        raise ValueError(
+            f"{path} is the directory of a training run that has saved no model yet; let it go on with litlm COMMAND "
+            f"--config {path / 'settings.yaml'} --resume auto"
+        )
     return path

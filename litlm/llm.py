@@ -82,6 +82,7 @@ class LLM:
     _tokenizer: Tokenizer | None = None
     _no_tokenizer: str = "this model was made without a tokenizer; set llm.tokenizer"
     _style: PromptStyle | None = field(default=None, repr=False)
+    _style_of: tuple[str | None] | None = field(default=None, init=False, repr=False)  # the template that gave _style
     _turn_ends: frozenset[int] | None = field(default=None, init=False, repr=False)
     _generation: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -190,21 +191,29 @@ class LLM:
         """How conversations become prompts, which `save` keeps. As it was set or saved, the adapter's before the
         model's; else the checkpoint's own template, else the zoo's style, else plain text.
         """
-        if self._style is None:
+        if self._style is None or self._is_older_than_the_template():
             from litlm.prompts import style_for
 
-            self._style = style_for(self.tokenizer, self.style_name, self._generation.get(STYLE))
+            style = style_for(self.tokenizer, self.style_name, self._generation.get(STYLE))
+            self._style, self._style_of, self._turn_ends = style, (self._template(),), None
         return self._style
+
+    def _template(self) -> str | None:
+        return None if self._tokenizer is None else self._tokenizer.chat_templates.get("default")
+
+    def _is_older_than_the_template(self) -> bool:
+        """Whether `style` came from a chat template that is another by now: `tokenizer.chat_template` can be set."""
+        return self._style_of is not None and self._style_of != (self._template(),)
 
     @style.setter
     def style(self, style: PromptStyle) -> None:
         from litlm.prompts import TemplateStyle
 
-        self._style, self._turn_ends = style, None
+        self._style, self._style_of, self._turn_ends = style, None, None
         is_template = isinstance(style, TemplateStyle)
         self._generation = self._generation | {STYLE: None if is_template else style.name}
         if is_template and self._tokenizer is not None:
-            self._tokenizer = _with_template(self._tokenizer, style.source)
+            self._tokenizer, self._style_of = _with_template(self._tokenizer, style.source), (style.source,)
 
     def generate(
         self,
@@ -378,12 +387,13 @@ class LLM:
         ids = {*self.config.eos_token_ids, *(noted if isinstance(noted, list) else [noted])} - {None}
         if self._tokenizer is None:
             return frozenset(ids)
-        if self._turn_ends is None:
+        if self._turn_ends is None or self._is_older_than_the_template():
             from litlm.prompts.jinja import turn_ends
 
-            self._turn_ends = frozenset()
+            ends: frozenset[int] = frozenset()
             with contextlib.suppress(ValueError):  # a style that is unknown or broken is said when it is used
-                self._turn_ends = turn_ends(self.style, self._tokenizer)
+                ends = turn_ends(self.style, self._tokenizer)
+            self._turn_ends = ends
         return frozenset(ids.union(self._tokenizer.eos_ids, self._turn_ends))
 
     def _answer(

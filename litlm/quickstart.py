@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
 from importlib import resources
@@ -62,8 +61,8 @@ def quickstart(settings: QuickstartCommand) -> None:
         adapter = out / "run" / f"step-{result.steps:06d}"
         print("Stopped early, so it knows only part of what it could. It learns the rest with")
         print(f"  {litlm} finetune --config {shlex.quote(f'{out}/run/settings.yaml')} --resume auto")
-        if result.stopped == "SIGTERM":
-            sys.exit(128 + signal.SIGTERM)
+        if result.stopped != "Ctrl-C":
+            sys.exit(STOPPED_BY_HAND[result.stopped])
         print("Ctrl-C again ends the quickstart here.")
 
     _heading("4. Ask it again, and questions that it has not seen")

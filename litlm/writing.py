@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,10 @@ def atomic_folder(out: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
         part = Path(tempfile.mkdtemp(dir=out, prefix=".save.", suffix=".part"))
         yield part
         new = [p.relative_to(part) for p in part.rglob("*") if p.is_file()]
-        for name in sorted(new, key=lambda name: (name == Path("config.json"), name)):
-            (out / name).parent.mkdir(exist_ok=True)
-            os.replace(part / name, out / name)
+        for name in new:
+            if (out / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{name} is a directory there")
+        _replace_all(part, out, sorted(new, key=lambda name: (name == Path("config.json"), name)))
         for old in {p for pattern in replaces for p in out.glob(pattern) if p.relative_to(out) not in new}:
             old.unlink(missing_ok=True)
     except (OSError, SafetensorError, ValueError) as e:
@@ -95,6 +96,25 @@ def atomic_folder(out: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace_all(part: Path, out: Path, names: Sequence[Path]) -> None:
+    """Rename files from `part` to `out`. Where one fails, those before it are undone."""
+    with ExitStack() as undo:
+        for name in names:
+            new, target, kept = part / name, out / name, part / ".before" / name
+            target.parent.mkdir(exist_ok=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                try:
+                    os.link(target, kept)  # not moved: a process that is killed here leaves the old file or the new one
+                except OSError:  # a file system without links
+                    shutil.copy2(target, kept)
+                undo.callback(os.replace, kept, target)
+            else:
+                undo.callback(target.unlink, missing_ok=True)
+            os.replace(new, target)
+        undo.pop_all()
 
 
 def clear_parts(folder: Path) -> None:

@@ -323,6 +323,20 @@ def test_a_template_that_came_later_goes_before_the_noted_style(tmp_path: Path) 
     assert LLM.load(tmp_path / "saved", device="cpu").style.format(ASKED).startswith("[user]What")
 
 
+def test_the_style_follows_the_tokenizers_template(tmp_path: Path) -> None:
+    llm = LLM.load(bare(tmp_path / "base", chat_template=OTHER))
+    assert llm.style.format(ASKED) == rendered(OTHER, ASKED, True)
+    other = "Q: {{ messages[0].content }}<|im_start|>"
+    llm.tokenizer.chat_template = other
+    assert llm.style.format(ASKED) == "Q: What is the capital of France?<|im_start|>"
+    llm.save(tmp_path / "saved")
+    assert LLM.load(tmp_path / "saved").style.format(ASKED) == llm.style.format(ASKED)
+    plain = LLM.load(bare(tmp_path / "plain"))
+    assert plain.style.name == "plain"
+    plain.tokenizer.chat_template = other
+    assert plain.style.format(ASKED) == llm.style.format(ASKED)
+
+
 def test_the_zoos_style_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = LLM.load(bare(tmp_path / "base"), device="cpu")
     llm.style_name = "chatml"

@@ -699,3 +699,40 @@ def test_quickstart_end_to_end_on_a_tiny_model(run: Run, tmp_path: Path) -> None
     assert "2 steps in" in out
     assert (tmp_path / "q" / "merged" / "model.safetensors").is_file()
     assert (tmp_path / "q" / "run" / "final" / "adapter_model.safetensors").is_file()
+
+
+def test_a_command_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    """A reader that has left (`| head`) ends commands whose output is all, and none that writes to disk."""
+    code = """
+import sys, types
+from litlm import cli
+def work(settings):
+    for i in range(20_000):
+        print("said", i)
+        print("said", i, file=sys.stderr)
+    open(sys.argv[1], "w").write("done")
+sys.modules["work"] = types.SimpleNamespace(work=work)
+cli.COMMANDS = {name: cli.Command(c.settings, "work:work") for name, c in cli.COMMANDS.items()}
+cli.parse = lambda name, argv: None
+cli.main([sys.argv[2]])
+"""
+    for name, goes_on in (("finetune", True), ("merge", True), ("models", False)):
+        file = tmp_path / name
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(file), name], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stderr.close()
+        assert process.wait() == 0 or not goes_on
+        assert file.exists() == goes_on
+    process = subprocess.Popen(
+        [sys.executable, "-m", "litlm.cli", "help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    process.wait()

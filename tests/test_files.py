@@ -167,6 +167,11 @@ def test_a_run_stands_for_its_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert resolve(run / "step-000900") == run / "step-000900"
     shutil.copy(run / "step-000900" / "config.json", run)  # a model itself, whatever else is in there
     assert resolve(run) == run
+    (tmp_path / "begun").mkdir()
+    for name in ("metrics.csv", "settings.yaml"):
+        (tmp_path / "begun" / name).touch()
+    with pytest.raises(ValueError, match=r"has saved no model yet.* --resume auto"):
+        resolve(tmp_path / "begun")
     (tmp_path / "empty" / "final").mkdir(parents=True)
     assert resolve(tmp_path / "empty") == tmp_path / "empty"
 

@@ -147,6 +147,7 @@ def test_nothing_to_save(tmp_path: Path) -> None:
         (TIED, dict(r=4, lora_alpha=12, target_modules=["q_proj", "k_proj", "up_proj"], use_rslora=True,
                     rank_pattern={"q_proj": 2, r"layers\.1\.self_attn\.k_proj": 7},
                     alpha_pattern={"k_proj": 3, "layers.0.mlp.up_proj": 40})),
+        (QWEN, dict(r=3, lora_alpha=11, target_modules=ALL, alpha_pattern={"q_proj": 0})),
         (QWEN, dict(r=3, lora_alpha=11, target_modules=ALL, alpha_pattern={r"model.layers.[12].mlp.*": 5})),
         (NEOX, dict(r=3, target_modules=["dense", "dense_h_to_4h", "dense_4h_to_h"])),
     ],
@@ -156,6 +157,7 @@ def test_litlm_reads_what_peft_writes(case: Case, options: dict[str, Any], tmp_p
     theirs = _written_by_peft(case, tmp_path, **options)
     model = _fresh(case)
     load_adapter(model, tmp_path)
+    save_adapter(model, tmp_path / "again", base="x")  # also where an adapter's scale is 0
     assert not any(m.training for m in model.modules())
     tokens = cases.tokens(case, 2, 15)
     with torch.no_grad():

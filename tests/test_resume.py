@@ -260,17 +260,17 @@ def command(said: Path, arguments: list[str], step: int, signum: int) -> None:
         main(arguments)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_save_and_end_well(signum: signal.Signals, start: Any, files: Files, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_save_and_end_well(signum: signal.Signals, start: Any, files: Files, tmp_path: Path) -> None:
     """As commands, and with what they say to go on."""
     settings = settings_of("lora", files, tmp_path / "out", save_interval=None)
     run(dataclasses.replace(settings, out_dir=str(tmp_path / "whole")))
     write_settings(settings, tmp_path)
     arguments = ["finetune", "--config", str(tmp_path / "settings.yaml")]
-    assert ended(start(command, tmp_path / "said", arguments, 3, signum)) == 0
+    assert ended(start(command, tmp_path / "said", arguments, 3, signum)) == 128 + signum
     said = (tmp_path / "said").read_text()
     assert "Traceback" not in said
-    assert f"Stopped by {'Ctrl-C' if signum == signal.SIGINT else 'SIGTERM'} after step 3" in said
+    assert f"Stopped by {'Ctrl-C' if signum == signal.SIGINT else signum.name} after step 3" in said
     assert "Go on with the same command and --resume auto" in said
     assert not (tmp_path / "out" / "final").exists()
     assert len(list((tmp_path / "out").glob("step-*"))) == 1

@@ -176,6 +176,36 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert content() == {"model-1.safetensors": "A", "config.json": "C", "mine.txt": "d"}
 
 
+def test_a_rename_that_fails_midway_undoes_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {"a.json": "a", "z.json": "z", "config.json": "c"}
+    for name, text in old.items():
+        (tmp_path / name).write_text(text)
+    rename = os.replace
+
+    def failing(source: Any, target: Any) -> None:
+        if Path(target) == tmp_path / "z.json" and Path(source).parent.name != ".before":
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+
+    def save() -> None:
+        with atomic_folder(tmp_path) as part:
+            for name in (*old, "b.json"):
+                (part / name).write_text("new")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"\(Input/output error\); what was there before is untouched"):
+            save()
+        assert {p.name: p.read_text() for p in tmp_path.iterdir()} == old
+    monkeypatch.undo()
+    (tmp_path / "z.json").unlink()
+    (tmp_path / "z.json").mkdir()
+    with pytest.raises(ValueError, match=r"z\.json is a directory there"):
+        save()
+    assert (tmp_path / "a.json").read_text() == "a"
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_file_that_can_not_be_written_leaves_the_old_one(number: int, tmp_path: Path) -> None:
     path = tmp_path / "a.json"

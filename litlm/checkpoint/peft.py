@@ -121,13 +121,14 @@ def _joined(model: GPT, place: Place, loras: dict[str, LoRA]) -> tuple[Tensor, T
     first = next(iter(loras.values()))
     shared = all(torch.equal(lora.A, first.A) for lora in loras.values())
     ordered = [loras[name] for name in place.ours if name in loras]
+    scale = next((lora.scale for lora in ordered if lora.scale), 0.0)
     a = first.A if shared else torch.cat([lora.A for lora in ordered], -2)
     parts, lengths, start = [], [], 0
     for name in place.ours:
         b = a.new_zeros(*a.shape[:-2], rows_of(model, name), a.size(-2))
         if (lora := loras.get(name)) is not None:
             r = lora.B.size(-1)
-            b[..., start : start + r] = lora.B * (lora.scale / first.scale)
+            b[..., start : start + r] = lora.B * (lora.scale / scale if scale else 1.0)
             start += 0 if shared else r
         parts.append(b)
         if first.magnitude is not None:
@@ -135,7 +136,7 @@ def _joined(model: GPT, place: Place, loras: dict[str, LoRA]) -> tuple[Tensor, T
             layer = model.get_submodule(name)
             lengths.append(weight_of(layer).float().norm(dim=1).to(a.device) if own is None else own)
     magnitude = place.join([x[:, None] for x in lengths])[:, 0] if lengths else None
-    return a, place.join(parts), magnitude, first.scale
+    return a, place.join(parts), magnitude, scale
 
 
 def _whole(model: GPT) -> tuple[list[str], dict[str, Tensor]]:

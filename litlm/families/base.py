@@ -149,6 +149,7 @@ class HFFields:
         our names (also tie_embeddings, init_std, bos_token_id, eos_token_id, pad_token_id).
         """
         self._taken |= {"torch_dtype", "dtype"}
+        self.expect("is_causal", True, True)  # transformers attends both ways where it is false
         dtype = str(self.data.get("dtype") or self.data.get("torch_dtype") or "float32").removeprefix("torch.")
         if dtype not in ("float32", "bfloat16", "float16"):
             self.problems.append(f"dtype={dtype!r} is not supported; known are float32, bfloat16 and float16")

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 MOST_SETBACKS = 10  # spikes in a row, or returns to one checkpoint: broken weights would be gone back to forever
 
 
@@ -591,19 +592,24 @@ def _some(numbers: list[int]) -> str:
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[str]]:
-    """A list that gets a reason on Ctrl-C or SIGTERM: the step under way ends, the run saves. Twice ends at once."""
+    """A list that gets a reason on Ctrl-C, SIGTERM or SIGHUP (the terminal is closed): the step under way ends, the run
+    saves. Twice ends at once. A SIGHUP that is ignored already (nohup) stays so.
+    """
     stop: list[str] = []
 
     def handle(signum: int, frame: object) -> None:
         if stop:
             raise KeyboardInterrupt
         stop.append("Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name)
-        print("\nStopping after this step; press Ctrl-C again to stop without saving.", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            print("\nStopping after this step; press Ctrl-C again to stop without saving.", file=sys.stderr)
 
     before: dict[int, Any] = {}
     try:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            before[signum] = signal.signal(signum, handle)
+        for name in STOP_SIGNALS:
+            signum = getattr(signal, name, None)  # Windows has no SIGHUP
+            if signum is not None and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):
+                before[signum] = signal.signal(signum, handle)
     except ValueError:  # not the main thread: a notebook's worker, say
         pass
     try:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from litlm.checkpoint.training import Checkpoints
     from litlm.data.base import Dataset
     from litlm.llm import LLM
+    from litlm.tokenizer import Tokenizer
     from litlm.train.fit import Result
     from litlm.train.loss import Objective
     from litlm.train.methods import Applied
@@ -106,7 +107,7 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
     if settings.tokenizer is not None:
         tokenizer = load_tokenizer(settings.tokenizer)
     else:
-        tokenizer = text_tokenizer(settings.data) or (load_tokenizer(settings.model) if llm is None else llm.tokenizer)
+        tokenizer = text_tokenizer(settings.data) or (own_tokenizer(settings) if llm is None else llm.tokenizer)
     if llm is None:
         llm = fresh(settings, tokenizer.vocab_size, tokenizer.eos_id)
     usable(llm).tokenizer = tokenizer
@@ -217,7 +218,20 @@ def run(
     return result
 
 
-STOPPED_BY_HAND = ("Ctrl-C", "SIGTERM")
+STOPPED_BY_HAND = {"Ctrl-C": 130, "SIGTERM": 143, "SIGHUP": 129}  # and the exit codes that shells expect for them
+
+
+def own_tokenizer(settings: PretrainSettings) -> Tokenizer:
+    """That of the model that a new one is like, of which nothing else is needed."""
+    from litlm.data.prepare import load_tokenizer
+
+    try:
+        return load_tokenizer(settings.model)
+    except ValueError as e:
+        raise ValueError(
+            f"{e}\nOnly its tokenizer is needed here; another will do: --tokenizer MODEL_OR_FILE (or train one, with "
+            "litlm train-tokenizer)"
+        ) from None
 
 
 def check_ids(llm: LLM, *data: Dataset | None) -> None:
