@@ -138,9 +138,11 @@ def _find(source: str | Path, revision: str | None, token: str | None) -> _Found
     hint = "" if info else f". There is no local path {text!r} either. {zoo.suggest(text)}"
     try:
         return _from_hub(match["repo"], match["file"], revision, token)
-    except _NoRepo as err:
-        raise ValueError(f"{err}{hint}") from err
-    except _NoHub as err:
+    except (_NoRepo, _NoHub) as err:
+        if info is None and path.parent.is_dir() and path.parent != Path("."):  # meant as a path, most likely
+            raise ValueError(f"{text} does not exist. (Nor can it be had as a model of the hub: {err})") from err
+        if isinstance(err, _NoRepo):
+            raise ValueError(f"{err}{hint}") from err
         if info is None or info.pypi is None or revision is not None:
             raise ValueError(
                 f"{text}: {err}, and the local cache has no complete copy of it. Run again when online; files "
