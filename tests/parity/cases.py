@@ -128,7 +128,7 @@ def hf_logits(case: Case, ids: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def close(actual: Tensor, expected: Tensor, rtol: float = 5e-5) -> None:
-    """The largest difference, against the largest expected value; and the root mean squares, of which a fifth is enough.
+    """The largest difference, against the largest expected value; and root mean squares, to a fifth of that.
 
     5e-5 is 840 roundoffs of fp32, 1e-5 is 170. Each sum of a few dozen terms, taken in another order, differs by a few,
     some fifty sums follow each other, and a sharp softmax makes more of what came before. With AVX-512, with AVX2 and
