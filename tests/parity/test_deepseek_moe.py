@@ -56,7 +56,7 @@ def test_multimodal_checkpoint(tmp_path: Path) -> None:
     save_weights(model.state_dict(), model.config, tmp_path / "out")
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "out", **cases.EAGER)
     assert type(back).__name__ == "Llama4ForCausalLM"
-    close(back.eval()(ids, use_cache=False).logits, expected, 2e-6)
+    close(back.eval()(ids, use_cache=False).logits, expected, 1e-5)
     inner = {name.removeprefix("language_model."): t for name, t in names.items() if name.startswith("language")}
     assert raw_tensors(tmp_path / "out") == inner
 

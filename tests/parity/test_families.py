@@ -196,7 +196,7 @@ def test_export(case: Case, tmp_path: Path) -> None:
     assert not any(info.values()), info
     assert back.dtype == torch.float32
     with torch.no_grad():
-        close(back.eval()(ids, use_cache=False).logits, hf_logits(case, ids), 2e-6)  # gelu_new has three spellings
+        close(back.eval()(ids, use_cache=False).logits, hf_logits(case, ids), 1e-5)  # gelu_new has three spellings
     # transformers reads the same config from both directories, but for what litlm does not keep (dropout), resolves
     # (activation names, yarn's mscale, the rule behind layer_types) or what the equal logits have shown already.
     settled = """transformers_version attention_dropout hidden_dropout classifier_dropout rope_parameters
