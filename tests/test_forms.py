@@ -108,6 +108,19 @@ def test_values_for_the_template_reach_it(tmp_path: Path, llm: LLM, hf: Any) -> 
         assert chosen.ids == example.ids
 
 
+def test_documents_reach_the_template_as_in_transformers(tmp_path: Path, llm: LLM, hf: Any) -> None:
+    template = "{% for d in documents or [] %}<doc>{{ d.title }}: {{ d.text }}</doc>{% endfor %}" + TEMPLATE
+    style = TemplateStyle(template)
+    documents = [{"title": "Rome", "text": "dry"}, {"title": "Oslo", "text": "wet"}]
+    for form in (documents, json.dumps(documents), [], "", None):
+        theirs = hf.apply_chat_template([USER, SAID], documents=documents if form else None, chat_template=template)
+        expected = list(theirs["input_ids"])
+        for record in ({"messages": [USER, SAID]}, {"prompt": "Rain?", "completion": "No."}):
+            assert sft(tmp_path, [record | {"documents": form}], llm, style)[0].ids == expected
+        pair = {"prompt": "Rain?", "chosen": "No.", "rejected": "Yes.", "documents": form}
+        assert pairs(tmp_path, [pair], llm, style)[0].chosen.ids == expected
+
+
 TOLD = {"messages": [USER, SAID]}
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
 PLAIN = tiny.TEMPLATE
@@ -118,6 +131,12 @@ PLAIN = tiny.TEMPLATE
     [
         (TOLD | {"tools": TOOLS}, TemplateStyle(PLAIN), "the chat template does not write tools"),
         (TOLD | {"tools": TOOLS}, get_style("chatml"), "prompt style 'chatml' can't write tools; use a checkpoint"),
+        (TOLD | {"documents": [{"text": "d"}]}, TemplateStyle(PLAIN), "the chat template does not write documents"),
+        (TOLD | {"documents": [{"text": "d"}]}, TemplateStyle(PLAIN + "{{ documents and '' }}"), "not write documents"),
+        (TOLD | {"documents": [{"text": "d"}]}, get_style("chatml"), "'chatml' can't write documents; use"),
+        *(({"messages": [USER, SAID | {key: "x"}]}, style, f"message 1 has {key!r}, which this style does not write")
+          for style in (TemplateStyle(PLAIN), get_style("chatml"))
+          for key in ("tools", "tool_plan", "thoughts", "refusal", "documents", "citations")),
         (TOLD | {"tools": "weather"}, TemplateStyle(TEMPLATE), "tools is not valid JSON"),
         (TOLD | {"tools": ["weather"]}, TemplateStyle(TEMPLATE), "tools must be a list of JSON schemas"),
         (TOLD | {"functions": {"a": 1}}, TemplateStyle(TEMPLATE), "functions must be a list of JSON schemas"),
@@ -245,6 +264,10 @@ def test_answers_of_weight_0_are_not_learned(key: str, tmp_path: Path, llm: LLM)
     with pytest.raises(ValueError, match="message 1 is not to be learned.*loss_on=all"):
         sft(tmp_path, [talk(0, 1)], llm, style, loss_on="all")
     assert len(sft(tmp_path, [talk(1, 1)], llm, style, loss_on="all")) == 1
+    asked = {"messages": [USER | {key: 0}, SAID]}
+    assert said(asked) == ["No.<|im_end|>"]
+    with pytest.raises(ValueError, match="message 0 is not to be learned.*loss_on=all"):
+        sft(tmp_path, [asked], llm, style, loss_on="all")
 
     prompt = talk(0, 1)["messages"]
     ((chosen, _),) = pairs(tmp_path, [{"prompt": [*prompt, USER], "chosen": "c", "rejected": "r"}], llm, style)
@@ -285,8 +308,31 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
         (TOLD | {"history": [["x", "y"]]}, "history stands beside messages"),
         ({"prompt": [USER], "completion": "a", "history": [["x", "y"]]}, "history stands beside a list of messages"),
         ({"prompt": "q", "completion": "a", "history": [["x"]]}, "history must be a list of rounds"),
-        ({"prompt": "q", "completion": "a", "label": False}, "marks a bad answer"),
-        ({"instruction": "q", "output": "a", "kto_tag": False}, "marks a bad answer"),
+        *((record | {key: false}, f"{key}={false!r} marks a bad answer")
+          for record in (TOLD, {"prompt": "q", "completion": "a"}, {"question": "q", "output": "a"})
+          for key in ("label", "kto_tag") for false in (False, 0, 0.0, "False", "false", "0", "no", " FALSE ")),
+        *((record | {key: false}, f"{key}={false!r} says that the record is not to be learned")
+          for record in (TOLD, {"prompt": "q", "completion": "a"}, {"text": "t"})
+          for key in ("weight", "train", "training") for false in (False, 0, 0.0, "false", "0")),
+        *((TOLD | {key: value}, f"{key} can't be used: put it into chat_template_kwargs")
+          for key, value in (("enable_thinking", False), ("enable_thinking", True), ("reasoning_effort", "low"))),
+        *(({"text": "t", key: value}, f"{key} can't be used beside text") for key, value in (
+            ("system", "s"), ("system_prompt", "s"), ("system_message", "s"), ("tools", TOOLS), ("functions", TOOLS),
+            ("documents", [{"text": "d"}]), ("chat_template_kwargs", {"a": 1}), ("history", [["x", "y"]]))),
+        (TOLD | {"text": "t"}, "text stands beside messages"),
+        (TOLD | {"conversations": ["a", "b"]}, "messages and conversations hold different messages"),
+        ({"messages": [USER, SAID | {"value": "Yes."}]}, "has a content and a value that differ"),
+        ({"messages": [USER | {"from": "gpt"}, SAID]}, "has a role and a from that differ"),
+        ({"prompt": "p", "question": "q", "answer": "a"}, "prompt and question are 2 questions"),
+        ({"prompt": "p", "output": "o", "answer": "a"}, "output and answer are 2 answers"),
+        ({"prompt": "p", "input": "o", "context": "a", "answer": "a"}, "input and context are 2 texts"),
+        ({"prompt": "p", "context": {"a": 1}, "answer": "a"}, "context must be text"),
+        ({"prompt": [USER], "input": "o", "completion": "a"}, "input stands beside a list of messages"),
+        *(({"question": "q", key: ["x"], "answer": "a"}, f"{key} can't be used beside question")
+          for key in ("choices", "options", "passage")),
+        (TOLD | {"documents": ["d"]}, "documents must be a list of objects"),
+        (TOLD | {"documents": "[{"}, "documents is not valid JSON"),
+        (TOLD | {"documents": [{}], "chat_template_kwargs": {"documents": [{}]}}, "are both there"),
         (TOLD | {"rejected_response": "x"}, "`litlm dpo`"),
         ({"messages": [SYSTEM, *OLD], "system": "t"}, "two different system texts"),
         ({"system": "s", "system_prompt": "t", **TOLD}, "two different system texts"),
@@ -295,6 +341,18 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
 def test_keys_that_can_not_be_honoured_are_refused(record: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         parse(record)
+
+
+def test_a_false_label_in_a_cell_is_refused_and_a_true_one_is_not(tmp_path: Path, llm: LLM) -> None:
+    for label, fine in (("True", True), ("1", True), ("yes", True), ("", True), ("False", False), ("0", False)):
+        (tmp_path / "l.csv").write_text(f"prompt,completion,label\nq,a,{label}\n", encoding="utf-8")
+        data = DataSettings(path=str(tmp_path / "l.csv"), val_fraction=0)
+        if fine:
+            assert len(load_sft(data, llm.tokenizer, TemplateStyle(PLAIN), 100)[0]) == 1
+        else:
+            with pytest.raises(ValueError, match=r"line 2: label='.*' marks a bad answer"):
+                load_sft(data, llm.tokenizer, TemplateStyle(PLAIN), 100)
+    assert parse({"text": "a film", "label": 0}) == Text("a film")  # a class
 
 
 def test_empty_and_harmless_keys_are_passed_over() -> None:
@@ -310,7 +368,7 @@ def test_empty_and_harmless_keys_are_passed_over() -> None:
 
 
 def test_system_texts() -> None:
-    for key in ("system", "system_prompt"):
+    for key in ("system", "system_prompt", "system_message"):
         assert parse({key: "s", "messages": OLD}) == Conversation([SYSTEM, *OLD])
         assert parse({key: "s", "messages": [SYSTEM, *OLD]}) == Conversation([SYSTEM, *OLD])
         assert parse({key: "s", "prompt": "x", "completion": "y"}) == Conversation([SYSTEM, *OLD], 2)

@@ -87,6 +87,12 @@ def test_forms(record: dict[str, Any]) -> None:
         (dict(prompt=TURNS, **TEXTS), TURNS),
         (dict(prompt=TURNS, chosen=[GOOD], rejected=[*TURNS, BAD]), TURNS),
         (dict(question=USER["content"], system="Be brief.", **TEXTS), [SYSTEM, USER]),
+        (dict(prompt=USER["content"], chosen=[SYSTEM, USER, GOOD], rejected=[SYSTEM, USER, BAD]), [SYSTEM, USER]),
+        *(
+            ({question: "q", about: "i"} | TEXTS, [{"role": "user", "content": "q\n\ni", "parts": ("q", "i")}])
+            for question in ("instruction", "prompt", "question")
+            for about in ("input", "context")
+        ),
     ],
 )
 def test_forms_with_more_before_the_answer(record: dict[str, Any], prompt: list[dict[str, str]]) -> None:
@@ -116,6 +122,21 @@ def test_the_implicit_prompt_is_that_of_trl() -> None:
         (dict(chosen=[GOOD], rejected=[BAD]), "chosen is an answer alone"),
         (dict(prompt=7, **TEXTS), "prompt must be text or a list of messages"),
         (dict(instruction="a", input=["b"], **TEXTS), "input must be text"),
+        (dict(prompt="p", instruction="a", input="b", **TEXTS), "instruction and prompt are 2 questions"),
+        (dict(prompt="p", input="b", context="c", **TEXTS), "input and context are 2 texts"),
+        (dict(prompt=[USER], input="b", **TEXTS), "input stands beside a list of messages"),
+        (dict(question="p", choices=["b"], **TEXTS), "choices can't be used beside question"),
+        (dict(prompt="p", chosen=[USER, GOOD], rejected=[USER, BAD]), "does not begin with the messages of prompt"),
+        (
+            dict(question=USER["content"], history=[["x", "y"]], chosen=[USER, GOOD], rejected=[USER, BAD]),
+            "does not begin with the messages of question",
+        ),
+        (
+            dict(chosen=[USER, GOOD | {"tool_plan": "x"}, USER, GOOD], rejected=[USER, GOOD, USER, BAD]),
+            "part at message 1",
+        ),
+        (dict(prompt="p", weight=0, **TEXTS), "weight=0 says that the record is not to be learned"),
+        (dict(prompt="p", documents=[{"text": "d"}], **TEXTS), "does not write documents"),
         (dict(prompt=[], **TEXTS), "prompt must be a list with at least one message"),
         (dict(prompt=[{"role": "user"}], **TEXTS), r"prompt\[0\] must have a role and a content"),
         (dict(prompt="a", chosen=3, rejected="b"), "chosen must be text or a list"),

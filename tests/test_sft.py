@@ -104,6 +104,19 @@ FORMS: list[tuple[dict[str, Any], Conversation | Text]] = [
     ({"system": "", "conversations": ["q", "a"]}, Conversation(ASKED)),
     ({"text": "t"}, Text("t")),
 ]  # fmt: skip
+FORMS += [
+    ({question: "q", about: "i", answer: "a"}, Conversation([user("q\n\ni") | {"parts": ("q", "i")}, assistant("a")], 1))
+    for question in ("instruction", "prompt", "question")
+    for about in ("input", "context")
+    for answer in ("output", "completion", "response", "answer")
+]  # fmt: skip
+FORMS += [
+    ({"prompt": "", "question": "q", "input": "", "context": None, "output": "", "answer": "a"}, Conversation(ASKED, 1)),
+    ({"question": "q", "choices": [], "options": "", "answer": "a"}, Conversation(ASKED, 1)),
+    ({"prompt": "q", "output": ""}, Conversation([user("q"), assistant("")], 1)),
+    ({"messages": TWO, "conversations": ["one", "first answer", "two", "second 🙂"]}, Conversation(TWO)),
+    ({"messages": [{"role": "user", "from": "human", "content": "q", "value": "q"}, ASKED[1]]}, Conversation(ASKED)),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("record", "expected"), FORMS)
@@ -152,8 +165,8 @@ def test_wrong_records_are_all_named_with_what_they_hold(tmp_path: Path, llm: LL
         ({"a": 1, "b": 2}, "has the keys a, b; needed are instruction and output (Alpaca), "),
         ({}, "keys (none)"),
         ({"instruction": "a"}, "keys instruction;"),
-        ({"instruction": 3, "output": "b"}, "instruction, input, output must be text"),
-        ({"prompt": "a", "completion": 3}, "prompt, completion must be text"),
+        ({"instruction": 3, "output": "b"}, "instruction must be text or a list"),
+        ({"prompt": "a", "completion": 3}, "completion must be text or a list"),
         ({"messages": []}, "messages must be a list with at least one message"),
         ({"messages": [user("a")]}, "messages has no assistant turn"),
         ({"messages": [{"role": "assistant"}]}, "messages[0] must have a role and a content, both text"),
@@ -331,6 +344,30 @@ def test_templates_that_write_earlier_answers_differently_are_reported(tmp_path:
     assert any("only the last answer of 1 conversation is learned" in note for note in data.notes)
     assert not any("only the last" in note for note in load(path, llm).notes)
     assert not any("only the last" in note for note in load(path, llm, style="qwen3", loss_on="completion").notes)
+
+
+ALWAYS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+
+
+def test_templates_that_always_ask_for_an_answer(llm: LLM) -> None:
+    """What they write behind the conversation is not part of it: as ChatML, whose template asks when it is told to."""
+    style, chatml = TemplateStyle(ALWAYS), TemplateStyle(tiny.TEMPLATE)
+    for messages in (ASKED, TWO, [*ASKED, assistant("b")], [{"role": "system", "content": "s"}, *TWO], ASKED + TWO):
+        for loss_on in ("assistant", "completion", "all"):
+            ours, theirs = (Encoder(llm.tokenizer, s, loss_on)(Conversation(messages)) for s in (style, chatml))
+            assert ours == theirs
+        assert style.format(messages) == chatml.format(messages)
+    assert learned(Encoder(llm.tokenizer, style)(Conversation(TWO)), llm.tokenizer) == [
+        "first answer<|im_end|>", "second 🙂<|im_end|>",
+    ]  # fmt: skip
+    # needs a first message, so what it always writes can't be seen alone
+    unclear = TemplateStyle("{{ messages[0].content and '' }}" + ALWAYS)
+    with pytest.raises(ValueError, match=r"asks for another answer behind the last.*if add_generation_prompt"):
+        Encoder(llm.tokenizer, unclear)(Conversation(ASKED))
+    assert unclear.format(ASKED) == chatml.format(ASKED)
+    # no such template: nothing asks, and [/INST] asks by itself
+    inst = "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + '</s>' }}{% endfor %}"
+    assert TemplateStyle(inst).format(TWO, add_generation_prompt=False).endswith("second 🙂</s>")
 
 
 def test_templates_that_ask_with_an_opened_thought_are_reported(tmp_path: Path, llm: LLM) -> None:

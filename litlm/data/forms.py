@@ -16,14 +16,11 @@ from litlm.prompts.messages import text_of
 
 Message = dict[str, Any]
 
-# keys of the question, joined by a blank line (all but the first optional), and the key of the answer
-_PAIRS = (
-    (("instruction", "input"), "output"),  # Alpaca
-    (("instruction", "context"), "response"),  # Dolly
-    (("prompt",), "completion"),
-    (("prompt",), "response"),
-    (("question",), "answer"),
-)
+# Keys of a question, of what it is about, and of its answer: a record has one of each, whichever they are.
+_QUESTIONS = ("instruction", "prompt", "question")
+_INPUTS = ("input", "context")  # behind the question and a blank line
+_ANSWERS = ("output", "completion", "response", "answer")
+_UNUSED = ("choices", "options", "endings", "contexts", "passage", "passages")  # of a question, too
 _CALLS = ("function_call", "tool_call")  # roles of a tool's call that is written as JSON
 # names that files give the roles
 _ROLES = {
@@ -36,7 +33,8 @@ _FORMS = (
     "instruction and output (Alpaca), instruction and response (Dolly), messages (chat), conversations (ShareGPT), "
     "prompt and completion (or response), question and answer, or text"
 )
-_KEYS = {"messages", "conversations", *(key for questions, answer in _PAIRS for key in (*questions, answer))}
+_KEYS = {"messages", "conversations", *_QUESTIONS, *_INPUTS, *_ANSWERS}
+_SYSTEMS = ("system", "system_prompt", "system_message")
 # Whether a message is learned: OpenAI's and mistral-finetune's weight, axolotl's train and training, ms-swift's loss.
 _WEIGHTS = ("weight", "train", "training", "loss", "loss_scale")
 _MEDIA = dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "litlm learns text alone")
@@ -45,6 +43,8 @@ _REFUSED = _MEDIA | {
     "only_last": "--data.loss_on completion learns the last answer alone",
     "rejected_response": "`litlm dpo` learns from pairs, with the keys chosen and rejected",
 }
+_ARGUMENTS = ("tools", "functions", "documents", "chat_template_kwargs")
+_SWITCHES = ("enable_thinking", "reasoning_effort")  # of chat templates
 _REFUSED_OF_MESSAGES = _MEDIA | {
     "prefix": "a turn is learned as a whole",
     "train_detail": "a turn is learned as a whole, or not at all with weight 0",
@@ -58,7 +58,7 @@ class Conversation:
     """messages from a record. context: how many of the first are given and never learned. tools, template_kwargs: what
     the record says of them, see `PromptStyle.bind`.
 
-    A message with `train` False is not learned; the key is not for the style.
+    A message with `train` False is not to be learned; the key is not for the style.
     """
 
     messages: list[Message]
@@ -78,10 +78,10 @@ def parse(record: Mapping[str, Any]) -> Conversation | Text:
     """What a record says. Keys without a value are keys that are not there. ValueError with what is wrong with it.
 
     messages: a list of role and content. conversations: of from and value (or role and content), or of texts, the
-    user's first. A question and its answer under the keys of `_PAIRS`: texts, or lists of messages, of which those of
-    the question are context; a text may come with `history`, earlier rounds as [question, answer], which are learned,
-    too. All of these may come with `system`, a text that is put in front, `tools` and `chat_template_kwargs`. text: as
-    it is, and it may be empty.
+    user's first. A question (`_QUESTIONS`) and its answer (`_ANSWERS`): texts, or lists of messages, of which those of
+    the question are context; a text may come with what it is about (`_INPUTS`) and with `history`, earlier rounds as
+    [question, answer], which are learned, too. All of these may come with `system`, a text that is put in front,
+    `tools`, `documents` and `chat_template_kwargs`. text: as it is, and it may be empty.
     """
     blank = "text" in record
     record = values(record)
@@ -89,42 +89,48 @@ def parse(record: Mapping[str, Any]) -> Conversation | Text:
         if key in record:
             if isinstance(record.get("history"), list) and record["history"]:
                 raise ValueError(f"history stands beside {key}; put the earlier rounds there")
-            messages = with_system(record, to_messages(record[key], key))
+            if record.get("text"):
+                raise ValueError(f"text stands beside {key}; keep one of them")
+            _refuse_bad_answers(record)
+            said = to_messages(record[key], key)
+            if key == "messages" and record.get("conversations"):
+                if to_messages(record["conversations"], "conversations") != said:
+                    raise ValueError("messages and conversations hold different messages; keep one of them")
+            messages = with_system(record, said)
             return Conversation(_with_answer(messages, key), **template_arguments(record))
-    for questions, answer in _PAIRS:
-        if questions[0] in record and answer in record:
-            return _pair(record, questions, answer)
+    question, answer = _only(record, _QUESTIONS, "questions"), _only(record, _ANSWERS, "answers")
+    if question and answer:
+        _refuse_bad_answers(record)
+        return _pair(record, question, answer)
     if "text" in record or (blank and not _KEYS & record.keys()):
         if not isinstance(record.get("text", ""), str):
             raise ValueError("text must be text")
+        if beside := [k for k in (*_SYSTEMS, *_ARGUMENTS, "history") if record.get(k)]:
+            raise ValueError(
+                f"{', '.join(beside)} can't be used beside text, which is learned as it is; write it into the text, or "
+                "use messages"
+            )
         return Text(record.get("text", ""))
     raise ValueError(f"has the keys {', '.join(sorted(map(str, record))) or '(none)'}; needed are {_FORMS}")
 
 
-def _pair(record: dict[str, Any], questions: Sequence[str], answer: str) -> Conversation:
-    asked: list[Message]
-    earlier = history(record)
-    if isinstance(record[questions[0]], list):
-        if earlier:
-            raise ValueError(f"history stands beside a list of messages; put the earlier rounds into {questions[0]}")
-        asked = to_messages(record[questions[0]], questions[0])
-    else:
-        parts = [record.get(key, "") for key in questions]
-        if not all(
-            isinstance(part, str) for part in (*parts, record[answer] if isinstance(record[answer], str) else "")
-        ):
-            raise ValueError(f"{', '.join((*questions, answer))} must be text")
-        asked = [{"role": "user", "content": "\n\n".join(filter(None, parts))}]
-        if len(parts) == 2 and parts[1]:
-            asked[0] |= {"parts": tuple(parts)}
-    if isinstance(record[answer], list):
-        said = _with_answer(to_messages(record[answer], answer), answer)
-    elif isinstance(record[answer], str):
-        said = [{"role": "assistant", "content": record[answer]}]
-    else:
-        raise ValueError(f"{', '.join((*questions, answer))} must be text")
-    asked = with_system(record, [*earlier, *asked])
-    return Conversation([*asked, *said], 0 if earlier else len(asked), **template_arguments(record))
+def _pair(record: dict[str, Any], question: str, answer: str) -> Conversation:
+    asked = with_system(record, asked_with(record, question))
+    said = _with_answer(said_under(record, answer, "assistant"), answer)
+    return Conversation([*asked, *said], 0 if history(record) else len(asked), **template_arguments(record))
+
+
+def _only(record: Mapping[str, Any], keys: Sequence[str], what: str) -> str | None:
+    """Which of the keys the record has: the one with a value, else the first that is there."""
+    having = [key for key in keys if record.get(key) not in (None, "")]
+    if len(having) > 1:
+        raise ValueError(f"{' and '.join(having)} are {len(having)} {what}; keep one of them")
+    return next((key for key in (*having, *keys) if key in record), None)
+
+
+def _refuse_bad_answers(record: Mapping[str, Any]) -> None:
+    if is_false(record.get("label")):  # of a text it may be any class
+        raise ValueError(f"label={record['label']!r} marks a bad answer; leave the record out")
 
 
 def _with_answer(messages: list[Message], key: str) -> list[Message]:
@@ -134,20 +140,67 @@ def _with_answer(messages: list[Message], key: str) -> list[Message]:
 
 
 # --- parts of records, for preference pairs as well -------------------------------------------------------------------
+def question_of(record: Mapping[str, Any]) -> str | None:
+    """The key of the record's question, if it has one; ValueError if it has two."""
+    key = _only(record, _QUESTIONS, "questions")
+    return None if key is None or record[key] == "" else key
+
+
+def asked_with(record: Mapping[str, Any], question: str) -> list[Message]:
+    """The messages of a question, behind those of `history` and with the text that it is about."""
+    earlier, asked = history(record), said_under(record, question, "user")
+    about = _only(record, _INPUTS, "texts that the question is about")
+    more = (record[about] if about else "") or ""
+    beside = [key for key in (about, "history") if key and record.get(key) not in (None, "", [], "[]")]
+    if not isinstance(record[question], str) and beside:
+        raise ValueError(f"{' and '.join(beside)} stands beside a list of messages; put it into {question}")
+    if unused := [key for key in _UNUSED if record.get(key)]:
+        raise ValueError(f"{' and '.join(unused)} can't be used beside {question}; write it into {question}")
+    if not isinstance(more, str):
+        raise ValueError(f"{about} must be text")
+    if more:
+        parts = record[question], more
+        asked = [{"role": "user", "content": "\n\n".join(filter(None, parts)), "parts": parts}]
+    return [*earlier, *asked]
+
+
+def said_under(record: Mapping[str, Any], key: str, role: str) -> list[Message]:
+    """The messages under a key, where a text is one of that role."""
+    value = record[key]
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, (list, dict)):
+        raise ValueError(f"{key} must be text or a list of messages")
+    return to_messages(value, key)
+
+
+def is_false(value: Any) -> bool:
+    """Whether a value is false as JSON, Python or a cell of a table writes it."""
+    return str(value).strip().lower() in ("false", "0", "0.0", "no", "n", "f", "off")
+
+
 def values(record: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that have a value. ValueError for those that can't be honoured."""
     record = {key: value for key, value in record.items() if value is not None}
     problems = [f"{key} can't be used: {why}" for key, why in _REFUSED.items() if record.get(key)]
-    # a record of KTO's: True marks a good answer, False one that must not be learned
-    if str(record.get("kto_tag")).lower() == "false" or (record.get("label") is False and "completion" in record):
-        problems.append("kto_tag or label is false, which marks a bad answer; leave the record out")
+    if is_false(record.get("kto_tag")):
+        problems.append(f"kto_tag={record['kto_tag']!r} marks a bad answer; leave the record out")
+    for key in ("weight", "train", "training"):
+        if is_false(record.get(key)):
+            problems.append(f"{key}={record[key]!r} says that the record is not to be learned; leave it out")
+    for key in _SWITCHES:
+        if record.get(key, "") != "":
+            problems.append(f"{key} can't be used: put it into chat_template_kwargs")
     if problems:
         raise ValueError("; ".join(problems))
     return record
 
 
 def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
-    """tools and template_kwargs of a record, which may be JSON text; `functions` is OpenAI's older form of tools."""
+    """tools and template_kwargs of a record, which may be JSON text; `functions` is OpenAI's older form of tools.
+
+    `documents` are one of the template's variables.
+    """
     tools, functions = (_decoded(record.get(key), key) or None for key in ("tools", "functions"))
     kwargs = _decoded(record.get("chat_template_kwargs"), "chat_template_kwargs") or None
     if tools and functions:
@@ -158,6 +211,13 @@ def template_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{key} must be a list of JSON schemas, or that as JSON text")
     if kwargs is not None and not isinstance(kwargs, dict):
         raise ValueError("chat_template_kwargs must be an object: variables of the chat template and their values")
+    documents = _decoded(record.get("documents"), "documents") or None
+    if documents is not None:
+        if not (isinstance(documents, list) and all(isinstance(document, dict) for document in documents)):
+            raise ValueError("documents must be a list of objects, or that as JSON text")
+        if kwargs and "documents" in kwargs:
+            raise ValueError("documents and chat_template_kwargs.documents are both there; keep documents")
+        kwargs = {**(kwargs or {}), "documents": documents}
     if functions:
         listed = [{"type": "function", "function": function} for function in functions]
     return {"tools": listed, "template_kwargs": kwargs}
@@ -177,12 +237,12 @@ def history(record: Mapping[str, Any]) -> list[Message]:
 
 def with_system(record: Mapping[str, Any], messages: list[Message]) -> list[Message]:
     """The messages behind the record's system text."""
-    texts = list(dict.fromkeys(record[key] for key in ("system", "system_prompt") if record.get(key)))
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("system must be text")
+    if wrong := [key for key in _SYSTEMS if record.get(key) and not isinstance(record[key], str)]:
+        raise ValueError(f"{' and '.join(wrong)} must be text")
+    texts = list(dict.fromkeys(record[key] for key in _SYSTEMS if record.get(key)))
     own = [m.get("content") for m in messages[:1] if m["role"] in ("system", "developer")]
     if len({*texts, *own}) > len(own or texts[:1]):
-        raise ValueError("the record has two different system texts; keep one of system, system_prompt and messages")
+        raise ValueError(f"the record has two different system texts; keep one of {', '.join(_SYSTEMS)} and messages")
     return messages if own or not texts else [{"role": "system", "content": texts[0]}, *messages]
 
 
@@ -203,6 +263,9 @@ def says_something(message: Message) -> bool:
 
 def _message(item: Any, where: str, key: str) -> Message:
     message = {k: v for k, v in item.items() if v is not None} if isinstance(item, dict) else {}
+    for ours, theirs in (("role", "from"), ("content", "value")):
+        if {ours, theirs} <= message.keys() and len({_plain(message[ours]), _plain(message[theirs])}) > 1:
+            raise ValueError(f"{where} has a {ours} and a {theirs} that differ; keep one of them")
     role, content = message.pop("from", message.get("role")), message.pop("value", message.get("content"))
     for name, why in _REFUSED_OF_MESSAGES.items():
         if message.pop(name, None):
@@ -259,7 +322,12 @@ def _weighted(message: Message, where: str) -> Message:
                 f"{where}.{key}={weight!r} on a message of role {message['role']!r}: only the assistant's are learned "
                 "(or all tokens, with --data.loss_on all)"
             )
-    return message | ({"train": False} if not all(weights.values()) and message["role"] == "assistant" else {})
+    return message | ({} if all(weights.values()) else {"train": False})
+
+
+def _plain(value: Any) -> str:
+    """A role by our name for it, or a content, to compare."""
+    return _ROLES.get(value, value) if isinstance(value, str) else repr(value)
 
 
 def _decoded(value: Any, name: str) -> Any:

@@ -1,9 +1,9 @@
 """Preference pairs: a prompt with a better and a worse answer, as tokens and a mask of those that are the answer's.
 
 A record has `chosen` and `rejected`, each an answer (text, or one assistant message) to its `prompt` (text or messages;
-or `instruction` with an optional `input`, or `question`; or messages as `conversations`), or each a whole conversation.
-The two conversations must be the same but for the last message. `system`, `history`, `tools` and `chat_template_kwargs`
-are those of `forms.py`.
+or `instruction`, or `question`, each with an optional `input` or `context`; or messages as `conversations`), or each a
+whole conversation. The two conversations must be the same but for the last message. `system`, `history`, `tools`,
+`documents` and `chat_template_kwargs` are those of `forms.py`.
 
 Unusual: an example of this data set is a pair. Both its answers are always in the same micro batch, each with the
 prompt before it, as documents of their own.
@@ -22,10 +22,12 @@ from litlm.data.base import Batch, Dataset, Example, collate, collate_packed, he
 from litlm.data.forms import (
     Conversation,
     Message,
+    asked_with,
     history,
+    question_of,
+    said_under,
     says_something,
     template_arguments,
-    to_messages,
     values,
     with_system,
 )
@@ -33,7 +35,7 @@ from litlm.data.packing import best_fit
 from litlm.data.records import Sources, listed
 from litlm.data.sft import Encoder, SFTDataset
 from litlm.prompts import PromptStyle, get_style
-from litlm.prompts.messages import REASONING
+from litlm.prompts.messages import REASONING, SAYING
 from litlm.settings.data import PreferenceData
 from litlm.tokenizer import Tokenizer
 
@@ -153,7 +155,7 @@ def parse_pair(record: dict[str, Any]) -> tuple[list[Message], list[Message]]:
     record = values(record)
     if not {"chosen", "rejected"} <= record.keys():
         raise ValueError(f"has the keys {', '.join(sorted(map(str, record))) or '(none)'}; needed are {_FORMS}")
-    answers = {key: _said(record[key], key, "assistant") for key in ("chosen", "rejected")}
+    answers = {key: said_under(record, key, "assistant") for key in ("chosen", "rejected")}
     prompt = _prompt(record, answers["chosen"])
     chosen, rejected = (_conversation(record, prompt, key, answer) for key, answer in answers.items())
     same = [_alike(a, b) for a, b in zip(chosen, rejected, strict=False)]
@@ -167,22 +169,14 @@ def parse_pair(record: dict[str, Any]) -> tuple[list[Message], list[Message]]:
 
 def _prompt(record: dict[str, Any], chosen: list[Message]) -> list[Message]:
     """The messages before the answer, without the record's system text; none if the record has no prompt."""
-    keys = ["prompt", "instruction", "question"]
-    if len(chosen) == 1:  # others have whole conversations under these keys
-        keys += ["conversations", "messages"]
-    key = next((key for key in keys if record.get(key) not in (None, "")), None)
-    earlier = history(record)
-    if key is None or (earlier and not isinstance(record[key], str)):
-        if earlier:
-            raise ValueError("history stands beside messages; put the earlier rounds there")
-        return [] if key is None else _said(record[key], key, "user")
-    asked = _said(record[key], key, "user")
-    more = record.get("input", "")
-    if not isinstance(more, str):
-        raise ValueError("input must be text, as instruction is")
-    if key == "instruction" and more and isinstance(record[key], str):
-        asked = [{"role": "user", "content": f"{record[key]}\n\n{more}", "parts": (record[key], more)}]
-    return [*earlier, *asked]
+    key = question_of(record)
+    if key is None and len(chosen) == 1:  # others have whole conversations under these keys
+        key = next((key for key in ("conversations", "messages") if record.get(key) not in (None, "")), None)
+    if key is not None:
+        return asked_with(record, key)
+    if history(record):
+        raise ValueError("history stands beside messages; put the earlier rounds there")
+    return []
 
 
 def _conversation(record: dict[str, Any], prompt: list[Message], key: str, answer: list[Message]) -> list[Message]:
@@ -191,19 +185,15 @@ def _conversation(record: dict[str, Any], prompt: list[Message], key: str, answe
         if not prompt:
             raise ValueError(f"{key} is an answer alone; needed are {_FORMS}")
         answer = [*prompt, *answer]
-    elif isinstance(record.get("prompt"), list) and not repeated:
-        raise ValueError(f"{key} is a whole conversation, but does not begin with the messages of prompt")
+    elif prompt and not repeated:
+        asked = question_of(record) or "messages"
+        own = [m.get("content", "").strip() for m in answer if m["role"] == "user"]
+        # a text may stand behind a system message that it does not know of
+        if not isinstance(record.get(asked), str) or len(prompt) > 1 or prompt[0]["content"].strip() not in own[:1]:
+            raise ValueError(f"{key} is a whole conversation, but does not begin with the messages of {asked}")
     if answer[-1]["role"] != "assistant":
         raise ValueError(f"{key} ends with a message of role {answer[-1]['role']!r}, not with the assistant's answer")
     return with_system(record, answer)
-
-
-def _said(value: Any, key: str, role: str) -> list[Message]:
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if not isinstance(value, (list, dict)):
-        raise ValueError(f"{key} must be text or a list of messages")
-    return to_messages(value, key)
 
 
 def _alike(a: Message, b: Message) -> bool:
@@ -214,7 +204,8 @@ def _meaning(message: Message) -> Any:
     """What a message says: without the ids of calls, which are drawn anew for each, and columns of the file's own."""
     calls = [{k: v for k, v in call.items() if k != "id"} for call in message.get("tool_calls", [])]
     reasoning = next((message[key] for key in REASONING if message.get(key)), None)
-    return message["role"], message.get("content", ""), calls, reasoning
+    more = {key: message[key] for key in SAYING if message.get(key) and key not in ("tool_calls", *REASONING)}
+    return message["role"], message.get("content", ""), calls, reasoning, more
 
 
 def encode_pair(

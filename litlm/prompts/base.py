@@ -84,10 +84,12 @@ class PromptStyle:
         self, tools: Sequence[Mapping[str, Any]] | None = None, template_kwargs: Mapping[str, Any] | None = None
     ) -> PromptStyle:
         """The style for one conversation, which knows its tools (JSON schemas) and its values for the template's
-        variables (`enable_thinking`), as transformers' `apply_chat_template` takes them. ValueError if it can't write
-        them, and most named styles can't.
+        variables (`enable_thinking`, `documents`), as transformers' `apply_chat_template` takes them. ValueError if it
+        can't write them, and most named styles can't.
         """
-        wanted = [name for name, value in (("tools", tools), ("template_kwargs", template_kwargs)) if value]
+        more = dict(template_kwargs or {})
+        given = (("tools", tools), ("documents", more.pop("documents", None)), ("template_kwargs", more))
+        wanted = [name for name, value in given if value]
         if wanted:
             raise ValueError(
                 f"prompt style {self.name!r} can't write {' and '.join(wanted)}; use a checkpoint whose own chat "

@@ -16,7 +16,10 @@ Message = Mapping[str, Any]
 PROBE = "\ue000"  # a text that stands in no conversation, to see where templates write it
 REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing by three names, as in transformers
 # Keys beside role and content that say something: a style writes them or refuses them.
-_SAYING = ("tool_calls", "function_calls", "functions", "name", *REASONING)
+SAYING = (
+    "tool_calls", "function_calls", "functions", "name", "tools", "tool_plan", "tool_responses", "thoughts", "refusal",
+    "documents", "citations", *REASONING,
+)  # fmt: skip
 
 
 def text_of(content: Any) -> str:
@@ -80,7 +83,7 @@ def accept(messages: Any, style: PromptStyle) -> list[dict[str, Any]]:
 def _unwritten(messages: list[dict[str, Any]], style: PromptStyle) -> list[str]:
     """What the messages say that the style would leave out without a word."""
     problems = []
-    for key in _SAYING:
+    for key in SAYING:
         # the results of tools are told apart by their ids and places, too
         having = [i for i, m in enumerate(messages) if m.get(key) and not (key == "name" and m["role"] == "tool")]
         if key in REASONING[1:] or not having:

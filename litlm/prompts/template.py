@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os.path
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from litlm.prompts.base import Message, PromptStyle, get_style
+from litlm.prompts.base import Marked, Message, PromptStyle, get_style
 from litlm.prompts.messages import PROBE, REASONING
 from litlm.prompts.turns import today
 
@@ -86,6 +87,8 @@ class TemplateStyle(PromptStyle):
             where = f" (line {line})" if line else ""
             raise ValueError(f"the chat template is not valid Jinja: {error}{where}") from None
         self._names = {word.strip("\"'") for word in words}  # variables, attributes and keys, among others
+        self._header, self._unclear = "", False
+        self._header, self._unclear = self._always_written()
         self.closing = self._closing()
 
     def bind(
@@ -115,11 +118,11 @@ class TemplateStyle(PromptStyle):
         if not self._hears("tool", accepted):
             self.render(accepted, False)  # what it says itself
             raise ValueError("the chat template does not write messages of role 'tool'; leave them out")
-        if self.variables.get("tools"):
+        for key in ("tools", "documents"):
             without = copy.copy(self)
-            without.variables = self.variables | {"tools": None}
-            if self._same(accepted, without, accepted):
-                raise ValueError("the chat template does not write tools; leave them out, or use another checkpoint")
+            without.variables = self.variables | {key: None}
+            if self.variables.get(key) and self._same(accepted, without, accepted):
+                raise ValueError(f"the chat template does not write {key}; leave them out, or use another checkpoint")
         return accepted
 
     def _hears(self, role: str, messages: list[dict[str, Any]]) -> bool:
@@ -146,9 +149,43 @@ class TemplateStyle(PromptStyle):
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         own = dict(messages=list(messages), tools=None, documents=None, add_generation_prompt=add_generation_prompt)
         try:
-            return self._template.render(**(own | self.variables))
+            text = self._template.render(**(own | self.variables))
+            return text if add_generation_prompt else text.removesuffix(self._header)
         except Exception as error:  # the template is a program: it raises what it likes
             raise ValueError(f"the chat template rejects this conversation: {error}") from None
+
+    def mark(self, *args: Any, **given: Any) -> Marked:
+        if self._unclear:
+            raise ValueError(
+                "the chat template asks for another answer behind the last one, whatever add_generation_prompt says, so "
+                "its answers can't be told from what follows them; put that part of the template into "
+                "{% if add_generation_prompt %}, or name a prompt style"
+            )
+        return super().mark(*args, **given)
+
+    def _always_written(self) -> tuple[str, bool]:
+        """What asks for an answer, of templates that write it behind every conversation, wanted or not; and whether they
+        do, but it is not clear what it is.
+        """
+        user, said = {"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}
+        try:
+            asked, answered, followed = (self.render(turns, False) for turns in ([user], [user, said], [user, said, user]))
+            if asked != self.render([user], True):
+                return "", False
+        except ValueError:
+            return "", False
+        behind = answered.rpartition(PROBE)[2]
+        again = os.path.commonprefix([asked[::-1], answered[::-1]])[::-1]
+        if not again.strip() or not answered.startswith(asked) or followed.startswith(answered):
+            return "", False
+        try:
+            empty = self.render([], False)
+        except ValueError:
+            empty = ""
+        header = os.path.commonprefix([empty[::-1], again[::-1]])[::-1]
+        end = behind.removesuffix(header)
+        clear = bool(header.strip()) and bool(end) and followed.startswith(answered.removesuffix(header))
+        return (header, False) if clear else ("", True)
 
     def _closing(self) -> str:
         """Phi-3's template writes the end of text behind every conversation, after the end of the turn."""

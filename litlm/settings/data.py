@@ -16,8 +16,8 @@ class DataSettings:
     Args:
         path: Files (.json, .jsonl, .csv, .parquet; also patterns such as data/*.jsonl), named datasets (alpaca, dolly,
             ...) or hub ids such as org/name. Records are Alpaca (instruction, input, output), chat (messages), ShareGPT
-            (conversations), or prompt and completion; beside them system, history, tools, chat_template_kwargs;
-            messages of weight 0 are not learned.
+            (conversations), or prompt and completion; beside them system, history, tools, documents,
+            chat_template_kwargs; messages of weight 0 are not learned.
         val_path: Separate sources to validate on.
         val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
         split: Which split of a hub dataset.
