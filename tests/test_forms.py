@@ -132,7 +132,10 @@ PLAIN = tiny.TEMPLATE
         (TOLD | {"tools": TOOLS}, TemplateStyle(PLAIN), "the chat template does not write tools"),
         (TOLD | {"tools": TOOLS}, get_style("chatml"), "prompt style 'chatml' can't write tools; use a checkpoint"),
         (TOLD | {"documents": [{"text": "d"}]}, TemplateStyle(PLAIN), "the chat template does not write documents"),
-        (TOLD | {"documents": [{"text": "d"}]}, TemplateStyle(PLAIN + "{{ documents and '' }}"), "not write documents"),
+        (
+            TOLD | {"documents": [{"text": "d"}]}, TemplateStyle("{% if documents %}{% endif %}" + PLAIN),
+            "the chat template does not write documents",
+        ),
         (TOLD | {"documents": [{"text": "d"}]}, get_style("chatml"), "'chatml' can't write documents; use"),
         *(({"messages": [USER, SAID | {key: "x"}]}, style, f"message 1 has {key!r}, which this style does not write")
           for style in (TemplateStyle(PLAIN), get_style("chatml"))

@@ -105,13 +105,16 @@ FORMS: list[tuple[dict[str, Any], Conversation | Text]] = [
     ({"text": "t"}, Text("t")),
 ]  # fmt: skip
 FORMS += [
-    ({question: "q", about: "i", answer: "a"}, Conversation([user("q\n\ni") | {"parts": ("q", "i")}, assistant("a")], 1))
+    (
+        {question: "q", about: "i", answer: "a"},
+        Conversation([user("q\n\ni") | {"parts": ("q", "i")}, assistant("a")], 1),
+    )
     for question in ("instruction", "prompt", "question")
     for about in ("input", "context")
     for answer in ("output", "completion", "response", "answer")
 ]  # fmt: skip
 FORMS += [
-    ({"prompt": "", "question": "q", "input": "", "context": None, "output": "", "answer": "a"}, Conversation(ASKED, 1)),
+    ({"prompt": "", "question": "q", "input": "", "output": "", "answer": "a"}, Conversation(ASKED, 1)),
     ({"question": "q", "choices": [], "options": "", "answer": "a"}, Conversation(ASKED, 1)),
     ({"prompt": "q", "output": ""}, Conversation([user("q"), assistant("")], 1)),
     ({"messages": TWO, "conversations": ["one", "first answer", "two", "second 🙂"]}, Conversation(TWO)),
@@ -346,7 +349,7 @@ def test_templates_that_write_earlier_answers_differently_are_reported(tmp_path:
     assert not any("only the last" in note for note in load(path, llm, style="qwen3", loss_on="completion").notes)
 
 
-ALWAYS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+ALWAYS = tiny.TEMPLATE[: tiny.TEMPLATE.index("{% if add")] + "{{ '<|im_start|>assistant\n' }}"
 
 
 def test_templates_that_always_ask_for_an_answer(llm: LLM) -> None:
@@ -366,7 +369,10 @@ def test_templates_that_always_ask_for_an_answer(llm: LLM) -> None:
         Encoder(llm.tokenizer, unclear)(Conversation(ASKED))
     assert unclear.format(ASKED) == chatml.format(ASKED)
     # no such template: nothing asks, and [/INST] asks by itself
-    inst = "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + '</s>' }}{% endfor %}"
+    inst = (
+        "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' "
+        "else ' ' + m.content + '</s>' }}{% endfor %}"
+    )
     assert TemplateStyle(inst).format(TWO, add_generation_prompt=False).endswith("second 🙂</s>")
 
 

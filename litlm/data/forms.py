@@ -93,9 +93,9 @@ def parse(record: Mapping[str, Any]) -> Conversation | Text:
                 raise ValueError(f"text stands beside {key}; keep one of them")
             _refuse_bad_answers(record)
             said = to_messages(record[key], key)
-            if key == "messages" and record.get("conversations"):
-                if to_messages(record["conversations"], "conversations") != said:
-                    raise ValueError("messages and conversations hold different messages; keep one of them")
+            other = record.get("conversations") if key == "messages" else None
+            if other and to_messages(other, "conversations") != said:
+                raise ValueError("messages and conversations hold different messages; keep one of them")
             messages = with_system(record, said)
             return Conversation(_with_answer(messages, key), **template_arguments(record))
     question, answer = _only(record, _QUESTIONS, "questions"), _only(record, _ANSWERS, "answers")

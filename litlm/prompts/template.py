@@ -87,8 +87,8 @@ class TemplateStyle(PromptStyle):
             where = f" (line {line})" if line else ""
             raise ValueError(f"the chat template is not valid Jinja: {error}{where}") from None
         self._names = {word.strip("\"'") for word in words}  # variables, attributes and keys, among others
-        self._header, self._unclear = "", False
-        self._header, self._unclear = self._always_written()
+        self._dropped = ""
+        self._always, self._unclear = self._always_written()
         self.closing = self._closing()
 
     def bind(
@@ -100,7 +100,8 @@ class TemplateStyle(PromptStyle):
             raise ValueError("tools must be a list of JSON schemas, each a dict")
         if own := sorted({"messages", "tools", "add_generation_prompt"} & given.keys()):
             raise ValueError(f"template_kwargs can't hold {', '.join(own)}: it is passed on its own")
-        if unknown := sorted(key for key, value in given.items() if _says(value) and key not in self._names):
+        known = self._names | {"documents"}  # `accept` sees whether they are written
+        if unknown := sorted(key for key, value in given.items() if _says(value) and key not in known):
             raise ValueError(f"the chat template does not use {', '.join(unknown)}; leave it out of template_kwargs")
         if not tools and not given:
             return self
@@ -150,31 +151,35 @@ class TemplateStyle(PromptStyle):
         own = dict(messages=list(messages), tools=None, documents=None, add_generation_prompt=add_generation_prompt)
         try:
             text = self._template.render(**(own | self.variables))
-            return text if add_generation_prompt else text.removesuffix(self._header)
+            return text if add_generation_prompt else text.removesuffix(self._dropped)
         except Exception as error:  # the template is a program: it raises what it likes
             raise ValueError(f"the chat template rejects this conversation: {error}") from None
 
     def mark(self, *args: Any, **given: Any) -> Marked:
+        """The conversation ends with its last turn, also where the template asks for another answer behind it."""
         if self._unclear:
             raise ValueError(
-                "the chat template asks for another answer behind the last one, whatever add_generation_prompt says, so "
-                "its answers can't be told from what follows them; put that part of the template into "
+                "the chat template asks for another answer behind the last one, whatever add_generation_prompt says, "
+                "so its answers can't be told from what follows them; put that part of the template into "
                 "{% if add_generation_prompt %}, or name a prompt style"
             )
-        return super().mark(*args, **given)
+        style = copy.copy(self)
+        style._dropped = self._always
+        return super(TemplateStyle, style).mark(*args, **given)
 
     def _always_written(self) -> tuple[str, bool]:
-        """What asks for an answer, of templates that write it behind every conversation, wanted or not; and whether they
-        do, but it is not clear what it is.
+        """What asks for an answer, of templates that write it behind every conversation, wanted or not; and whether
+        they do, but it is not clear what it is.
         """
         user, said = {"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}
         try:
-            asked, answered, followed = (self.render(turns, False) for turns in ([user], [user, said], [user, said, user]))
+            asked, answered, followed = (
+                self.render(turns, False) for turns in ([user], [user, said], [user, said, user])
+            )
             if asked != self.render([user], True):
                 return "", False
         except ValueError:
             return "", False
-        behind = answered.rpartition(PROBE)[2]
         again = os.path.commonprefix([asked[::-1], answered[::-1]])[::-1]
         if not again.strip() or not answered.startswith(asked) or followed.startswith(answered):
             return "", False
@@ -182,9 +187,9 @@ class TemplateStyle(PromptStyle):
             empty = self.render([], False)
         except ValueError:
             empty = ""
-        header = os.path.commonprefix([empty[::-1], again[::-1]])[::-1]
-        end = behind.removesuffix(header)
-        clear = bool(header.strip()) and bool(end) and followed.startswith(answered.removesuffix(header))
+        # what asks where nobody has spoken; a default system text before it would hide where it begins
+        header = empty.removeprefix(str(self.variables.get("bos_token") or ""))
+        clear = bool(header.strip()) and again.endswith(header) and followed.startswith(answered.removesuffix(header))
         return (header, False) if clear else ("", True)
 
     def _closing(self) -> str:
