@@ -110,10 +110,13 @@ def test_retry_samples_what_greedy_answers_repeat(capsys: pytest.CaptureFixture[
     talk.take("two")
     first = said(talk)
     capsys.readouterr()
-    talk.take("/retry")
-    assert "temperature 0.7" in capsys.readouterr().err
-    assert said(talk)[:3] == first[:3]
-    assert said(talk)[3] != first[3]
+    answers = set()
+    for _ in range(8):  # drawn without a seed: one of them may be what the best tokens say
+        talk.take("/retry")
+        assert "temperature 0.7" in capsys.readouterr().err
+        assert said(talk)[:3] == first[:3]
+        answers.add(said(talk)[3])
+    assert answers - {first[3]}
     talk.take("/retry 0")
     assert said(talk) == first
     with pytest.raises(ValueError, match="hot.*a number"):
