@@ -83,12 +83,17 @@ SUMMARIES = {
 }
 
 
+# How often PyTorch's threads look for work before they sleep (GNU OpenMP's default is 300,000), set before PyTorch
+# loads. With more processes than cores, threads that wait awake keep those from running that they wait for.
+SPIN_COUNT = "4000"
 _SPEAKING = ("chat", "generate", "models", "describe", "completion")  # whose output is all that they do
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `litlm`."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     try:
         _main(argv)
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 
-from litlm.cli import COMMANDS, SUMMARIES, main, parse
+from litlm.cli import COMMANDS, SPIN_COUNT, SUMMARIES, main, parse
 from litlm.config import Config
 from litlm.settings import FinetuneSettings, GenerateCommand, MethodSettings
 from litlm.zoo import get_model, list_models
@@ -736,3 +736,17 @@ cli.main([sys.argv[2]])
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()
     process.wait()
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    main(["--version"])
+    found = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    assert found == (given or {"GOMP_SPINCOUNT": SPIN_COUNT})

@@ -45,7 +45,9 @@ def test_bookkeeping_refuses_no_checkpoint(family: str) -> None:
     more = {key: value for key, value in (bookkeeping() | notes | ids).items() if key not in plain}
     assert len(more) > 20
     assert Config.from_hf(plain | more) == Config.from_hf(plain)
-    for name, value in dict(mystery_scale=2.0, pruned_heads={"0": [1]}, add_cross_attention=True, is_causal=False).items():
+    for name, value in dict(
+        mystery_scale=2.0, pruned_heads={"0": [1]}, add_cross_attention=True, is_causal=False
+    ).items():
         with pytest.raises(ValueError, match=rf"{name}=.*is not (understood|supported)"):
             Config.from_hf(plain | more | {name: value})
 
