@@ -439,12 +439,13 @@ class Stream(Iterator[Any]):
 
     def __init__(
         self,
-        events: Iterator[tuple[int, int | None, str]],
+        events: Generator[tuple[int, int | None, str], None, None],
         ends: Collection[int],
         text: _Text | None,
         return_ids: bool,
     ) -> None:
         self._events, self._ends, self._text, self._return_ids = events, ends, text, return_ids
+        self._closed = False
         self.token_ids: list[int] = []
         self.finish_reason: Literal["stop", "length"] | None = None
 
@@ -455,9 +456,16 @@ class Stream(Iterator[Any]):
             item = token if self._return_ids else piece
             if item is not None and item != "":
                 return item
+        if self._closed:
+            raise StopIteration
         stopped = self.token_ids[-1] in self._ends or (self._text is not None and self._text.stopped)
         self.finish_reason = "stop" if stopped else "length"
         raise StopIteration
+
+    def close(self) -> None:
+        """End the answer here; its cache is freed."""
+        self._events.close()
+        self._closed = True
 
 
 def _read_generation(file: Path) -> dict[str, Any]:
@@ -474,7 +482,7 @@ def _ids(row: Any) -> list[int]:
 
 def _events(
     steps: Generator[list[int | None], Collection[int], None], texts: list[_Text] | None, ends: Collection[int]
-) -> Iterator[tuple[int, int | None, str]]:
+) -> Generator[tuple[int, int | None, str], None, None]:
     """Each new token with its row and the text that it made certain; in the end, without tokens, what was held back."""
     over: set[int] = set()
     tokens: list[int | None] | None = next(steps)

@@ -162,6 +162,8 @@ def test_generation_leaves_no_gradients_and_no_mode_behind() -> None:
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
     stream.close()
+    assert list(stream) == []
+    assert stream.finish_reason is None
     assert not torch.is_inference_mode_enabled()
     out = llm.model(torch.tensor([[1, 2]]))
     assert out.requires_grad
