@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python tools/pip_install.py -c constraints.txt
+PIP := $(BIN)/python .ci/pip_install.py -c constraints.txt
 
 .PHONY: quickstart test test-portable lint docs gpu-test bench clean
 

@@ -1,4 +1,4 @@
-"""tools/pip_install.py shows what pip does."""
+""".ci/pip_install.py shows what pip does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-TOOL = Path(__file__).parent.parent / "tools" / "pip_install.py"
+TOOL = Path(__file__).parent.parent / ".ci" / "pip_install.py"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`pip install`, in one line that moves: `make` calls it as `python tools/pip_install.py ARGUMENTS OF PIP INSTALL`.
+"""`pip install`, in one line that moves: `make` calls it as `python .ci/pip_install.py ARGUMENTS OF PIP INSTALL`.
 
 pip itself is either silent for the minutes that PyTorch takes (-q), or prints hundreds of lines. Its whole output is
 kept in install.log of the environment, and shown if it fails. The standard library alone: nothing else is there yet.
