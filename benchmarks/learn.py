@@ -180,7 +180,7 @@ class Branches(Context):
         return self.positions.to(device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, **options: Any) -> Tensor:
-        from litlm.attention import attention
+        from litlm.ops.sdpa import attention
 
         softmax: dict[str, Any] = {name: options.get(name) for name in ("scale", "softcap", "sinks", "slopes")}
         if k is None or v is None or options.get("window") or options.get("chunk"):

@@ -234,7 +234,7 @@ class Clock(Report):
 @contextmanager
 def varied(names: set[str]) -> Iterator[None]:
     """Variants that are no settings of `fit`."""
-    loop = import_module("litlm.train.fit")  # litlm.train.fit is the function
+    loop = import_module("litlm.train.loop")
     ahead = loop.runs_ahead
     if "tuned" in names:
         from torch._inductor import config as inductor
@@ -254,7 +254,7 @@ def varied(names: set[str]) -> Iterator[None]:
 
 def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
     from litlm.settings import MethodSettings, PreferenceSettings, TrainSettings
-    from litlm.train.fit import fit
+    from litlm.train.loop import fit
     from litlm.transforms.lora import adapters_off, apply_lora
 
     vocab, more = SHAPES[row.shape].vocab_size, dict[str, Any]()
@@ -316,7 +316,7 @@ def cpu_litlm(mode: str, steps: int) -> None:
     from litlm.config import Config
     from litlm.model import GPT
     from litlm.settings import TrainSettings
-    from litlm.train.fit import fit
+    from litlm.train.loop import fit
 
     class Waiting(Report):
         def __init__(self) -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from litlm.config import Config
-from litlm.files import model_directory, read_json
-from litlm.generate import check_prompts, decode
+from litlm.generate.decode import check_prompts, decode
+from litlm.io.reading import model_directory, read_json
 from litlm.model import GPT
 from litlm.settings import SamplingSettings
 
@@ -108,7 +108,7 @@ class LLM:
         ignore_fields: fields of config.json that litlm does not understand and that don't matter, as you know.
         """
         from litlm.checkpoint.base import load_model
-        from litlm.download import resolve
+        from litlm.checkpoint.download import resolve
         from litlm.tokenizer import Tokenizer
         from litlm.zoo import find_model
 
@@ -280,8 +280,8 @@ class LLM:
         nothing. The directory of an adapter is refused.
         """
         from litlm.checkpoint.hf import REPLACED, refuse_adapter
+        from litlm.io.writing import atomic_folder, clear_parts, locked
         from litlm.tokenizer import FILES
-        from litlm.writing import atomic_folder, clear_parts, locked
 
         out_dir = Path(out_dir)
         refuse_adapter(out_dir)
@@ -306,7 +306,7 @@ class LLM:
 
         A style that cannot be written as a template is noted by its name, which only litlm knows: `chat_note` says so.
         """
-        from litlm.writing import write_text
+        from litlm.io.writing import write_text
 
         out_dir = Path(out_dir)
         # A checkpoint may name more end tokens here than config.json does.

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """The real model: SmolLM2-135M-Instruct as a GGUF file, fetched once into litlm's cache."""
-    from litlm.download import resolve
+    from litlm.checkpoint.download import resolve
     from litlm.zoo import get_model
 
     info = get_model("smollm2-135m-instruct")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from litlm import hints
-from litlm.arguments import PLACES, make_parser
-from litlm.cli import COMMANDS, main, parse
+from litlm.cli import hints
+from litlm.cli.arguments import PLACES, make_parser
+from litlm.cli.main import COMMANDS, main, parse
 from litlm.config import Config
-from litlm.plain import load_yaml, read_yaml
+from litlm.io.yaml import load_yaml, read_yaml
 from litlm.train.files import read_settings
 
 

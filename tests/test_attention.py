@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from litlm import attention as module
-from litlm.attention import alibi_slopes, attention, block_mask, fused_attention, fused_fits
-from litlm.context import visible
+from litlm.context.base import visible
+from litlm.ops import sdpa as module
+from litlm.ops.sdpa import alibi_slopes, attention, block_mask, fused_attention, fused_fits
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, window: Any, chunk: Any, **softmax: Any) -> Tensor:

@@ -27,9 +27,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litlm.context import Causal, Context, Packed
-from litlm.mlp import MLP
 from litlm.model import GPT
-from litlm.moe import watch_routers
+from litlm.model.mlp import MLP
+from litlm.model.moe import watch_routers
 from litlm.settings import MethodSettings
 from litlm.transforms import blocks
 from litlm.transforms.blocks import training_blocks

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import tiny
 
-from litlm import chat as chat_module
-from litlm.chat import Conversation
+from litlm.cli import chat as chat_module
+from litlm.cli.chat import Conversation
 from litlm.data.sft import parse
 from litlm.llm import LLM
 from litlm.settings import SamplingSettings
@@ -207,7 +207,7 @@ class Terminal:
             os.setsid()
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
-        command = [sys.executable, "-m", "litlm.cli", "chat", *map(str, argv)]
+        command = [sys.executable, "-m", "litlm.cli.main", "chat", *map(str, argv)]
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env=env, cwd=cwd, preexec_fn=own_terminal
         )

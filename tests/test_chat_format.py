@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils.chat_template_utils import render_jinja_template
 
 import litlm.prompts.turns
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.data.sft import load_sft
 from litlm.llm import LLM
 from litlm.prompts import (

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from litlm.checkpoint.hf import INDEX, SafetensorsSource, save_weights, weight_files
 from litlm.config import Config
+from litlm.io.writing import atomic_file, write_text
 from litlm.model import GPT
-from litlm.writing import atomic_file, write_text
 
 LLAMA, NEOX = cases.by_name("llama-mha-biases"), cases.by_name("gpt_neox-parallel")
 WEIGHTS = "model.safetensors"

@@ -346,7 +346,7 @@ def test_a_directory_is_a_model(tmp_path: Path) -> None:
 
 
 def test_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from litlm.cli import main
+    from litlm.cli.main import main
 
     main(["describe", str(write(tmp_path, CASES[0])), "--json"])
     described = json.loads(capsys.readouterr().out)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 
-from litlm.cli import COMMANDS, SPIN_COUNT, SUMMARIES, main, parse
+from litlm.cli.main import COMMANDS, SPIN_COUNT, SUMMARIES, main, parse
 from litlm.config import Config
 from litlm.settings import FinetuneSettings, GenerateCommand, MethodSettings
 from litlm.zoo import get_model, list_models
@@ -121,10 +121,10 @@ def test_help_shows_defaults(name: str, defaults: dict[str, Any], run: Run) -> N
     [
         ("import litlm", ()),
         ("import litlm; dir(litlm)", ()),
-        ("from litlm.cli import main; main(['--help'])", ()),
-        ("from litlm.cli import main; main(['--version'])", ()),
-        ("from litlm.cli import parse; parse('finetune', ['m', '--data', 'd'])", ("jsonargparse",)),
-        ("import litlm.describe as d, litlm.settings as s; d.models(s.ModelsCommand())", ()),
+        ("from litlm.cli.main import main; main(['--help'])", ()),
+        ("from litlm.cli.main import main; main(['--version'])", ()),
+        ("from litlm.cli.main import parse; parse('finetune', ['m', '--data', 'd'])", ("jsonargparse",)),
+        ("import litlm.cli.describe as d, litlm.settings as s; d.models(s.ModelsCommand())", ()),
         ("import litlm.config, litlm.settings, litlm.families, litlm.zoo; litlm.families.list_families()", ()),
     ],
 )
@@ -241,7 +241,7 @@ def test_mistakes_are_answered_in_a_few_lines(argv: tuple[Any, ...], texts: tupl
 
 
 def test_a_traceback_on_request() -> None:
-    argv = ("-m", "litlm.cli", "describe", "no-such-model")
+    argv = ("-m", "litlm.cli.main", "describe", "no-such-model")
     plain, debug = _shell(*argv), _shell(*argv, LITLM_DEBUG="1")
     assert (plain.returncode, debug.returncode) == (1, 1)
     assert "Traceback" not in plain.stderr
@@ -250,7 +250,7 @@ def test_a_traceback_on_request() -> None:
 
 def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m litlm.cli models | head -1", shell=True, capture_output=True, text=True, timeout=600
+        f"{sys.executable} -m litlm.cli.main models | head -1", shell=True, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0
     assert done.stderr == ""
@@ -499,7 +499,7 @@ def test_chat_survives_a_message_that_is_too_long(run: Run) -> None:
 
 
 def test_chat_through_a_real_pipe() -> None:
-    argv = ("-m", "litlm.cli", "chat", tiny.folder(), "--device", "cpu", "--max_new_tokens", "6")
+    argv = ("-m", "litlm.cli.main", "chat", tiny.folder(), "--device", "cpu", "--max_new_tokens", "6")
     done = _shell(*argv, stdin="hello\n/exit\n")
     assert done.returncode == 0, done.stderr
     assert tiny.shared().chat([{"role": "user", "content": "hello"}], max_new_tokens=6) in done.stdout
@@ -705,7 +705,7 @@ def test_a_command_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> No
     """A reader that has left (`| head`) ends commands whose output is all, and none that writes to disk."""
     code = """
 import sys, types
-from litlm import cli
+from litlm.cli import main as cli
 def work(settings):
     for i in range(20_000):
         print("said", i)
@@ -728,7 +728,7 @@ cli.main([sys.argv[2]])
         assert process.wait() == 0 or not goes_on
         assert file.exists() == goes_on
     process = subprocess.Popen(
-        [sys.executable, "-m", "litlm.cli", "help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "litlm.cli.main", "help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     assert process.stderr is not None

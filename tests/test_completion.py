@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from litlm.arguments import make_parser, recipes
-from litlm.cli import COMMANDS
-from litlm.completion import script
+from litlm.cli.arguments import make_parser, recipes
+from litlm.cli.completion import script
+from litlm.cli.main import COMMANDS
 from litlm.zoo import list_models
 
 _ASK = """

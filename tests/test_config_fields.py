@@ -16,7 +16,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from litlm import LLM
 from litlm.checkpoint.peft import save_adapter
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.config import Config
 from litlm.settings import MethodSettings
 from litlm.transforms.lora import apply_lora

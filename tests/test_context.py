@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from litlm.config import Config
-from litlm.context import Causal, KVCache, visible
+from litlm.context import Causal, KVCache
+from litlm.context.base import visible
 
 
 def _attend_one(q: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:

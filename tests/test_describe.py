@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-import litlm.describe
-from litlm.cli import main
+import litlm.cli.describe
+from litlm.cli.describe import count, forward_flops, lora_parameters, machine, needs, parameters_of, seen, size
+from litlm.cli.main import main
 from litlm.config import Config
-from litlm.describe import count, forward_flops, lora_parameters, machine, needs, parameters_of, seen, size
 from litlm.settings import DescribeCommand
 from litlm.zoo import get_model, list_models
 
@@ -47,7 +47,9 @@ TINY: dict[str, dict[str, Any]] = {
 def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
     """Run a command in this process; what it printed."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(litlm.describe, "machine", lambda: {"this machine's RAM": 20 * 10**9, "GPU 0, B1": 150 * 10**9})
+    monkeypatch.setattr(
+        litlm.cli.describe, "machine", lambda: {"this machine's RAM": 20 * 10**9, "GPU 0, B1": 150 * 10**9}
+    )
 
     def call(*argv: str | Path) -> str:
         capsys.readouterr()
@@ -434,7 +436,7 @@ def test_no_torch_is_imported() -> None:
     import sys
 
     code = (
-        "import sys\nfrom litlm.cli import main\nmain(['describe', 'gpt2'])\nmain(['models', 'gpt2'])\n"
+        "import sys\nfrom litlm.cli.main import main\nmain(['describe', 'gpt2'])\nmain(['models', 'gpt2'])\n"
         "assert 'torch' not in sys.modules, 'torch'"
     )
     subprocess.run(

@@ -74,7 +74,7 @@ def test_what_is_named_exists(document: Path) -> None:
     import typing
 
     import litlm.settings
-    from litlm.cli import COMMANDS, recipe
+    from litlm.cli.main import COMMANDS, recipe
 
     text = re.sub(r"^```text.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):

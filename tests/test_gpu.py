@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig, RopeConfig
+from litlm.generate.sampling import Sampler
 from litlm.llm import LLM, pick_device, pick_dtype
 from litlm.model import GPT
-from litlm.sample import Sampler
 from litlm.settings import MethodSettings, SamplingSettings, TrainSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -377,7 +377,7 @@ def test_a_bad_step_leaves_no_trace(on_spike: str, tmp_path: Path, monkeypatch: 
     found = []
     for ahead in (False, True):
         if not ahead:
-            monkeypatch.setattr(import_module("litlm.train.fit"), "can_leave_out", lambda _: False)
+            monkeypatch.setattr(import_module("litlm.train.loop"), "can_leave_out", lambda _: False)
         llm = _llm("llama")
         settings = TrainSettings(
             batch_size=4, micro_batch_size=4, max_steps=9, lr=1e-3, warmup_steps=0, on_spike=on_spike, save_interval=2,

@@ -14,8 +14,8 @@ from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from litlm.config import Config, LongRopeScaling
-from litlm.generate import decode
-from litlm.rope import Rope
+from litlm.generate.decode import decode
+from litlm.model.rope import Rope
 from litlm.settings import SamplingSettings
 
 ORIGINAL = 37

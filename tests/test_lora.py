@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from litlm.checkpoint.peft import load_adapter, places, save_adapter
 from litlm.model import GPT
-from litlm.moe import Experts
+from litlm.model.moe import Experts
 from litlm.settings import MethodSettings
 from litlm.train.loss import cross_entropy_sum, loss_sum
 from litlm.transforms.lora import (

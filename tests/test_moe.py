@@ -16,7 +16,8 @@ from rounding import within_roundoff
 from torch import Tensor
 
 from litlm.config import Config, MLPConfig, MoEConfig
-from litlm.moe import MoE, Router, RouterWatch, Routing, grouped_linear, rows_end, watch_routers
+from litlm.model.moe import MoE, Router, RouterWatch, Routing, watch_routers
+from litlm.ops.grouped import grouped_linear, rows_end
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -15,11 +15,11 @@ from parity.cases import close
 from safetensors.torch import load_file
 from test_run import Files, run, settings_of, write_files
 
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.llm import LLM
 from litlm.settings import FinetuneSettings, MethodSettings, RunSettings
 from litlm.tokenizer import Tokenizer
-from litlm.tokenizer_backends import Meta, SentencePiece
+from litlm.tokenizer.backends import Meta, SentencePiece
 from litlm.train.run import add_tokens
 
 NEW = ("<tool>", "</tool>", "東京タワー", "fox dog", "two  spaces ")

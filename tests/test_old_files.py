@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from litlm.config import Config
-from litlm.generate import decode
+from litlm.generate.decode import decode
 from litlm.settings import SamplingSettings
 
 

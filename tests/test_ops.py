@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from litlm import ops
+from litlm.ops import linear as ops
 
 pytestmark = pytest.mark.skipif(not ops._ONEDNN, reason="this PyTorch has no oneDNN product; ops.linear is F.linear")
 SHAPES: list[tuple[int, ...]] = [(), (1,), (7,), (3, 5), (2, 1, 3), (1, 1), (64, 2)]

@@ -15,12 +15,12 @@ from test_packing import varlen_fits_anywhere, varlen_stub
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from litlm import attention as attention_module
 from litlm import context as context_module
 from litlm.context import Packed
 from litlm.data.base import IGNORE, Example
 from litlm.data.packing import best_fit, micro_batches
 from litlm.model import GPT
+from litlm.ops import sdpa as attention_module
 from litlm.train.loss import NextToken
 from litlm.transforms.blocks import training_blocks
 

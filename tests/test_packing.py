@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from litlm import attention as attention_module
 from litlm import context as context_module
-from litlm.attention import alibi_slopes, fused_fits, varlen_fits
 from litlm.context import Causal, Packed
 from litlm.data.base import IGNORE, Batch, Example, collate, collate_packed
 from litlm.data.packing import best_fit, micro_batches
+from litlm.ops import sdpa as attention_module
+from litlm.ops.sdpa import alibi_slopes, fused_fits, varlen_fits
 
 # Rows ------------------------------------------------------------------------------------------------------------
 

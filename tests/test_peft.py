@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.config import Config
 from litlm.llm import LLM
 from litlm.model import GPT

@@ -24,9 +24,9 @@ from litlm.data import prepare as module
 from litlm.data import text
 from litlm.data.prepare import cuts_exactly, fingerprint, load_tokenizer, prepare, prepare_command
 from litlm.data.text import documents
+from litlm.io.writing import locked
 from litlm.settings import PrepareCommand
 from litlm.tokenizer import Tokenizer
-from litlm.writing import locked
 
 TEXTS = [
     "The quick brown fox.\nJumps over\n\nthe lazy dog.\n", "a", "café naïve 東京 🙂\r\nlines\r\n", "  space\tand tabs ",
@@ -369,7 +369,7 @@ def test_a_sentencepiece_model_in_several_threads(tmp_path: Path, monkeypatch: p
 KILLED = """
 import os, signal, sys
 from litlm.data import prepare as module, text
-from litlm.writing import locked
+from litlm.io.writing import locked
 from litlm.settings import PrepareCommand
 
 def main():

@@ -116,7 +116,7 @@ def test_held_out_bytes_and_what_xz_makes_of_them(made: Made) -> None:
 
 
 def test_the_recipe_is_what_the_command_reads(made: Made) -> None:
-    from litlm.cli import parse
+    from litlm.cli.main import parse
 
     assert parse("pretrain", ["--config", str(made.data / "recipe.yaml")]) == _settings(made.data)
 

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from litlm.checkpoint.base import load_model
 from litlm.checkpoint.hf import SafetensorsSource
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.context import KVCache
 from litlm.llm import LLM
 from litlm.model import GPT
-from litlm.moe import Experts, grouped_linear_loop, rows_end
-from litlm.ops import Linear
+from litlm.model.moe import Experts
+from litlm.ops.grouped import grouped_linear_loop, rows_end
+from litlm.ops.linear import Linear
 from litlm.settings import MethodSettings
 from litlm.transforms import compile, quantize
 from litlm.transforms.lora import adapters, apply_lora

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from litlm.cli import main
-from litlm.quickstart import command
+from litlm.cli.main import main
+from litlm.cli.quickstart import command
 from litlm.train.report import Report
 
 FLAGS = ("--train.max_steps=9", "--train.epochs=null", "--train.batch_size=2", "--train.micro_batch_size=2")
@@ -90,7 +90,7 @@ def test_what_litlm_is_called_with(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", f"{tmp_path}/other:{tmp_path}/env:{os.environ['PATH']}")
     assert command() == "env/litlm"
     (tmp_path / "env" / "litlm").unlink()
-    assert command() == "env/python -m litlm.cli"
+    assert command() == "env/python -m litlm.cli.main"
     monkeypatch.undo()
     done = subprocess.run(f"{command()} --version", shell=True, capture_output=True, text=True)
     assert done.stdout.startswith("litlm "), done.stderr

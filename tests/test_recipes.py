@@ -14,7 +14,7 @@ import pytest
 import tiny
 import yaml
 
-from litlm.cli import COMMANDS, main, parse
+from litlm.cli.main import COMMANDS, main, parse
 from litlm.config import Config
 from litlm.data.named import find_dataset
 from litlm.train.report import settings_text

@@ -21,7 +21,8 @@ import pytest
 import torch
 import yaml
 
-from litlm import __version__, cli
+from litlm import __version__
+from litlm.cli import main as cli
 from litlm.settings import (
     DataSettings,
     DPOSettings,

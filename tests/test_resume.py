@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from test_run import CASES, Files, content, rows_of, run, settings_of, write_files
 
 from litlm.checkpoint.training import Checkpoints, load_checkpoint
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.data.base import Order
 from litlm.settings import DataSettings, MethodSettings, RunSettings
 from litlm.train.loss import NextToken
@@ -152,7 +152,8 @@ HEAVY = [
     "litlm.train.run", "litlm.train.trials", "litlm.train.html", "litlm.train.plot", "litlm.data.sft",
     "litlm.data.preference", "litlm.data.shards", "litlm.data.prepare", "litlm.checkpoint.hf", "litlm.checkpoint.peft",
     "litlm.checkpoint.adapter", "litlm.transforms.quantize", "litlm.transforms.lora", "litlm.transforms.adapter",
-    "litlm.train.preference", "jsonargparse", "litlm.tokenizer_backends", "litlm.zoo", "litlm.download", "yaml",
+    "litlm.train.preference", "jsonargparse", "litlm.tokenizer.backends", "litlm.zoo", "litlm.checkpoint.download",
+    "yaml",
 ]  # fmt: skip
 
 
@@ -398,7 +399,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last(
     keep: int, left: list[int], files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([5.0, 3.0, 4.0, 3.0, 6.0, 3.5, 7.0, 8.0])
-    monkeypatch.setattr(sys.modules["litlm.train.fit"], "validate", lambda *args: {"val_loss": next(losses)})
+    monkeypatch.setattr(sys.modules["litlm.train.loop"], "validate", lambda *args: {"val_loss": next(losses)})
     with stop_at(5):
         run(settings_of("lora", files, tmp_path, val_interval=1, save_interval=1, keep=keep))
     # The signal at step 5 saves before it validates.

@@ -10,7 +10,7 @@ import torch
 
 from litlm.config import Config, DynamicScaling, LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
 from litlm.model import GPT
-from litlm.rope import Rope, apply_rope, rope_frequencies
+from litlm.model.rope import Rope, apply_rope, rope_frequencies
 
 # (name, head_dim, rope config, the same as transformers' rope_parameters)
 CASES: list[tuple[str, int, RopeConfig, dict[str, Any]]] = [

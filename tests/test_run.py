@@ -17,7 +17,7 @@ import yaml
 from lightning.fabric import seed_everything
 from torch import Tensor
 
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.llm import LLM
 from litlm.settings import (
     DataSettings,
@@ -32,7 +32,7 @@ from litlm.settings import (
     TrainSettings,
 )
 from litlm.train import apply_method, dpo, finetune, pretrain
-from litlm.train.fit import Result, validate
+from litlm.train.loop import Result, validate
 
 WORDS = ("fox", "dog", "Paris", "France", "quick", "brown", "lazy", "over", "user", "ab", "ba", "café", "12", "The")
 RECORDS = [
@@ -177,7 +177,7 @@ def test_the_page_of_a_resumed_run_shows_all_of_it(files: Files, tmp_path: Path)
     """It is there after each validation, and names the model and what it computes in."""
     from test_report import Page
 
-    from litlm.train.fit import Run
+    from litlm.train.loop import Run
     from litlm.train.report import Report
 
     def page() -> Page:
@@ -277,7 +277,7 @@ def test_the_written_settings_run_again(files: Files, tmp_path: Path, capsys: py
 
 def test_a_separate_validation_file_and_none(files: Files, tmp_path: Path) -> None:
     from litlm.data.sft import load_sft
-    from litlm.train.fit import make_fabric
+    from litlm.train.loop import make_fabric
     from litlm.train.loss import NextToken
 
     val = tmp_path / "val.json"

@@ -25,12 +25,12 @@ from test_resume import stop_at, what_counts
 from test_run import Files, content, rows_of, run, settings_of, write_files
 from test_writing import holder
 
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.data.base import Order
+from litlm.io.writing import locked
 from litlm.settings import DataSettings, MethodSettings, TextData, TrainTokenizerCommand
 from litlm.train.loss import NextToken
 from litlm.train.report import Report, write_settings
-from litlm.writing import locked
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_run_goes_on_exactly_from_a_checkpoint_by_the_clock(
 
     batch = Order.batch
     monkeypatch.setattr(Order, "batch", step)
-    monkeypatch.setattr(import_module("litlm.train.fit"), "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(import_module("litlm.train.loop"), "time", SimpleNamespace(perf_counter=lambda: now))
     options: dict[str, Any] = dict(save_interval=None, keep=9)
     run(settings_of(case, files, tmp_path / "whole", save_time=None, **options))
     undo = kill_at(5, monkeypatch)

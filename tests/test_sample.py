@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from litlm.sample import Sampler, filtered
+from litlm.generate.sampling import Sampler, filtered
 from litlm.settings import SamplingSettings
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from litlm import families
 from litlm.checkpoint.base import load_model
 from litlm.checkpoint.hf import SafetensorsSource
-from litlm.cli import main
+from litlm.cli.main import main
 from litlm.config import Config
 
 

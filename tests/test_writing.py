@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from litlm import writing as module
-from litlm.writing import LOCK, atomic_file, atomic_folder, locked, write_text, writing
+from litlm.io import writing as module
+from litlm.io.writing import LOCK, atomic_file, atomic_folder, locked, write_text, writing
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from litlm.writing import locked
+from litlm.io.writing import locked
 with locked(Path(sys.argv[1])):
     if len(sys.argv) > 2 and os.fork() == 0:  # a worker that outlives its parent
         os.write(1, b"%d\\n" % os.getpid())

@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from litlm.files import check_readable, read_json
+from litlm.io.reading import check_readable, read_json
+from litlm.io.writing import atomic_file, write_text
 from litlm.model import GPT
 from litlm.settings import MethodSettings
 from litlm.transforms.adapter import Prompt, ScaleBias, attach_adapters, make_adapters, prompt_adapters
-from litlm.writing import atomic_file, write_text
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 METHODS = {"LITLM_ADAPTER": "adapter", "LITLM_ADAPTER_V2": "adapter_v2"}  # by peft_type

@@ -16,7 +16,7 @@ from litlm.config import Config
 from litlm.families import WeightMap, get_family
 from litlm.families.base import Match
 from litlm.model import GPT
-from litlm.rope import Rope
+from litlm.model.rope import Rope
 
 
 class WeightSource(ABC):

@@ -18,7 +18,7 @@ from torch import Tensor
 from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
 from litlm.families import GGUFFields, GGUFSpec, Rule, WeightMap, config_from_hf, family_of_gguf
-from litlm.files import unreadable
+from litlm.io.reading import unreadable
 
 Split = Callable[[Any, Config], Sequence[Any]]
 Join = Callable[[Sequence[Any]], Any]
@@ -102,7 +102,7 @@ class GGUFSource(WeightSource):
 
     def _llama3_scaling(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The published rule that gives the file's divisors, or else these themselves."""
-        from litlm.rope import rope_frequencies
+        from litlm.model.rope import rope_frequencies
 
         divisors = self._factors("rope_freqs.weight") or []
         plain = config_from_hf(fields)

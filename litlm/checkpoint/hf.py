@@ -22,8 +22,8 @@ from torch import Tensor
 from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
 from litlm.families import get_family
-from litlm.files import check_readable, read_json
-from litlm.writing import atomic_file, clear_parts, flush, writing
+from litlm.io.reading import check_readable, read_json
+from litlm.io.writing import atomic_file, clear_parts, flush, writing
 
 INDEX = "model.safetensors.index.json"
 REPLACED = ("model*.safetensors", INDEX)  # what another model leaves in a directory and this one may not have

@@ -33,8 +33,8 @@ from litlm.config import (
 )
 from litlm.families import WeightMap
 from litlm.families.base import QKV, Rule, qkv_by_group, qkv_in_a_row, rename
-from litlm.files import check_readable, read_json
-from litlm.plain import read_yaml
+from litlm.io.reading import check_readable, read_json
+from litlm.io.yaml import read_yaml
 
 WEIGHTS, CONFIG, STYLE = "lit_model.pth", "model_config.yaml", "prompt_style.yaml"
 

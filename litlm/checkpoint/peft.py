@@ -25,11 +25,11 @@ from litlm.checkpoint import adapter
 from litlm.checkpoint.peft_places import SWAPPED, Place, in_memory, places, rows_of
 from litlm.checkpoint.peft_reader import PREFIX, Reader
 from litlm.families import get_family
-from litlm.files import check_readable, read_json
+from litlm.io.reading import check_readable, read_json
+from litlm.io.writing import atomic_file, write_text
 from litlm.model import GPT
 from litlm.transforms.lora import LoRA, adapters, trained_whole
 from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
-from litlm.writing import atomic_file, write_text
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")

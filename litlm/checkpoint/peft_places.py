@@ -14,7 +14,7 @@ from litlm.config import Config
 from litlm.families import get_family
 from litlm.families.base import Match
 from litlm.model import GPT
-from litlm.moe import Experts
+from litlm.model.moe import Experts
 from litlm.transforms.lora import PROJECTIONS
 from litlm.transforms.quantize import QuantizedStack
 

@@ -18,7 +18,7 @@ from litlm.checkpoint.peft_places import SWAPPED, Place, layer_of, places, rows_
 from litlm.families import get_family
 from litlm.families.base import Match
 from litlm.model import GPT
-from litlm.moe import Experts
+from litlm.model.moe import Experts
 from litlm.transforms.lora import LoRA, attach, attach_to_experts, train_whole
 from litlm.transforms.resize import resize_embeddings, untie
 

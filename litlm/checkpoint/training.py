@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from litlm.files import STEP, check_readable
-from litlm.writing import flush, reason, writing
+from litlm.io.reading import STEP, check_readable
+from litlm.io.writing import flush, reason, writing
 
 STATE, OPTIMIZER, WEIGHTS, RANDOM = "state.json", "optimizer.safetensors", "weights.safetensors", "random.safetensors"
 

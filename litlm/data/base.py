@@ -65,7 +65,7 @@ class Batch:
 
     def mask(self) -> Tensor | None:
         """(B, T), False where padding is; None without any."""
-        from litlm.context import send
+        from litlm.context.base import send
 
         if self.n_tokens == self.tokens.numel():
             return None
@@ -75,7 +75,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         if device.type == self.targets.device.type:
             return self
-        from litlm.context import send
+        from litlm.context.base import send
 
         has = self.targets.flatten() != IGNORE
         wanted = None if has.all() else send(has.nonzero()[:, 0], device)

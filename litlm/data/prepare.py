@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from litlm import __version__
 from litlm.data import text
-from litlm.files import check_readable
+from litlm.io.reading import check_readable
+from litlm.io.writing import clear_parts, locked, write_text, writing
 from litlm.settings.data import PrepareCommand
 from litlm.tokenizer import Tokenizer
-from litlm.writing import clear_parts, locked, write_text, writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,7 +126,7 @@ def _run(
 # --- the tokenizer ------------------------------------------------------------------------------------------------
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """The tokenizer of a model (directory, .gguf, zoo name, hub id), or tokenizer.json with the files beside it."""
-    from litlm.download import resolve
+    from litlm.checkpoint.download import resolve
 
     path = Path(source).expanduser()
     if path.is_file() and path.suffix.lower() != ".gguf":

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from litlm.data import text
+from litlm.io.writing import atomic_folder, locked, write_text
 from litlm.settings.commands import TrainTokenizerCommand
 from litlm.tokenizer import Tokenizer
-from litlm.writing import atomic_folder, locked, write_text
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"

@@ -1,7 +1,6 @@
 """Training. `fit(model, data)` is the loop; `finetune`, `pretrain` and `dpo` are whole runs, from settings to files."""
 
-# Eager, so that `litlm.train.fit` is the function: importing a submodule later would not rebind the name.
-from litlm.train.fit import Result, fit
+from litlm.train.loop import Result, fit
 from litlm.train.methods import apply_method
 from litlm.train.run import dpo, finetune, pretrain
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litlm import __version__
-from litlm.plain import read_yaml
+from litlm.io.writing import write_text, writing
+from litlm.io.yaml import read_yaml
 from litlm.settings import RunSettings
-from litlm.writing import write_text, writing
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ import re
 
 import torch
 
+from litlm.cli.describe import forward_flops, seen
 from litlm.config import Config
-from litlm.describe import forward_flops, seen
 
 # Words of a device's name -> dense products in bf16 with fp32 sums, from the vendors' data sheets (which often print
 # twice that, for sparse matrices). The first entry whose words all occur is the one.

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from litlm.describe import count
+from litlm.cli.describe import count
 from litlm.settings import RunSettings
 from litlm.train.files import command, duration, flat, origin, settings_text
 
@@ -38,7 +38,7 @@ def write_report(
     state: str,
 ) -> None:
     """state: how the run stands, such as Finished. facts: see `Report.describe`."""
-    from litlm.writing import atomic_file
+    from litlm.io.writing import atomic_file
 
     name = out_dir.resolve().name
     what = " · ".join(filter(None, (str(facts.get("model") or getattr(settings, "model", "")), method(settings))))

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from litlm.data.base import IGNORE, Batch
 from litlm.model import GPT
-from litlm.ops import Linear, linear
+from litlm.ops.linear import Linear, linear
 
 _CHUNK_BYTES = 32 * 2**20  # fp32 logits held at once; larger blocks of memory are not used again by glibc
 # Logits held at once on CUDA; less on small devices. Each chunk reads and writes the whole gradient of the weight, so

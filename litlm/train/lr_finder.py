@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from litlm.io.writing import atomic_file
 from litlm.train.optim import Trained, load_optimizer_state, optimizer_state
-from litlm.writing import atomic_file
 
 _SMOOTH = 0.8  # weight of the past in the running mean
 _DIVERGED = 4.0  # times the best loss

@@ -187,7 +187,7 @@ def _fit(axes: Any, ys: list[float], *, whole: bool = True) -> None:
 
 
 def _save(figure: Any, path: Path, kind: str) -> None:
-    from litlm.writing import atomic_file
+    from litlm.io.writing import atomic_file
 
     with atomic_file(path) as part, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box in its place will do

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litlm.context import send
+from litlm.context.base import send
 from litlm.data.base import IGNORE, Batch
 from litlm.data.preference import PreferenceBatch, PreferenceDataset
 from litlm.model import GPT

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litlm import __version__
+from litlm.io.writing import write_text, writing
 from litlm.settings import RunSettings
 from litlm.train.files import (
     Metrics,
@@ -33,7 +34,6 @@ from litlm.train.files import (
     revision,
     settings_text,
 )
-from litlm.writing import write_text, writing
 
 if TYPE_CHECKING:
     import torch

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from litlm.data.base import Dataset
     from litlm.llm import LLM
     from litlm.tokenizer import Tokenizer
-    from litlm.train.fit import Result
+    from litlm.train.loop import Result
     from litlm.train.loss import Objective
     from litlm.train.methods import Applied
 
@@ -137,9 +137,9 @@ def run(
 
     from litlm.checkpoint.training import Checkpoints
     from litlm.train.files import changed_training, clear_run, put_aside
-    from litlm.train.fit import compiles, fit, make_fabric
     from litlm.train.identity import identity
     from litlm.train.limits import Limits
+    from litlm.train.loop import compiles, fit, make_fabric
     from litlm.train.methods import trained
     from litlm.train.report import Report, write_settings
     from litlm.train.schedule import warmup_of
@@ -257,7 +257,7 @@ def begin(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
     from lightning.fabric import seed_everything
 
     from litlm.checkpoint.training import Checkpoints
-    from litlm.writing import locked
+    from litlm.io.writing import locked
 
     out_dir, problems = Path(settings.out_dir), problems_of(settings, llm)
     known = Checkpoints(out_dir, lambda folder: None)
@@ -413,7 +413,7 @@ def fresh(settings: PretrainSettings, vocab_size: int, eos: int | None) -> LLM:
     """A model of random weights, with a vocabulary as large as the tokenizer's (in whole blocks of 64)."""
     import torch
 
-    from litlm.describe import config_named
+    from litlm.cli.describe import config_named
     from litlm.llm import LLM, pick_device
     from litlm.model import GPT
 
@@ -495,7 +495,7 @@ def sampler(llm: LLM, prompts: tuple[str, ...], day: str | None) -> Callable[[],
     """What the model makes of some prompts, as an assistant where it has a way to be asked. day: today, in prompts."""
     if not prompts:
         return None
-    from litlm.generate import check_prompts
+    from litlm.generate.decode import check_prompts
 
     style = None if llm.style.name == "plain" else llm.style.on(day)
     message = lambda p: [{"role": "user", "content": p}]  # noqa: E731
@@ -514,8 +514,8 @@ def settle(
     resume: Path | None,
 ) -> TrainSettings:  # fmt: skip
     """Replace what is to be found out (lr=find, micro_batch_size=auto) by what is found, or was when the run began."""
+    from litlm.io.writing import write_text
     from litlm.train.trials import largest_micro_batch, try_rates
-    from litlm.writing import write_text
 
     file = out_dir / "found.json"
     known = json.loads(file.read_text(encoding="utf-8")) if resume is not None and file.is_file() else {}
@@ -538,7 +538,7 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
     """`final/`, whole or not at all: what the model is now, or what it was at the checkpoint `best`."""
     from safetensors import SafetensorError
 
-    from litlm.writing import reason
+    from litlm.io.writing import reason
 
     part, final = out_dir / ".final.part", out_dir / "final"
     try:

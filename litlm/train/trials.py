@@ -18,16 +18,16 @@ from torch.optim import Optimizer
 
 from litlm.checkpoint.training import random_states, restore_random
 from litlm.data.base import Dataset, Order
+from litlm.io.writing import write_text
 from litlm.model import GPT
 from litlm.settings import PretrainSettings, RunSettings, TrainSettings
-from litlm.train.fit import compiles, gradients
+from litlm.train.loop import compiles, gradients
 from litlm.train.loss import NextToken, Objective
 from litlm.train.lr_finder import find_lr, plot, restore, snapshot
 from litlm.train.mixed import MasterWeights, hooks_of
 from litlm.train.optim import MixedAdamW, clip_gradients, make_optimizer
 from litlm.transforms.blocks import training_blocks
 from litlm.transforms.fp8 import fp8_training
-from litlm.writing import write_text
 
 if TYPE_CHECKING:
     from litlm.train.report import Report

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litlm.attention import attention
 from litlm.context import Context
-from litlm.model import GPT, Attention, EachHeadNorm, Turn
+from litlm.model import GPT, Attention
+from litlm.model.attention import EachHeadNorm
+from litlm.model.rope import Turn
+from litlm.ops.sdpa import attention
 from litlm.settings import MethodSettings
 from litlm.transforms.lora import LoRA
 

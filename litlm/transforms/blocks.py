@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from litlm.context import Context, KVCache
-from litlm.mlp import MLP
-from litlm.model import GPT, Block, Turn
-from litlm.moe import forget_routing
+from litlm.model import GPT, Block
+from litlm.model.mlp import MLP
+from litlm.model.moe import forget_routing
+from litlm.model.rope import Turn
 from litlm.transforms.quantize import QuantizedLinear
 
 Checkpointing = Literal["none", "selective", "full"]

@@ -18,9 +18,10 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from litlm.attention import attention
 from litlm.context import Context, KVCache
-from litlm.model import GPT, Block, Turn
+from litlm.model import GPT, Block
+from litlm.model.rope import Turn
+from litlm.ops.sdpa import attention
 
 Step = Callable[..., Tensor]
 _STEP = 64  # cached tokens are attended to in multiples of this

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from litlm.model import GPT
-from litlm.ops import Linear
+from litlm.ops.linear import Linear
 
 _ALIGN = 16  # FP8 kernels take matrices whose sides are multiples of this
 _CAPABILITY = (8, 9)

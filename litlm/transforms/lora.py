@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litlm.model import GPT
-from litlm.moe import Experts, grouped_linear, rows_end
-from litlm.ops import Linear, linear
+from litlm.model.moe import Experts
+from litlm.ops.grouped import grouped_linear, rows_end
+from litlm.ops.linear import Linear, linear
 from litlm.settings import MethodSettings
 from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
 from litlm.transforms.resize import untie

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from litlm.moe import Experts, grouped_linear
-from litlm.ops import Linear, linear
+from litlm.model.moe import Experts
+from litlm.ops.grouped import grouped_linear
+from litlm.ops.linear import Linear, linear
 from litlm.settings.train import Quantization
 
 KINDS: tuple[str, ...] = get_args(Quantization)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from litlm.config import Config
 from litlm.model import GPT
-from litlm.ops import Linear
+from litlm.ops.linear import Linear
 
 
 @torch.no_grad()

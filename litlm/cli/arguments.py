@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from litlm import hints
-from litlm.plain import load_yaml, read_yaml
+from litlm.cli import hints
+from litlm.io.yaml import load_yaml, read_yaml
 
 
 @dataclass(frozen=True)

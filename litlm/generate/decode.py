@@ -15,9 +15,9 @@ import torch
 
 from litlm.config import Config, LongRopeScaling
 from litlm.context import KVCache
+from litlm.generate.sampling import Sampler
 from litlm.model import GPT
-from litlm.ops import generation
-from litlm.sample import Sampler
+from litlm.ops.linear import generation
 from litlm.settings import SamplingSettings
 from litlm.tokenizer import Tokenizer, outside
 

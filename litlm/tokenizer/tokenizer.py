@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litlm.files import check_readable, read_json, read_text
-from litlm.tokenizer_backends import FLAGS, Added, Fast, Meta, SentencePiece, affix, write_file
+from litlm.io.reading import check_readable, read_json, read_text
+from litlm.tokenizer.backends import FLAGS, Added, Fast, Meta, SentencePiece, affix, write_file
 
 if TYPE_CHECKING:
     import tokenizers
@@ -150,7 +150,7 @@ class Tokenizer:
         Kinds of `tokenizer.ggml.model`: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE), `t5` (SentencePiece
         unigram). Raises ValueError for other kinds, unknown `tokenizer.ggml.pre` names, missing or inconsistent lists.
         """
-        from litlm.checkpoint.gguf_tokenizer import rebuild
+        from litlm.tokenizer.gguf import rebuild
 
         return cls(*rebuild(fields))
 

@@ -14,47 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from litlm.counts import attention_size, mlp_size, moe_size, norm_size
-from litlm.files import read_json
-from litlm.plain import build, read_yaml, type_problems
-from litlm.slots import (
+from litlm.config.counts import attention_size, mlp_size, moe_size, norm_size
+from litlm.config.layers import (
     AttentionConfig,
-    DynamicScaling,
-    LatentConfig,
     LayerConfig,
-    LinearScaling,
-    Llama3Scaling,
-    LongRopeScaling,
     MLPConfig,
     MoEConfig,
     NormConfig,
-    QKNormConfig,
     RopeConfig,
-    RopeScaling,
-    TemperatureConfig,
-    YarnScaling,
     moe_problems,
     rope_problems,
 )
-
-__all__ = [
-    "Config",
-    "AttentionConfig",
-    "DynamicScaling",
-    "LatentConfig",
-    "LayerConfig",
-    "LinearScaling",
-    "Llama3Scaling",
-    "LongRopeScaling",
-    "MLPConfig",
-    "MoEConfig",
-    "NormConfig",
-    "QKNormConfig",
-    "RopeConfig",
-    "RopeScaling",
-    "TemperatureConfig",
-    "YarnScaling",
-]
+from litlm.io.reading import read_json
+from litlm.io.yaml import build, read_yaml, type_problems
 
 DTYPES = ("float32", "bfloat16", "float16")
 LAYER_TYPES = ("full", "sliding", "chunked")
@@ -392,7 +364,7 @@ class Config:
         """The config as YAML text; also written to `path` if given."""
         import yaml
 
-        from litlm.writing import write_text
+        from litlm.io.writing import write_text
 
         text = yaml.safe_dump(self.to_dict(), sort_keys=False)
         if path is not None:

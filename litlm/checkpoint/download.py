@@ -32,7 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from litlm import zoo
-from litlm.files import model_directory, os_reason, unreadable
+from litlm.io.reading import model_directory, os_reason, unreadable
 
 _PROBE_SECONDS = 4.0  # a hub that has not answered a HEAD request by then counts as unreachable
 _HUB_SOURCE = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>.+\.gguf))?", re.ASCII | re.IGNORECASE)

@@ -13,29 +13,29 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from litlm import arguments, hints
-from litlm.arguments import Command, recipe
+from litlm.cli import arguments, hints
+from litlm.cli.arguments import Command, recipe
 
 __all__ = ["COMMANDS", "SUMMARIES", "Command", "main", "parse", "recipe"]
 
 
 COMMANDS = {
-    "quickstart": Command("QuickstartCommand", "litlm.quickstart:quickstart"),
-    "chat": Command("ChatCommand", "litlm.chat:chat", "model", example="litlm chat smollm2-135m-instruct"),
+    "quickstart": Command("QuickstartCommand", "litlm.cli.quickstart:quickstart"),
+    "chat": Command("ChatCommand", "litlm.cli.chat:chat", "model", example="litlm chat smollm2-135m-instruct"),
     "generate": Command(
-        "GenerateCommand", "litlm.cli:generate", "model",
+        "GenerateCommand", "litlm.cli.main:generate", "model",
         example='litlm generate smollm2-135m-instruct --prompt "The sky is" --max_new_tokens 20',
     ),
     "finetune": Command(
-        "FinetuneSettings", "litlm.cli:finetune", "model", (("method", "name"), ("data", "path")),
+        "FinetuneSettings", "litlm.cli.main:finetune", "model", (("method", "name"), ("data", "path")),
         example="litlm finetune smollm2-135m-instruct --method lora --data data.jsonl --out_dir out/mine",
     ),
     "dpo": Command(
-        "DPOSettings", "litlm.cli:dpo", "model", (("method", "name"), ("data", "path"), ("preference", "loss")),
+        "DPOSettings", "litlm.cli.main:dpo", "model", (("method", "name"), ("data", "path"), ("preference", "loss")),
         example="litlm dpo smollm2-135m-instruct --method lora --data pairs.jsonl --out_dir out/dpo",
     ),
     "pretrain": Command(
-        "PretrainSettings", "litlm.cli:pretrain", "model", (("method", "name"), ("data", "path")),
+        "PretrainSettings", "litlm.cli.main:pretrain", "model", (("method", "name"), ("data", "path")),
         example="litlm pretrain smollm2-135m --data texts/ --tokenizer out/tokenizer --train.max_tokens 10000000",
     ),
     "prepare": Command(
@@ -48,19 +48,21 @@ COMMANDS = {
     ),
     "plot": Command("PlotCommand", "litlm.train.plot:plot_command", "runs", example="litlm plot out/a out/b"),
     "merge": Command(
-        "MergeCommand", "litlm.cli:merge", "adapter", example="litlm merge out/mine/final --out_dir out/merged",
+        "MergeCommand", "litlm.cli.main:merge", "adapter", example="litlm merge out/mine/final --out_dir out/merged",
     ),
-    "models": Command("ModelsCommand", "litlm.describe:models", "match", example="litlm models smollm2"),
-    "describe": Command("DescribeCommand", "litlm.describe:describe", "model", example="litlm describe llama-3.1-8b"),
+    "models": Command("ModelsCommand", "litlm.cli.describe:models", "match", example="litlm models smollm2"),
+    "describe": Command(
+        "DescribeCommand", "litlm.cli.describe:describe", "model", example="litlm describe llama-3.1-8b"
+    ),
     "download": Command(
-        "DownloadCommand", "litlm.cli:download", "model", example="litlm download smollm2-135m-instruct",
+        "DownloadCommand", "litlm.cli.main:download", "model", example="litlm download smollm2-135m-instruct",
     ),
     "completion": Command(
-        "CompletionCommand", "litlm.completion:completion", "shell",
+        "CompletionCommand", "litlm.cli.completion:completion", "shell",
         example='litlm completion bash > ~/.local/share/bash-completion/completions/litlm',
     ),
     "new-family": Command(
-        "NewFamilyCommand", "litlm.scaffold:new_family", "source", example="litlm new-family path/to/config.json",
+        "NewFamilyCommand", "litlm.cli.new_family:new_family", "source", example="litlm new-family path/to/config.json",
     ),
 }  # fmt: skip
 
@@ -200,7 +202,7 @@ def parse(name: str, argv: list[str]) -> Any:
 
 
 def download(settings: Any) -> None:
-    from litlm.download import download as fetch
+    from litlm.checkpoint.download import download as fetch
 
     print(fetch(settings.model, out_dir=settings.out_dir, revision=settings.revision, token=settings.token))
 
@@ -273,7 +275,7 @@ def _trained(settings: Any, result: Any) -> None:
 def merge(settings: Any) -> None:
     from litlm.checkpoint.hf import check_target
     from litlm.checkpoint.peft import base_of
-    from litlm.files import model_directory
+    from litlm.io.reading import model_directory
     from litlm.llm import LLM
 
     adapter = model_directory(Path(settings.adapter))

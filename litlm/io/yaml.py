@@ -10,7 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from litlm.files import unreadable
+from litlm.io.reading import unreadable
 
 # --- YAML ----------------------------------------------------------------------------------------------------------
 

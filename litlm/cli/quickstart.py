@@ -93,7 +93,7 @@ def command() -> str:
     place = script if script.exists() else python
     near = os.path.relpath(place)
     return shlex.quote(near if len(near) < len(str(place)) else str(place)) + (
-        "" if place == script else " -m litlm.cli"
+        "" if place == script else " -m litlm.cli.main"
     )
 
 

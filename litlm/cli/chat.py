@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from litlm.cli import sampling_of
+from litlm.cli.main import sampling_of
 from litlm.settings import ChatCommand, SamplingSettings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litlm.tokenizer_backends import (
+from litlm.tokenizer.backends import (
     BYTE,
     CONTROL,
     NORMAL,

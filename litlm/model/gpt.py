@@ -9,173 +9,21 @@ Shapes: B batch, T query length, S key length, C embedding, H heads, K kv heads,
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from litlm.attention import alibi_slopes
-from litlm.config import Config, LayerConfig, NormConfig, QKNormConfig, TemperatureConfig
+from litlm.config import Config, LayerConfig
 from litlm.context import Causal, Context
-from litlm.layer_inputs import LayerInput, LayerInputs
-from litlm.mlp import MLP, XIELU
-from litlm.moe import Experts, MoE, Router
-from litlm.norm import make_norm
-from litlm.ops import Embedding, Linear, linear
-from litlm.rope import Rope, apply_rope
-
-
-class Turn(NamedTuple):
-    """What positions do to queries and keys.
-
-    cos, sin: (B, T, R / 2), None without rope. heat: (B, T, 1, 1), a factor of the queries, None without one.
-    """
-
-    cos: Tensor | None
-    sin: Tensor | None
-    heat: Tensor | None
-
-
-class EachHeadNorm(nn.Module):
-    """Norm of queries or keys (B, T, H, D) with a weight for each head."""
-
-    def __init__(self, config: NormConfig, n_head: int, head_dim: int) -> None:
-        super().__init__()
-        self.kind, self.eps = config.kind, config.eps
-        self.weight = nn.Parameter(torch.empty(n_head, head_dim))
-
-    def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide, size = x.float(), x.shape[-1:]
-        wide = F.rms_norm(wide, size, None, self.eps) if self.kind == "rms" else F.layer_norm(wide, size, eps=self.eps)
-        return (wide * self.weight.float()).to(x.dtype)
-
-
-def make_qk_norm(config: QKNormConfig, n_head: int, head_dim: int) -> nn.Module:
-    if config.over == "each_head":
-        return EachHeadNorm(config.norm, n_head, head_dim)
-    return make_norm(config.norm, head_dim if config.over == "head" else n_head * head_dim)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with rope; K heads of keys and values serve H heads of queries."""
-
-    def __init__(self, config: LayerConfig) -> None:
-        super().__init__()
-        self.config = config
-        attention, D = config.attention, config.head_dim
-        width, kv_width = config.n_head * D, config.n_kv_head * D
-        own_kv, qk = config.kv_layer is None, attention.qk_norm
-        self.q_proj = Linear(config.n_embd, width, bias=attention.bias)
-        self.k_proj = Linear(config.n_embd, kv_width, bias=attention.bias) if own_kv else None
-        own_v = own_kv and not attention.k_as_v
-        self.v_proj = Linear(config.n_embd, kv_width, bias=attention.bias) if own_v else None
-        self.o_proj = Linear(width, config.n_embd, bias=attention.out_bias)
-        self.q_norm = make_qk_norm(qk, config.n_head, D) if qk else None
-        self.k_norm = make_qk_norm(qk, config.n_kv_head, D) if qk and own_kv else None
-        self.v_norm = make_norm(attention.v_norm, D) if attention.v_norm and own_kv else None
-        self.sinks = nn.Parameter(torch.empty(config.n_head)) if attention.sinks else None
-
-    def forward(self, x: Tensor, turn: Turn, context: Context, layer: int) -> Tensor:
-        B, T, _ = x.shape
-        c, a = self.config, self.config.attention
-        q = self._place(self.q_proj(x), self.q_norm, turn)
-        if turn.heat is not None:
-            q = q * turn.heat
-        k = v = None
-        if self.k_proj is not None:
-            k = self.k_proj(x)
-            v = self._heads(k if self.v_proj is None else self.v_proj(x))
-            v = (v if self.v_norm is None else self.v_norm(v)).transpose(1, 2)  # (B, K, T, D)
-            k = self._place(k, self.k_norm, turn).transpose(1, 2)
-        slopes = alibi_slopes(c.n_head, x.device) if a.alibi else None
-        softmax: Any = dict(scale=a.scale, softcap=a.softcap, sinks=self.sinks, slopes=slopes)
-        where: Any = dict(window=c.window, chunk=c.chunk, share=c.kv_shared)
-        source = layer if c.kv_layer is None else c.kv_layer
-        y = context.attend(source, q.transpose(1, 2), k, v, **where, **softmax)  # (B, H, T, D)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, heads * D) -> (B, T, heads, D), clipped."""
-        clip = self.config.attention.clip
-        x = x if clip is None else x.clamp(-clip, clip)
-        return x.view(*x.shape[:2], -1, self.config.head_dim)
-
-    def _place(self, x: Tensor, norm: nn.Module | None, turn: Turn) -> Tensor:
-        """Queries or keys (B, T, heads * D) -> (B, T, heads, D), with norm, clip and rope."""
-        qk, rope = self.config.attention.qk_norm, self.config.rope
-        if norm is not None and qk is not None and qk.over == "all":
-            x = norm(x)
-        x = self._heads(x)
-        if norm is not None and qk is not None and qk.over != "all" and not qk.after_rope:
-            x = norm(x)
-        if turn.cos is not None and turn.sin is not None and rope is not None:
-            x = apply_rope(x, turn.cos, turn.sin, rope.interleaved)
-        if norm is not None and qk is not None and qk.after_rope:
-            x = norm(x)
-        return x
-
-
-class LatentAttention(nn.Module):
-    """Multi-head latent attention (DeepSeek-V2): all heads' keys and values come from one small latent per token.
-
-    A cache keeps latents only. With nothing cached, keys and values are expanded from them. Otherwise the expansion is
-    absorbed: queries are mapped into the latents' space, all heads attend to the latents themselves (as one kv head),
-    and what they read is mapped to values afterwards.
-    """
-
-    def __init__(self, config: LayerConfig) -> None:
-        super().__init__()
-        assert config.attention.latent is not None
-        self.config, self.latent = config, config.attention.latent
-        c, latent, bias = config, self.latent, config.attention.bias
-        if latent.q_rank is None:
-            self.q_proj = Linear(c.n_embd, c.n_head * c.head_dim, bias=False)
-        else:
-            self.q_a_proj = Linear(c.n_embd, latent.q_rank, bias=bias)
-            self.q_a_norm = make_norm(latent.norm, latent.q_rank)
-            self.q_b_proj = Linear(latent.q_rank, c.n_head * c.head_dim, bias=False)
-        self.kv_a_proj = Linear(c.n_embd, latent.kv_rank + latent.rope_head_dim, bias=bias)
-        self.kv_a_norm = make_norm(latent.norm, latent.kv_rank)
-        self.kv_b_proj = Linear(latent.kv_rank, c.n_head * (latent.nope_head_dim + latent.v_head_dim), bias=False)
-        self.o_proj = Linear(c.n_head * latent.v_head_dim, c.n_embd, bias=config.attention.out_bias)
-
-    def forward(self, x: Tensor, turn: Turn, context: Context, layer: int) -> Tensor:
-        B, T, _ = x.shape
-        H, a, latent = self.config.n_head, self.config.attention, self.latent
-        N, R, E = latent.nope_head_dim, latent.rope_head_dim, latent.v_head_dim
-        scale = self.config.head_dim**-0.5 if a.scale is None else a.scale
-        q = self.q_proj(x) if latent.q_rank is None else self.q_b_proj(self.q_a_norm(self.q_a_proj(x)))
-        q, q_turned = q.view(B, T, H, N + R).split((N, R), dim=-1)
-        c, k_turned = self.kv_a_proj(x).split((latent.kv_rank, R), dim=-1)
-        c, k_turned = self.kv_a_norm(c), k_turned.view(B, T, 1, R)
-        if turn.cos is not None and turn.sin is not None and self.config.rope is not None:
-            inter = self.config.rope.interleaved
-            q_turned, k_turned = (apply_rope(t, turn.cos, turn.sin, inter) for t in (q_turned, k_turned))
-        if turn.heat is not None:
-            q, q_turned = q * turn.heat, q_turned * turn.heat
-        stored = torch.cat((c.view(B, T, 1, -1), k_turned), dim=-1).transpose(1, 2)  # (B, 1, T, rank + R)
-        where: Any = dict(window=self.config.window, chunk=self.config.chunk, scale=scale, softcap=a.softcap)
-        if context.fresh:
-            k, v = self.kv_b_proj(c).view(B, T, H, N + E).split((N, E), dim=-1)
-            q, k = torch.cat((q, q_turned), dim=-1), torch.cat((k, k_turned.expand(B, T, H, R)), dim=-1)
-            q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-            y = context.attend(layer, q, k, v, stored=stored, **where)  # (B, H, T, E)
-        else:
-            to_k, to_v = context.once(layer, lambda: self._expansion(c)).view(H, N + E, -1).split((N, E), dim=1)
-            q = torch.cat((q.transpose(1, 2) @ to_k, q_turned.transpose(1, 2)), dim=-1)  # (B, H, T, rank + R)
-            y = context.attend(layer, q, stored, stored[..., : latent.kv_rank], **where)
-            y = y @ to_v.transpose(1, 2)  # (B, H, T, E)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
-
-    def _expansion(self, like: Tensor) -> Tensor:
-        """(H * (N + E), rank): the matrix of kv_b_proj, with whatever transforms added to that layer."""
-        if type(self.kv_b_proj) is Linear and not self.kv_b_proj._forward_hooks:
-            return self.kv_b_proj.weight
-        return self.kv_b_proj(torch.eye(self.latent.kv_rank, dtype=like.dtype, device=like.device)).T
+from litlm.model.attention import Attention, EachHeadNorm
+from litlm.model.latent import LatentAttention
+from litlm.model.layer_inputs import LayerInput, LayerInputs
+from litlm.model.mlp import MLP, XIELU
+from litlm.model.moe import Experts, MoE, Router
+from litlm.model.norm import make_norm
+from litlm.model.rope import Rope, Turn, query_scale
+from litlm.ops.linear import Embedding, Linear, linear
 
 
 class Block(nn.Module):
@@ -286,7 +134,7 @@ class GPT(nn.Module):
 
     def _turn(self, kind: int, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype) -> Turn:
         rope, _, temperature = self._kinds[kind]
-        heat = None if temperature is None else _heat(positions, temperature).to(dtype)
+        heat = None if temperature is None else query_scale(positions, temperature).to(dtype)
         if rope is None:
             return Turn(None, None, heat)
         cos, sin = self.ropes[kind](positions, lengths)
@@ -336,8 +184,3 @@ class GPT(nn.Module):
             for name, p in self.layers.named_parameters():
                 if name.removesuffix(".weight").endswith((".o_proj", ".down_proj")):
                     p.div_((2 * self.config.n_layer) ** 0.5)
-
-
-def _heat(positions: Tensor, temperature: TemperatureConfig) -> Tensor:
-    steps = torch.floor((positions.float() + temperature.shift) / temperature.interval)
-    return (1 + temperature.scale * torch.log1p(steps))[..., None, None]  # (B, T, 1, 1)

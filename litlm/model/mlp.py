@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litlm.config import LayerConfig, MLPConfig
-from litlm.ops import Linear, swiglu
+from litlm.ops.linear import Linear, swiglu
 
 
 def relu2(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litlm.slots import LayerConfig, MoEConfig, NormConfig
+from litlm.config.layers import LayerConfig, MoEConfig, NormConfig
 
 
 def norm_size(norm: NormConfig, size: int) -> int:

@@ -29,7 +29,7 @@ from torch import Tensor
 from litlm.checkpoint.training import Checkpoints, load_checkpoint, put_weights
 from litlm.data.base import Batch, Dataset, Order
 from litlm.model import GPT
-from litlm.moe import RouterWatch, watch_routers
+from litlm.model.moe import RouterWatch, watch_routers
 from litlm.settings import TrainSettings
 from litlm.train.flops import peak_flops, train_flops_per_token
 from litlm.train.identity import check_same

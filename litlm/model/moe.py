@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litlm.config import LayerConfig, MoEConfig
-from litlm.mlp import MLP, Activation
-from litlm.norm import make_norm
-from litlm.ops import Linear, linear
+from litlm.model.mlp import MLP, Activation
+from litlm.model.norm import make_norm
+from litlm.ops.grouped import grouped_linear, rows_end
+from litlm.ops.linear import Linear, linear
 
 
 class Routing(NamedTuple):
@@ -121,88 +122,6 @@ class Experts(nn.Module):
 
 def _weight(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape))
-
-
-def rows_end(experts: Tensor, n_expert: int) -> Tensor:
-    """(E,) int32: where the rows of each expert end, given the sorted experts (M,) of all rows."""
-    # Unlike a count per expert, this needs no word from the device to the host.
-    return torch.searchsorted(experts, torch.arange(n_expert, device=experts.device), right=True, out_int32=True)
-
-
-def grouped_linear(
-    x: Tensor, weight: Tensor | nn.Module, ends: Tensor, experts: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """Rows of x (M, in), sorted by expert, each times the weight (E, out, in) of its own expert -> (M, out).
-
-    ends: (E,) where each expert's rows end; experts: (M,) the expert of each row; bias: (E, out). A module in the place
-    of the weight (`QuantizedStack`) knows itself how.
-    """
-    if isinstance(weight, nn.Module):
-        return weight(x, ends, experts, bias)
-    aligned = x.size(1) % 8 == 0 and weight.size(1) % 8 == 0  # the fused kernel wants rows of whole 16 bytes
-    if x.device.type == "cuda" and x.dtype == weight.dtype == torch.bfloat16 and aligned:
-        y = (_grouped_mm if torch.compiler.is_compiling() else _grouped_mm_eager)(x, weight, ends)
-        # An embedding's gradient is summed in fp32, that of bias[experts] in bf16: wrong after a few hundred rows.
-        return y if bias is None else y + F.embedding(experts, bias)
-    if torch.compiler.is_compiling():  # `ends` would be data that the graph depends on; a gather fuses with the product
-        y = (weight[experts] * x[:, None]).sum(-1)
-        return y if bias is None else y + bias[experts]
-    return grouped_linear_loop(x, weight, ends, bias)
-
-
-def grouped_linear_loop(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`grouped_linear` as it reads: one product per expert that has rows."""
-    parts, start = [], 0
-    for expert, end in enumerate(ends.tolist()):
-        if end > start:
-            parts.append(linear(x[start:end], weight[expert], None if bias is None else bias[expert]))
-            start = end
-    return torch.cat(parts)
-
-
-def _grouped_mm_eager(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
-
-
-# For the compiler an operator of our own: left to itself it may lay the tensors of the backward pass out so that groups
-# would have to start at multiples of 16 bytes, which is a crash (torch 2.11).
-@torch.library.custom_op("litlm::grouped_mm", mutates_args=())
-def _grouped_mm(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    return _grouped_mm_eager(x.contiguous(), weight, ends)
-
-
-@_grouped_mm.register_fake
-def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    return x.new_empty(x.size(0), weight.size(1))
-
-
-@torch.library.custom_op("litlm::grouped_mm_backward", mutates_args=())
-def _grouped_mm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor, want_x: bool, want_weight: bool
-) -> tuple[Tensor, Tensor]:
-    grad, x, nothing = grad.contiguous(), x.contiguous(), grad.new_empty(0)
-    grad_x = F.grouped_mm(grad, weight, offs=ends) if want_x else nothing
-    return grad_x, F.grouped_mm(grad.t(), x, offs=ends) if want_weight else nothing.clone()
-
-
-@_grouped_mm_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor, want_x: bool, want_weight: bool) -> tuple[Tensor, Tensor]:
-    nothing = grad.new_empty(0)
-    return torch.empty_like(x) if want_x else nothing, torch.empty_like(weight) if want_weight else nothing.clone()
-
-
-def _save_grouped_mm(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate_grouped_mm(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    x, weight, ends = ctx.saved_tensors
-    want_x, want_weight, _ = ctx.needs_input_grad
-    grad_x, grad_weight = _grouped_mm_backward(grad, x, weight, ends, want_x, want_weight)
-    return grad_x if want_x else None, grad_weight if want_weight else None, None
-
-
-_grouped_mm.register_autograd(_differentiate_grouped_mm, setup_context=_save_grouped_mm)
 
 
 class _Dispatch(torch.autograd.Function):

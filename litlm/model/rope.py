@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,21 @@ from litlm.config import (
     Llama3Scaling,
     LongRopeScaling,
     RopeConfig,
+    TemperatureConfig,
     YarnScaling,
 )
 from litlm.families.base import yarn_attention_factor
+
+
+class Turn(NamedTuple):
+    """What positions do to queries and keys.
+
+    cos, sin: (B, T, R / 2), None without rope. heat: (B, T, 1, 1), a factor of the queries, None without one.
+    """
+
+    cos: Tensor | None
+    sin: Tensor | None
+    heat: Tensor | None
 
 
 def rope_frequencies(config: RopeConfig, head_dim: int, device: torch.device | None = None) -> tuple[Tensor, float]:
@@ -134,3 +147,8 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -
         return torch.cat((turned, rest), dim=-1) if rest.size(-1) else turned
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+def query_scale(positions: Tensor, temperature: TemperatureConfig) -> Tensor:
+    steps = torch.floor((positions.float() + temperature.shift) / temperature.interval)
+    return (1 + temperature.scale * torch.log1p(steps))[..., None, None]  # (B, T, 1, 1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litlm.writing import write_file
+from litlm.io.writing import write_file
 
 if TYPE_CHECKING:
     import tokenizers

@@ -15,9 +15,9 @@ from typing import Any
 from litlm.config import Config
 from litlm.families import HFFields, get_family, list_families
 from litlm.families.base import Family
-from litlm.files import check_readable, os_reason, read_json
+from litlm.io.reading import check_readable, os_reason, read_json
+from litlm.io.writing import atomic_folder, locked, write_text
 from litlm.settings import NewFamilyCommand
-from litlm.writing import atomic_folder, locked, write_text
 
 # What tests build: every size that config.json files have, small and odd.
 _TINY = {

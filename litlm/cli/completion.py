@@ -11,7 +11,7 @@ import shlex
 import typing
 from typing import Any, Literal
 
-from litlm.arguments import PLACES, make_parser, options_of, recipes
+from litlm.cli.arguments import PLACES, make_parser, options_of, recipes
 from litlm.settings import CompletionCommand
 
 
@@ -25,7 +25,7 @@ def script(shell: str) -> str:
         import shtab
     except ImportError:
         raise ValueError("completion needs a small library: pip install shtab") from None
-    from litlm.cli import COMMANDS, SUMMARIES
+    from litlm.cli.main import COMMANDS, SUMMARIES
     from litlm.zoo import list_models
 
     models = list_models()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from litlm.config import Config, LayerConfig
-from litlm.files import check_readable, model_directory, read_json
+from litlm.io.reading import check_readable, model_directory, read_json
 from litlm.settings import DescribeCommand, MethodSettings, ModelsCommand
 from litlm.zoo import ModelInfo, find_model, get_model, list_models
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from litlm.config import Config, LayerConfig
-from litlm.mlp import Activation
-from litlm.norm import make_norm
-from litlm.ops import Embedding, Linear
+from litlm.model.mlp import Activation
+from litlm.model.norm import make_norm
+from litlm.ops.linear import Embedding, Linear
 
 
 class LayerInputs(nn.Module):

@@ -1,0 +1,1 @@
+"""Generation: the readable decode loop and its sampler."""

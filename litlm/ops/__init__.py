@@ -1,0 +1,1 @@
+"""Kernels and products: what is computed, apart from any module's weights."""
