@@ -56,10 +56,12 @@ def test_family_files_need_no_torch() -> None:
     assert not _imports_torch(", ".join(f"litlm.families.{name}" for name in names))
 
 
-def test_the_model_needs_torch_alone() -> None:
-    tree = ast.parse((ROOT / "litlm" / "model" / "gpt.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("package", ["model", "context"])
+def test_the_model_needs_torch_alone(package: str) -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "litlm" / package).glob("*.py")]
+    assert len(trees) > 3
     found = set()
-    for node in ast.walk(tree):
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -67,20 +69,85 @@ def test_the_model_needs_torch_alone() -> None:
     assert found <= {"torch", "litlm", *sys.stdlib_module_names}
 
 
-def test_dependencies_point_inward() -> None:
-    """config < model < checkpoint, transforms < train < cli: no module, when loaded, imports from further out."""
-    layers = [
-        {"config", "families", "zoo", "settings", "rope"}, {"context", "model", "ops"}, {"checkpoint", "transforms"},
-        {"train"}, {"cli", "chat", "quickstart"},
-    ]  # fmt: skip
-    place = {name: i for i, names in enumerate(layers) for name in names}
-    for path in MODULES:
-        own = place.get(path.relative_to(ROOT / "litlm").parts[0].removesuffix(".py"))
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if own is None or not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("litlm."):
-                continue
-            other = place.get((node.module or "").split(".")[1])
-            assert other is None or other <= own, f"{_name(path)} imports {node.module}"
+# What each package may import, also lazily; `docs/architecture.md` draws the same. A class that is only named in
+# annotations (under TYPE_CHECKING) is no arrow. Slots and counts are below the families, `Config` above them.
+ARROWS = {
+    "io": "",
+    "zoo": "io",
+    "config.layers": "",
+    "config.counts": "config.layers",
+    "families": "io config.layers",
+    "config": "io zoo config.layers config.counts families",
+    "settings": "io",
+    "tokenizer": "io",
+    "prompts": "io tokenizer",
+    "ops": "",
+    "context": "config ops",
+    "model": "config ops context",
+    "transforms": "io settings config ops context model",
+    "checkpoint": "io zoo settings config families tokenizer ops context model transforms",
+    "generate": "settings config tokenizer ops context model",
+    "llm": "io zoo settings config families tokenizer prompts context model transforms checkpoint generate",
+    "data": "io settings config families tokenizer prompts ops context checkpoint",
+    "train": "io zoo settings config families tokenizer prompts ops context model transforms checkpoint generate llm "
+    "data",
+    "cli": "io zoo settings config families tokenizer prompts checkpoint generate llm data train",
+}
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "litlm").with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULE_NAMES = {_module(path) for path in MODULES}
+
+
+def _package(module: str) -> str:
+    """The row of ARROWS that a module (within litlm) belongs to."""
+    return module if module in ARROWS else module.split(".")[0]
+
+
+def _imports(path: Path) -> set[str]:
+    """The modules within litlm that a file imports, anywhere in it."""
+    found, typing_only = set(), set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            typing_only |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "litlm":
+            base = (node.module or "").removeprefix("litlm").removeprefix(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".removeprefix(".")
+                found.add(inner if inner in MODULE_NAMES else base)
+        elif isinstance(node, ast.Import):
+            found |= {
+                a.name.removeprefix("litlm").removeprefix(".") for a in node.names if a.name.split(".")[0] == "litlm"
+            }
+    return found - {""}  # `from litlm import __version__`
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_dependencies_point_inward(path: Path) -> None:
+    own = _package(_module(path))
+    if own in ("__init__", "__main__"):  # they name what users import
+        return
+    assert own in ARROWS, f"{_name(path)}: say in ARROWS what {own} may import"
+    allowed = {own, *ARROWS[own].split()}
+    for module in sorted(_imports(path)):
+        assert _package(module) in allowed, f"{_name(path)} imports litlm.{module}, which is further out"
+
+
+def test_arrows_have_no_circle() -> None:
+    order = list(ARROWS)
+    for package, allowed in ARROWS.items():
+        assert all(order.index(other) < order.index(package) for other in allowed.split()), package
+
+
+def test_few_loose_modules_at_the_top() -> None:
+    assert len(list((ROOT / "litlm").glob("*.py"))) <= 6
 
 
 def test_no_machine_and_no_loose_end_in_what_is_published() -> None:

@@ -103,7 +103,7 @@ def make_parser(name: str, command: Command) -> Any:
 def recipes() -> dict[str, Path]:
     """The recipes in config_hub, by name (finetune/llama-3.2-1b-lora); an installed litlm carries them inside it."""
     found: dict[str, Path] = {}
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     for hub in (package.parent / "config_hub", package / "config_hub"):
         found |= {path.relative_to(hub).as_posix().removesuffix(".yaml"): path for path in hub.glob("*/*.yaml")}
     return found
