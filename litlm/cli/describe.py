@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from litlm.checkpoint.run_folder import model_directory
 from litlm.config import Config, LayerConfig
-from litlm.io.reading import check_readable, model_directory, read_json
+from litlm.io.reading import check_readable, read_json
 from litlm.settings import DescribeCommand, MethodSettings, ModelsCommand
 from litlm.zoo import ModelInfo, find_model, get_model, list_models
 

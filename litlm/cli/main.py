@@ -275,7 +275,7 @@ def _trained(settings: Any, result: Any) -> None:
 def merge(settings: Any) -> None:
     from litlm.checkpoint.hf import check_target
     from litlm.checkpoint.peft import base_of
-    from litlm.io.reading import model_directory
+    from litlm.checkpoint.run_folder import model_directory
     from litlm.llm import LLM
 
     adapter = model_directory(Path(settings.adapter))

@@ -15,8 +15,10 @@ from typing import Any
 from litlm.config import Config
 from litlm.families import HFFields, get_family, list_families
 from litlm.families.base import Family
-from litlm.io.reading import check_readable, os_reason, read_json
-from litlm.io.writing import atomic_folder, locked, write_text
+from litlm.io.errors import error_reason
+from litlm.io.lock import locked
+from litlm.io.reading import check_readable, read_json
+from litlm.io.writing import atomic_folder, write_text
 from litlm.settings import NewFamilyCommand
 
 # What tests build: every size that config.json files have, small and odd.
@@ -37,7 +39,7 @@ def new_family(settings: NewFamilyCommand) -> None:
         if not isinstance(model_type, str) or not model_type.isidentifier():
             raise ValueError(f"model_type={model_type!r} must be a name, as in a Hugging Face config.json")
     except OSError as e:
-        raise ValueError(f"{source} can't be read ({os_reason(e)}); give a config.json or its directory") from None
+        raise ValueError(f"{source} can't be read ({error_reason(e)}); give a config.json or its directory") from None
     except (KeyError, TypeError, json.JSONDecodeError):
         raise ValueError(f"{source} is not a Hugging Face config.json: it names no model_type") from None
     if model_type in list_families():

@@ -25,8 +25,9 @@ from litlm.config.layers import (
     moe_problems,
     rope_problems,
 )
+from litlm.io.dataclass import from_dict, type_problems
 from litlm.io.reading import read_json
-from litlm.io.yaml import build, read_yaml, type_problems
+from litlm.io.yaml import read_yaml
 
 DTYPES = ("float32", "bfloat16", "float16")
 LAYER_TYPES = ("full", "sliding", "chunked")
@@ -355,7 +356,7 @@ class Config:
     def from_dict(cls, data: dict[str, Any]) -> Config:
         """The reverse of `to_dict`. Unknown fields and wrong types are reported together."""
         problems: list[str] = []
-        config = build(cls, data, "", problems)
+        config = from_dict(cls, data, "", problems)
         if problems:
             raise ValueError("The config is not valid:\n" + "\n".join(f"- {p}" for p in problems))
         return config

@@ -1,6 +1,7 @@
-"""What users may set: the dataclasses behind every command's options, YAML recipes and the Python API. No torch.
+"""Settings: the dataclasses behind every command's options, YAML recipes and the Python API. No torch.
 
-Each checks itself and reports all its problems at once. Field docstrings become the help texts of the commands.
+Each validates itself and reports all problems at once. `--help` shows the fields' descriptions; those that several
+classes share are in `Settings`.
 """
 
 from litlm.settings.base import SamplingSettings

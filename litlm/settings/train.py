@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from litlm.settings.base import as_tuples, complain
+from litlm.settings.base import as_tuples, raise_problems
 from litlm.settings.data import DataSettings, PreferenceData, TextData
 
 Quantization = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
@@ -75,7 +75,7 @@ class MethodSettings:
             problems.append(f"prompt_length={self.prompt_length} must be at least 1")
         if self.start_layer < 0:
             problems.append(f"start_layer={self.start_layer} must be 0 or more")
-        complain("Method settings", problems)
+        raise_problems("Method settings", problems)
         if self.name == "qlora" and self.quantize is None:
             object.__setattr__(self, "quantize", "nf4")
 
@@ -198,7 +198,7 @@ class TrainSettings:
         unknown = [name for name in self.logger if name not in ("tensorboard", "wandb", "mlflow")]
         if unknown:
             problems.append(f"logger={unknown[0]!r} is unknown; use tensorboard, wandb or mlflow")
-        complain("Training settings", problems)
+        raise_problems("Training settings", problems)
 
     @property
     def seconds(self) -> float | None:
@@ -243,7 +243,7 @@ class RunSettings:
             problems.append(f"seed={self.seed} must lie in [0, 2**32)")
         if self.resume is not None and self.overwrite:
             problems.append("resume goes on with a run and overwrite replaces it; give one of them")
-        complain("Run settings", problems)
+        raise_problems("Run settings", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +347,7 @@ class PreferenceSettings:
             problems.append("loss=cdpo needs label_smoothing above 0, such as 0.1")
         if self.loss != "cdpo" and self.label_smoothing:
             problems.append(f"label_smoothing={self.label_smoothing} means nothing to loss={self.loss}; use cdpo")
-        complain("Preference settings", problems)
+        raise_problems("Preference settings", problems)
 
 
 DPO_TRAIN = TrainSettings(lr=5e-5, batch_size=8, micro_batch_size=1)

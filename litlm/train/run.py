@@ -257,7 +257,7 @@ def begin(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
     from lightning.fabric import seed_everything
 
     from litlm.checkpoint.training import Checkpoints
-    from litlm.io.writing import locked
+    from litlm.io.lock import locked
 
     out_dir, problems = Path(settings.out_dir), problems_of(settings, llm)
     known = Checkpoints(out_dir, lambda folder: None)
@@ -538,7 +538,7 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
     """`final/`, whole or not at all: what the model is now, or what it was at the checkpoint `best`."""
     from safetensors import SafetensorError
 
-    from litlm.io.writing import reason
+    from litlm.io.errors import error_reason
 
     part, final = out_dir / ".final.part", out_dir / "final"
     try:
@@ -555,5 +555,5 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
         if isinstance(e, ValueError) and e.__cause__ is None:
             raise  # not about the disk
         raise ValueError(
-            f"{final} could not be written ({reason(e)}); the last checkpoint has all of it: --resume auto writes it"
+            f"{final} could not be written ({error_reason(e)}); the last checkpoint is complete: use --resume auto"
         ) from e
