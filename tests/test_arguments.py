@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from litlm.cli import hints
-from litlm.cli.arguments import PLACES, make_parser
+from litlm.cli.arguments import PATH_OPTIONS, make_parser
 from litlm.cli.main import COMMANDS, main, parse
 from litlm.config import Config
 from litlm.io.yaml import load_yaml, read_yaml
@@ -172,7 +172,7 @@ G = "generate m --prompt p"
         (f"{M} --epochs 3 --batch_size=4 --max_length 512",
          ["Did you mean --train.epochs?", "Did you mean --train.batch_size?", "Did you mean --data.max_len?"]),
         (f"{M} --num_train_epochs 3 --per_device_train_batch_size 2 --gradient_accumulation_steps 4",
-         ["Did you mean --train.epochs?", "--train.micro_batch_size?", "A step takes --train.batch_size examples"]),
+         ["Did you mean --train.epochs?", "--train.micro_batch_size?", "Gradients are accumulated over --train.batch_size"]),
         ("finetune --model_name_or_path m --dataset d --output_dir o --bf16 --max_seq_length 9",
          ["--model?", "--data?", "--out_dir?", "--train.precision?", "--data.max_len?"]),
         (f"{M} --resume_from_checkpoint x --load_in_4bit", ["Did you mean --resume?", "Did you mean --method qlora?"]),
@@ -276,13 +276,15 @@ def test_lists_of_places() -> None:
 
 def test_hints_name_options_that_exist() -> None:
     names = {a.dest for name, c in COMMANDS.items() for a in make_parser(name, c)._actions}
-    assert {name.partition("=")[0] for name in hints._ELSEWHERE} <= names
-    assert {needed for needed, _ in hints._WITHOUT.values()} <= names
-    assert set(PLACES) <= {name.rpartition(".")[2] for name in names}
+    assert {name.partition("=")[0] for name in hints._OPTION_ALIASES} <= names
+    assert {needed for needed, _ in hints._NO_COUNTERPART.values()} <= names
+    assert set(PATH_OPTIONS) <= {name.rpartition(".")[2] for name in names}
     for name, command in COMMANDS.items():  # what others call something must not be said of what is there
         own = [a.dest for a in make_parser(name, command)._actions]
-        assert all(hints.option(option, own)[0][:1] == [option] for option in own if option in names and "." in option)
-    assert {command.split()[0] for command in hints._COMMANDS.values()} <= set(COMMANDS)
+        assert all(
+            hints.suggest_options(option, own)[0][:1] == [option] for option in own if option in names and "." in option
+        )
+    assert {command.split()[0] for command in hints._COMMAND_ALIASES.values()} <= set(COMMANDS)
 
 
 # --- commands ------------------------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ def test_signals_save_and_end_well(signum: signal.Signals, start: Any, files: Fi
     said = (tmp_path / "said").read_text()
     assert "Traceback" not in said
     assert f"Stopped by {'Ctrl-C' if signum == signal.SIGINT else signum.name} after step 3" in said
-    assert "Go on with the same command and --resume auto" in said
+    assert "Continue with the same command and --resume auto" in said
     assert not (tmp_path / "out" / "final").exists()
     assert len(list((tmp_path / "out").glob("step-*"))) == 1
     assert ended(start(command, tmp_path / "said", [*arguments, "--resume", "auto"], 0, signum)) == 0
