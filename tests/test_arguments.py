@@ -172,7 +172,7 @@ G = "generate m --prompt p"
         (f"{M} --epochs 3 --batch_size=4 --max_length 512",
          ["Did you mean --train.epochs?", "Did you mean --train.batch_size?", "Did you mean --data.max_len?"]),
         (f"{M} --num_train_epochs 3 --per_device_train_batch_size 2 --gradient_accumulation_steps 4",
-         ["Did you mean --train.epochs?", "--train.micro_batch_size?", "Gradients are accumulated over --train.batch_size"]),
+         ["Did you mean --train.epochs?", "--train.micro_batch_size?", "Gradients are accumulated over"]),
         ("finetune --model_name_or_path m --dataset d --output_dir o --bf16 --max_seq_length 9",
          ["--model?", "--data?", "--out_dir?", "--train.precision?", "--data.max_len?"]),
         (f"{M} --resume_from_checkpoint x --load_in_4bit", ["Did you mean --resume?", "Did you mean --method qlora?"]),
