@@ -176,7 +176,7 @@ G = "generate m --prompt p"
         ("finetune --model_name_or_path m --dataset d --output_dir o --bf16 --max_seq_length 9",
          ["--model?", "--data?", "--out_dir?", "--train.precision?", "--data.max_len?"]),
         (f"{M} --resume_from_checkpoint x --load_in_4bit", ["Did you mean --resume?", "Did you mean --method qlora?"]),
-        (f"{M} --trust_remote_code", ["litlm never runs code out of a checkpoint"]),
+        (f"{M} --trust_remote_code", ["litlm never runs code from a checkpoint"]),
         (f"{G} --max_tokens 5 --load_in_4bit", ["Did you mean --max_new_tokens?", "Did you mean --quantize nf4?"]),
         (f"{G} --max_length 5 --do_sample", ["Did you mean --max_new_tokens?", "A --temperature above 0 samples"]),
         ("chat m --system_prompt x", ["Did you mean --system?"]),
