@@ -209,10 +209,10 @@ class LLM:
     ) -> Any:
         """Continue a text (or token ids). A list of prompts gives a list of answers, each as it would be alone.
 
-        Greedy by default. sampling: fields of `SamplingSettings`, such as max_new_tokens and temperature, in place of
-        or on top of `settings`. stream=True gives a `Stream` of text pieces (ids with return_ids) for one prompt.
-        return_ids=True gives the new token ids instead of text, the end token included. Raises ValueError for prompts
-        and settings it can't use.
+        Greedy by default. sampling: fields of `SamplingSettings`, such as max_new_tokens, in place of or on top of
+        `settings`. stream=True gives a `Stream` of text pieces (ids with return_ids) for one prompt. return_ids=True
+        gives the new token ids instead of text, the end token included. Raises ValueError for prompts and settings it
+        can't use.
         """
         settings = (settings or SamplingSettings()).changed(**sampling)
         prompts, single = self._encode_prompts(prompt)
@@ -256,13 +256,12 @@ class LLM:
         tools: JSON schemas of functions that the model may call. template_kwargs: variables of its chat template, such
         as {"enable_thinking": False}. style: a prompt style in place of the model's own.
         """
-        style = style or self.style
+        settings, style = (settings or SamplingSettings()).changed(**sampling), style or self.style
+        if not settings.ignore_eos:
+            settings = settings.changed(stop=(*settings.stop, *style.stop))
         options: dict[str, Any] = dict(tools=tools, template_kwargs=template_kwargs)
         options = {key: value for key, value in options.items() if value is not None}
         prompt = style.encode(list(messages), self.tokenizer, **options)
-        settings = (settings or SamplingSettings()).changed(**sampling)
-        if not settings.ignore_eos:
-            settings = settings.changed(stop=(*settings.stop, *style.stop))
         return self.generate(prompt, settings, stream=stream, return_ids=return_ids)
 
     def save(self, out_dir: str | Path) -> None:

@@ -256,6 +256,17 @@ def test_the_same_said_otherwise(line: str, same: str) -> None:
     assert parse("generate", shlex.split(line)) == parse("generate", shlex.split(same))
 
 
+def test_a_flag_given_twice_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = parse("finetune", shlex.split(f"{M[9:]} --train.lr 1 --method lora --train.lr=2 --method.name qlora"))
+    assert (settings.train.lr, settings.method.name) == (2, "qlora")
+    assert capsys.readouterr().err.splitlines() == [
+        "litlm: --train.lr is given twice; '2' is used, not '1'",
+        "litlm: --method.name is given twice; 'qlora' is used, not 'lora'",
+    ]
+    parse("finetune", shlex.split(f"{M[9:]} --data e --train.lr 1 --train.lr 1 --train.samples a --train.samples b"))
+    assert capsys.readouterr().err == ""
+
+
 def test_lists_of_places() -> None:
     several = ("a.jsonl", "b.jsonl", "c.jsonl")
     for command in ("finetune", "dpo", "pretrain"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -417,6 +418,28 @@ def test_generate_from_standard_input_and_chat(run: Run) -> None:
     assert out == "lazy dog\n" + llm.generate("lazy dog\n", max_new_tokens=9) + "\n"
     _, out, _ = run("generate", tiny.folder(), "--prompt=-", "--chat", "--max_new_tokens=9", "--device=cpu", stdin="hi")
     assert out == llm.chat([{"role": "user", "content": "hi"}], max_new_tokens=9) + "\n"
+
+
+def test_generate_says_that_an_answer_was_cut(run: Run) -> None:
+    argv = ["generate", tiny.folder(), "--prompt=hi", "--device=cpu", "--ignore_eos"]
+    assert run(*argv, "--chat", "--max_new_tokens=5")[2] == (
+        "litlm: the answer was cut after 5 tokens; raise --max_new_tokens\n"
+    )
+    assert "the context of 256 tokens is full" in run(*argv, "--chat", "--max_new_tokens=500")[2]
+    assert run(*argv, "--max_new_tokens=5")[2] == "", "a continuation has no end"
+
+
+def test_a_stray_error_of_the_system_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import litlm.cli.describe
+
+    def fail(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/some/file")
+
+    monkeypatch.setattr(litlm.cli.describe, "models", fail)
+    assert run("models") == (1, "", "litlm: /some/file: permission denied (LITLM_DEBUG=1 shows a traceback)\n")
+    monkeypatch.setenv("LITLM_DEBUG", "1")
+    with pytest.raises(PermissionError):
+        run("models")
 
 
 def _asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, str]]]:

@@ -339,7 +339,12 @@ def test_after_a_failed_probe_the_cache_is_used_for_some_minutes(
     point_at(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert resolve(REPO) == online
     probes: list[bool] = []
-    monkeypatch.setattr(hub_module, "_probe", lambda: probes.append(True))
+
+    def probe() -> None:
+        probes.append(True)
+        raise hub_module.NoHub("the hub does not answer")
+
+    monkeypatch.setattr(hub_module, "_probe", probe)
     assert resolve(REPO) == online
     assert not probes
     with pytest.raises(ValueError, match="org/other: .*no complete copy"):

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from litlm.cli.main import main
-from litlm.cli.quickstart import litlm_command
+from litlm.cli.quickstart import _compared, litlm_command
 from litlm.train.report import Report
 
 FLAGS = ("--train.max_steps=9", "--train.epochs=null", "--train.batch_size=2", "--train.micro_batch_size=2")
@@ -74,6 +74,12 @@ def test_ctrl_c_ends_the_training_and_once_more_the_rest(
     assert Path(adapter[3], "adapter_model.safetensors").is_file()
     for name in re.findall(rf"{re.escape(str(out))}\S*", shown):
         assert Path(name).exists(), name
+
+
+def test_a_control_answer_is_compared_by_its_words() -> None:
+    assert _compared("Paris.", "Paris.") == "is the same."
+    assert _compared("The capital is Paris.", "The capital is Paris!\n") == "differs only in punctuation."
+    assert _compared("Paris.", "Rome.").startswith("changed too")
 
 
 def test_what_litlm_is_called_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

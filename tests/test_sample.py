@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import litlm
 from litlm.generate.sampling import Sampler, filter_logits
 from litlm.settings import SamplingSettings
 
@@ -251,3 +254,15 @@ def test_all_bad_settings_are_named_at_once() -> None:
     with pytest.raises(ValueError, match="Sampling") as e:
         SamplingSettings(temperature=-1, top_k=0, top_p=2, min_p=3, repetition_penalty=-1, max_new_tokens=0)
     assert len(str(e.value).splitlines()) == 7
+
+
+def test_a_sampling_parameter_lives_in_few_files() -> None:
+    """The field, the sampler, and where the command line names this one: /retry of chat, and hints for other names."""
+    package = Path(litlm.__file__).parent
+    rooms = ("settings", "generate", "llm.py", "cli", "train", "data", "checkpoint")  # elsewhere it scales attention
+    files = {path for room in rooms for path in [package / room, *(package / room).rglob("*.py")] if path.is_file()}
+    found = {str(path.relative_to(package)) for path in files if re.search(r"\btemperature\b", path.read_text())}
+    assert found == {"settings/base.py", "generate/sampling.py", "cli/chat.py", "cli/hints.py"}
+    for name in ("top_p", "min_p", "repetition_penalty"):
+        found = {str(path.relative_to(package)) for path in files if re.search(rf"\b{name}\b", path.read_text())}
+        assert found - {"cli/hints.py"} == {"settings/base.py", "generate/sampling.py"}
