@@ -125,7 +125,7 @@ def test_help_shows_defaults(name: str, defaults: dict[str, Any], run: Run) -> N
         ("from litlm.cli.main import main; main(['--help'])", ()),
         ("from litlm.cli.main import main; main(['--version'])", ()),
         ("from litlm.cli.main import parse; parse('finetune', ['m', '--data', 'd'])", ("jsonargparse",)),
-        ("import litlm.cli.describe as d, litlm.settings as s; d.models(s.ModelsCommand())", ()),
+        ("import litlm.cli.models as m, litlm.settings as s; m.models(s.ModelsCommand())", ()),
         ("import litlm.config, litlm.settings, litlm.families, litlm.zoo; litlm.families.list_families()", ()),
     ],
 )
@@ -430,12 +430,12 @@ def test_generate_says_that_an_answer_was_cut(run: Run) -> None:
 
 
 def test_a_stray_error_of_the_system_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import litlm.cli.describe
+    import litlm.cli.models
 
     def fail(*_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/some/file")
 
-    monkeypatch.setattr(litlm.cli.describe, "models", fail)
+    monkeypatch.setattr(litlm.cli.models, "models", fail)
     assert run("models") == (1, "", "litlm: /some/file: permission denied (LITLM_DEBUG=1 shows a traceback)\n")
     monkeypatch.setenv("LITLM_DEBUG", "1")
     with pytest.raises(PermissionError):

@@ -61,7 +61,7 @@ COMMANDS = {
     "merge": Command(
         "MergeCommand", "litlm.cli.main:merge", "adapter", example="litlm merge out/mine/final --out_dir out/merged",
     ),
-    "models": Command("ModelsCommand", "litlm.cli.describe:models", "match", example="litlm models smollm2"),
+    "models": Command("ModelsCommand", "litlm.cli.models:models", "match", example="litlm models smollm2"),
     "describe": Command(
         "DescribeCommand", "litlm.cli.describe:describe", "model", example="litlm describe llama-3.1-8b"
     ),
