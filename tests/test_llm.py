@@ -118,7 +118,7 @@ def test_sampling_as_settings_or_as_keywords() -> None:
         ({"max_tokens": 1}, "max_tokens is unknown; did you mean max_new_tokens?"),
         ({"xyzzy": 1, "topk": 1}, "topk is unknown; did you mean top_k?\n- xyzzy is unknown"),
         ({"model": "m"}, "model is unknown"),
-        ({"top_k": 0, "top_p": 2.0}, "top_k=0 must be at least 1, or None\n- top_p=2.0 must lie in"),
+        ({"top_k": 0, "top_p": 2.0}, "top_k=0 must be at least 1\n- top_p=2.0 must lie in"),
     ],
 )
 def test_wrong_sampling_is_refused(options: dict[str, Any], text: str) -> None:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from litlm.checkpoint.local_copy import LocalCopy, cache_root, discard, format_bytes, verify
 from litlm.io.errors import unreadable
@@ -74,12 +73,10 @@ def from_hub(repo: str, file: str | None, revision: str | None, token: str | Non
         raise ValueError(f"{at} on the hub has no file {file!r}. {_offer(repo, file, ggufs)}")
     try:
         if file is None:
-
-            def read_index() -> Any:
-                path = hf_hub_download(repo, _INDEX, revision=listing.commit, token=token)
-                return json.loads(Path(path).read_text(encoding="utf-8"))
-
-            names = _choose(repo, f"{at} on the hub", listing.size, read_index)
+            where, commit = f"{at} on the hub", listing.commit
+            names = _choose(
+                repo, where, listing.size, lambda: Path(hf_hub_download(repo, _INDEX, revision=commit, token=token))
+            )
         else:
             names = [file]
         missing = [name for name in names if not _is_cached(repo, name, revision, listing)]
@@ -175,14 +172,14 @@ class _Refusal(ValueError):
     """A repository holds no model that can be downloaded; distinct from a failed transfer."""
 
 
-def _choose(repo: str, where: str, names: Collection[str], read_index: Callable[[], Any]) -> list[str]:
+def _choose(repo: str, where: str, names: Collection[str], index: Callable[[], Path]) -> list[str]:
     """The files among `names` that make up the model: config, tokenizer and one copy of the weights (safetensors)."""
     top = [name for name in names if "/" not in name]  # folders hold other formats: original/, onnx/, gguf/
     shards = [name for name in top if name.endswith(".safetensors")]
     if _SINGLE in shards:
         weights = [_SINGLE]
     elif _INDEX in top:
-        weight_map = read_index()
+        weight_map = json.loads(index().read_text(encoding="utf-8"))
         weight_map = weight_map.get("weight_map") if isinstance(weight_map, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:
             raise _Refusal(f"{where}: {_INDEX} has no weight_map, so the weight files are unknown")
@@ -247,13 +244,9 @@ def from_cache(repo: str, file: str | None, revision: str | None) -> LocalCopy |
         return None
     folder, names = path.parent, [file] if file else []
     if file is None:
-
-        def read_index() -> Any:
-            return json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-
         try:
             present = [p.name for p in folder.iterdir() if p.is_file()]
-            names = _choose(repo, f"The cached copy {folder}", present, read_index)
+            names = _choose(repo, f"The cached copy {folder}", present, lambda: folder / _INDEX)
         except ValueError:
             return None
         except OSError as e:

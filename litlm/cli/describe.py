@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 from collections.abc import Collection, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 from litlm.checkpoint.run_folder import model_directory
 from litlm.config import Config, LayerConfig
-from litlm.io.reading import check_readable, read_json
+from litlm.io.reading import read_json, safetensors_header
 from litlm.settings import DescribeCommand, MethodSettings
 from litlm.zoo import ModelInfo, find_model, get_model
 
@@ -327,7 +328,8 @@ def _unlike(mine: Any, plain: Any, prefix: str = "") -> Iterator[str]:
 def _adapter(path: Path, settings: DescribeCommand) -> tuple[str, dict[str, str], dict[str, Any]]:
     """A title, the rows to print, and facts for scripts."""
     adapter = read_json(path / "adapter_config.json")
-    base, trained = adapter.get("base_model_name_or_path"), _tensors(path / "adapter_model.safetensors")
+    base, weights = adapter.get("base_model_name_or_path"), path / "adapter_model.safetensors"
+    trained = sum(math.prod(t["shape"]) for t in safetensors_header(weights).values()) if weights.is_file() else None
     known = isinstance(base, str) and (find_model(base) is not None or Path(base).is_dir())
     total = _find(str(base), settings.ignore_fields)[0].n_parameters() if known else None
     targets = adapter.get("target_modules") or []
@@ -344,23 +346,6 @@ def _adapter(path: Path, settings: DescribeCommand) -> tuple[str, dict[str, str]
         "trainable": "no adapter_model.safetensors here" if trained is None else f"{trained:,} parameters{share}",
     }
     return str(path), rows, facts
-
-
-def _tensors(path: Path) -> int | None:
-    """The number of values in a safetensors file, from its header; None if there is no file."""
-    if not path.is_file():
-        return None
-    check_readable(path)
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            n = 1
-            for dim in tensor["shape"]:
-                n *= dim
-            total += n
-    return total
 
 
 def _print(described: dict[str, dict[str, str]]) -> None:

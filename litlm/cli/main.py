@@ -18,83 +18,76 @@ from litlm.cli import arguments, hints
 from litlm.cli.arguments import Command, recipe
 
 if TYPE_CHECKING:
-    from litlm.settings import (
-        DownloadCommand,
-        DPOSettings,
-        FinetuneSettings,
-        MergeCommand,
-        PretrainSettings,
-        RunSettings,
-    )
+    from litlm.settings import DownloadCommand, MergeCommand, RunSettings
 
-__all__ = ["COMMANDS", "SUMMARIES", "Command", "main", "parse", "recipe"]
+__all__ = ["COMMANDS", "Command", "main", "parse", "recipe"]
 
 
 COMMANDS = {
-    "quickstart": Command("QuickstartCommand", "litlm.cli.quickstart:quickstart"),
-    "chat": Command("ChatCommand", "litlm.cli.chat:chat", "model", example="litlm chat smollm2-135m-instruct"),
+    "quickstart": Command(
+        "QuickstartCommand", "litlm.cli.quickstart:quickstart",
+        "fetch a small real model, finetune it, see it change (minutes, no GPU)",
+    ),
+    "chat": Command(
+        "ChatCommand", "litlm.cli.chat:chat", "talk to a model", "model", example="litlm chat smollm2-135m-instruct",
+    ),
     "generate": Command(
-        "GenerateCommand", "litlm.cli.generate:generate", "model",
+        "GenerateCommand", "litlm.cli.generate:generate", "continue a text", "model",
         example='litlm generate smollm2-135m-instruct --prompt "The sky is" --max_new_tokens 20',
     ),
     "finetune": Command(
-        "FinetuneSettings", "litlm.cli.main:finetune", "model", (("method", "name"), ("data", "path")),
+        "FinetuneSettings", "litlm.cli.main:train", "teach a model your data (LoRA, QLoRA, adapters, or all weights)",
+        "model", (("method", "name"), ("data", "path")),
         example="litlm finetune smollm2-135m-instruct --method lora --data data.jsonl --out_dir out/mine",
     ),
     "dpo": Command(
-        "DPOSettings", "litlm.cli.main:dpo", "model", (("method", "name"), ("data", "path"), ("preference", "loss")),
+        "DPOSettings", "litlm.cli.main:train", "teach a model which of two answers is better (DPO, IPO, cDPO, ORPO)",
+        "model", (("method", "name"), ("data", "path"), ("preference", "loss")),
         example="litlm dpo smollm2-135m-instruct --method lora --data pairs.jsonl --out_dir out/dpo",
     ),
     "pretrain": Command(
-        "PretrainSettings", "litlm.cli.main:pretrain", "model", (("method", "name"), ("data", "path")),
+        "PretrainSettings", "litlm.cli.main:train", "train a model on text, from random weights or a checkpoint",
+        "model", (("method", "name"), ("data", "path")),
         example="litlm pretrain smollm2-135m --data texts/ --tokenizer out/tokenizer --train.max_tokens 10000000",
     ),
     "prepare": Command(
-        "PrepareCommand", "litlm.data.prepare:prepare_command", "data",
+        "PrepareCommand", "litlm.data.prepare:prepare_command", "tokenize text for pretraining", "data",
         example="litlm prepare texts/ --tokenizer smollm2-135m-instruct --out_dir data/texts",
     ),
     "train-tokenizer": Command(
-        "TrainTokenizerCommand", "litlm.data.train_tokenizer:train_tokenizer_command", "data",
+        "TrainTokenizerCommand", "litlm.data.train_tokenizer:train_tokenizer_command",
+        "train a tokenizer on your text", "data",
         example="litlm train-tokenizer texts/ --vocab_size 8192 --out_dir out/tokenizer",
     ),
-    "plot": Command("PlotCommand", "litlm.train.plot:plot_command", "runs", example="litlm plot out/a out/b"),
-    "merge": Command(
-        "MergeCommand", "litlm.cli.main:merge", "adapter", example="litlm merge out/mine/final --out_dir out/merged",
+    "plot": Command(
+        "PlotCommand", "litlm.train.plot:plot_command", "compare training runs in one picture", "runs",
+        example="litlm plot out/a out/b",
     ),
-    "models": Command("ModelsCommand", "litlm.cli.models:models", "match", example="litlm models smollm2"),
+    "merge": Command(
+        "MergeCommand", "litlm.cli.main:merge", "add an adapter to its model and write a plain checkpoint", "adapter",
+        example="litlm merge out/mine/final --out_dir out/merged",
+    ),
+    "models": Command(
+        "ModelsCommand", "litlm.cli.models:models", "list the models known by name", "match",
+        example="litlm models smollm2",
+    ),
     "describe": Command(
-        "DescribeCommand", "litlm.cli.describe:describe", "model", example="litlm describe llama-3.1-8b"
+        "DescribeCommand", "litlm.cli.describe:describe", "a model's architecture, parameters and memory", "model",
+        example="litlm describe llama-3.1-8b",
     ),
     "download": Command(
-        "DownloadCommand", "litlm.cli.main:download", "model", example="litlm download smollm2-135m-instruct",
+        "DownloadCommand", "litlm.cli.main:download", "fetch a model", "model",
+        example="litlm download smollm2-135m-instruct",
     ),
     "completion": Command(
-        "CompletionCommand", "litlm.cli.completion:completion", "shell",
-        example='litlm completion bash > ~/.local/share/bash-completion/completions/litlm',
+        "CompletionCommand", "litlm.cli.completion:completion", "complete commands and options in your shell", "shell",
+        example="litlm completion bash > ~/.local/share/bash-completion/completions/litlm",
     ),
     "new-family": Command(
-        "NewFamilyCommand", "litlm.cli.new_family:new_family", "source", example="litlm new-family path/to/config.json",
+        "NewFamilyCommand", "litlm.cli.new_family:new_family", "draft the file that teaches litlm a new architecture",
+        "source", example="litlm new-family path/to/config.json",
     ),
 }  # fmt: skip
-
-SUMMARIES = {
-    "quickstart": "fetch a small real model, finetune it, see it change (minutes, no GPU)",
-    "chat": "talk to a model",
-    "generate": "continue a text",
-    "finetune": "teach a model your data (LoRA, QLoRA, adapters, or all weights)",
-    "dpo": "teach a model which of two answers is better (DPO, IPO, cDPO, ORPO)",
-    "pretrain": "train a model on text, from random weights or a checkpoint",
-    "prepare": "tokenize text for pretraining",
-    "train-tokenizer": "train a tokenizer on your text",
-    "plot": "compare training runs in one picture",
-    "merge": "add an adapter to its model and write a plain checkpoint",
-    "models": "list the models known by name",
-    "describe": "a model's architecture, parameters and memory",
-    "download": "fetch a model",
-    "completion": "complete commands and options in your shell",
-    "new-family": "draft the file that teaches litlm a new architecture",
-}
-
 
 # How long PyTorch's threads spin before they sleep (GNU OpenMP's default is 300,000). With more processes than cores,
 # spinning threads keep the threads they wait for from running. Set before PyTorch is loaded.
@@ -201,7 +194,7 @@ def overview() -> str:
             "A hackable, from-scratch LLM library: real models, finetuning and chat in readable PyTorch.",
             "",
             "commands:",
-            *(f"  {name:<{width}}  {SUMMARIES[name]}" for name in COMMANDS),
+            *(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
             "",
             "`litlm COMMAND --help` explains a command. Every command takes --config FILE.yaml with the same options.",
             "Start with `litlm quickstart`, or talk to a model right away: litlm chat smollm2-135m-instruct",
@@ -224,25 +217,12 @@ def download(settings: DownloadCommand) -> None:
     print(download(settings.model, out_dir=settings.out_dir, revision=settings.revision, token=settings.token))
 
 
-def finetune(settings: FinetuneSettings) -> None:
-    """Run `litlm finetune`."""
-    from litlm.train.run import finetune
+def train(settings: RunSettings) -> None:
+    """Run `litlm finetune`, `dpo` or `pretrain`."""
+    from litlm.train import run
 
-    _print_result(settings, finetune(settings))
-
-
-def dpo(settings: DPOSettings) -> None:
-    """Run `litlm dpo`."""
-    from litlm.train.run import dpo
-
-    _print_result(settings, dpo(settings))
-
-
-def pretrain(settings: PretrainSettings) -> None:
-    """Run `litlm pretrain`."""
-    from litlm.train.run import pretrain
-
-    _print_result(settings, pretrain(settings))
+    commands = {"FinetuneSettings": run.finetune, "DPOSettings": run.dpo, "PretrainSettings": run.pretrain}
+    _print_result(settings, commands[type(settings).__name__](settings))
 
 
 def _print_result(settings: RunSettings, result: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from litlm.families import HFFields, get_family, list_families
 from litlm.families.base import Family
 from litlm.io.errors import error_reason
 from litlm.io.lock import locked
-from litlm.io.reading import check_readable, read_json
+from litlm.io.reading import read_json, safetensors_header
 from litlm.io.writing import atomic_folder, write_text
 from litlm.settings import NewFamilyCommand
 
@@ -107,10 +106,7 @@ def _tensors(folder: Path) -> list[str]:
     if index.is_file():
         return sorted(read_json(index)["weight_map"])
     if single.is_file():
-        check_readable(single)
-        with single.open("rb") as f:
-            header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-        return sorted(set(header) - {"__metadata__"})
+        return sorted(safetensors_header(single))
     return []
 
 

@@ -1,4 +1,4 @@
-"""Reading text and JSON files. No torch.
+"""Reading text, JSON and the headers of safetensors files. No torch.
 
 Libraries often report a file that can't be opened as damaged; `check_readable` opens it first to tell the two apart.
 """
@@ -41,3 +41,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}; download or copy it again")
     return value
+
+
+def safetensors_header(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Name -> dtype, shape and offsets of each tensor in a safetensors file. Raises ValueError if it can't be read."""
+    check_readable(path)
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return header

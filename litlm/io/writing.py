@@ -30,21 +30,13 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which replaces `path` if the block succeeds. Raises ValueError if writing fails."""
-    folder = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own, since libraries (safetensors) put their temporary files beside the one they write.
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    # In a folder of its own, since libraries (safetensors) put their temporary files beside the one they write.
+    with _temporary_folder(path.parent, f".{path.name}.", path) as folder:
         part = folder / path.name
         yield part
         fsync(part)
         part.chmod(0o644)
         os.replace(part, path)
-    except (OSError, SafetensorError) as e:
-        raise ValueError(f"{path} could not be written ({error_reason(e)}); what was there before is untouched") from e
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -53,10 +45,7 @@ def atomic_folder(out: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
 
     replaces: glob patterns; other files in `out` that match are removed. Raises ValueError if writing fails.
     """
-    part = None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=out, prefix=".save.", suffix=".part"))
+    with _temporary_folder(out, ".save.", out) as part:
         yield part
         new = [p.relative_to(part) for p in part.rglob("*") if p.is_file()]
         for name in new:
@@ -65,13 +54,24 @@ def atomic_folder(out: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
         _replace_all(part, out, sorted(new, key=lambda name: (name == Path("config.json"), name)))
         for old in {p for pattern in replaces for p in out.glob(pattern) if p.relative_to(out) not in new}:
             old.unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary_folder(parent: Path, prefix: str, target: Path) -> Iterator[Path]:
+    """A folder in `parent` that is removed at the end; failures to write are ValueErrors that name `target`."""
+    folder = None
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=".part"))
+        yield folder
     except (OSError, SafetensorError, ValueError) as e:
         if isinstance(e, ValueError) and not isinstance(e.__cause__, (OSError, SafetensorError)):
             raise
-        raise ValueError(f"{out} could not be written ({error_reason(e)}); what was there before is untouched") from e
+        reason = error_reason(e)
+        raise ValueError(f"{target} could not be written ({reason}); what was there before is untouched") from e
     finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _replace_all(part: Path, out: Path, names: Sequence[Path]) -> None:

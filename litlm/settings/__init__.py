@@ -4,7 +4,7 @@ Each validates itself and reports all problems at once. `--help` shows the field
 classes share are in `Settings`.
 """
 
-from litlm.settings.base import SamplingSettings
+from litlm.settings.base import SamplingSettings, Settings
 from litlm.settings.commands import (
     QUICKSTART_TRAIN,
     ChatCommand,
@@ -32,29 +32,9 @@ from litlm.settings.train import (
 )
 
 __all__ = [
-    "QUICKSTART_TRAIN",
-    "ChatCommand",
-    "CompletionCommand",
-    "DPOSettings",
-    "DataSettings",
-    "DescribeCommand",
-    "DownloadCommand",
-    "FinetuneSettings",
-    "GenerateCommand",
-    "MergeCommand",
-    "MethodSettings",
-    "ModelCommand",
-    "ModelsCommand",
-    "NewFamilyCommand",
-    "PlotCommand",
-    "PreferenceData",
-    "PreferenceSettings",
-    "PrepareCommand",
-    "PretrainSettings",
-    "QuickstartCommand",
-    "RunSettings",
-    "SamplingSettings",
-    "TextData",
-    "TrainSettings",
+    "QUICKSTART_TRAIN", "ChatCommand", "CompletionCommand", "DPOSettings", "DataSettings", "DescribeCommand",
+    "DownloadCommand", "FinetuneSettings", "GenerateCommand", "MergeCommand", "MethodSettings", "ModelCommand",
+    "ModelsCommand", "NewFamilyCommand", "PlotCommand", "PreferenceData", "PreferenceSettings", "PrepareCommand",
+    "PretrainSettings", "QuickstartCommand", "RunSettings", "SamplingSettings", "Settings", "TextData", "TrainSettings",
     "TrainTokenizerCommand",
-]
+]  # fmt: skip

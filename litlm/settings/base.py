@@ -39,6 +39,12 @@ def as_tuples(settings: object, *names: str) -> None:
         object.__setattr__(settings, name, tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in values))
 
 
+def below_one(settings: object, *names: str) -> list[str]:
+    """Problems of fields that must be at least 1, or None."""
+    values = {name: getattr(settings, name) for name in names}
+    return [f"{name}={value} must be at least 1" for name, value in values.items() if value is not None and value < 1]
+
+
 def raise_problems(what: str, problems: list[str]) -> None:
     """Raise one ValueError that lists all `problems`, if there are any."""
     if problems:
@@ -73,13 +79,9 @@ class SamplingSettings(Settings):
 
     def __post_init__(self) -> None:
         as_tuples(self, "stop")
-        problems = []
-        if self.max_new_tokens < 1:
-            problems.append(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        problems = below_one(self, "max_new_tokens", "top_k")
         if not self.temperature >= 0:
             problems.append(f"temperature={self.temperature} must be 0 (greedy) or more")
-        if self.top_k is not None and self.top_k < 1:
-            problems.append(f"top_k={self.top_k} must be at least 1, or None")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             problems.append(f"top_p={self.top_p} must lie in (0, 1]")
         if self.min_p is not None and not 0 <= self.min_p <= 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from litlm.settings.base import SamplingSettings, Settings, as_tuples, raise_problems
+from litlm.settings.base import SamplingSettings, Settings, as_tuples, below_one, raise_problems
 from litlm.settings.train import Quantization, TrainSettings
 
 
@@ -72,8 +72,7 @@ class DescribeCommand(Settings):
 
     def __post_init__(self) -> None:
         as_tuples(self, "model", "ignore_fields")
-        counts = {"batch_size": self.batch_size, "context": self.context}
-        problems = [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1]
+        problems = below_one(self, "batch_size", "context")
         if not self.model:
             problems.append("model is empty; name at least one")
         raise_problems("Settings", problems)
@@ -197,7 +196,7 @@ class PlotCommand(Settings):
 
     def __post_init__(self) -> None:
         as_tuples(self, "runs", "metrics")
-        problems = [f"smooth={self.smooth} must be at least 1"] if self.smooth < 1 else []
+        problems = below_one(self, "smooth")
         problems += [f"{name} is empty; name at least one" for name in ("runs", "metrics") if not getattr(self, name)]
         raise_problems("Settings", problems)
 
@@ -223,16 +222,11 @@ class TrainTokenizerCommand(Settings):
 
     def __post_init__(self) -> None:
         as_tuples(self, "data", "special_tokens")
-        problems = []
+        problems = below_one(self, "max_bytes")
         if not self.data:
             problems.append("data is empty; name at least one file, folder or dataset")
-        if self.vocab_size < 256 + len(self.special_tokens):
-            least = 256 + len(self.special_tokens)
-            problems.append(
-                f"vocab_size={self.vocab_size} must be at least {least}: a token per byte, and special ones"
-            )
-        if self.max_bytes is not None and self.max_bytes < 1:
-            problems.append(f"max_bytes={self.max_bytes} must be at least 1")
+        if self.vocab_size < (least := 256 + len(self.special_tokens)):
+            problems.append(f"vocab_size={self.vocab_size} must be at least {least}: bytes and special tokens")
         raise_problems("Settings", problems)
 
 

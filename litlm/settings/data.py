@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from litlm.settings.base import Settings, as_tuples, raise_problems
+from litlm.settings.base import Settings, as_tuples, below_one, raise_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,7 @@ class PrepareCommand(Settings):
 
     def __post_init__(self) -> None:
         as_tuples(self, "data")
-        counts = {"workers": self.workers, "shard_tokens": self.shard_tokens, "max_tokens": self.max_tokens}
-        problems = [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1]
+        problems = below_one(self, "workers", "shard_tokens", "max_tokens")
         if not self.data:
             problems.append("data is empty; name at least one file, folder or dataset")
         raise_problems("Settings", problems)
