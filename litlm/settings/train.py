@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from litlm.settings.base import as_tuples, raise_problems
+from litlm.settings.base import Settings, as_tuples, raise_problems
 from litlm.settings.data import DataSettings, PreferenceData, TextData
 
 Quantization = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
@@ -220,8 +220,17 @@ def in_seconds(time: str | None) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """What every training run has, beside its data."""
+class RunSettings(Settings):
+    """What all training runs share, besides their data.
+
+    Args:
+        model: What to train: a directory, .gguf file, zoo name or hub id.
+        method: How the model is changed.
+        train: How to learn.
+        out_dir: Where the run is written; `final/` in it holds the result.
+        resume: auto continues from the newest checkpoint in out_dir, if there is one; or name one (step-000100).
+        overwrite: Replace the run in out_dir.
+    """
 
     if TYPE_CHECKING:
         data: Any
@@ -251,17 +260,8 @@ class FinetuneSettings(RunSettings):
     """One finetuning run, as saved to `settings.yaml` and read by `litlm finetune --config`.
 
     Args:
-        model: What to finetune: a directory, .gguf file, zoo name or hub id.
         data: What to learn from.
-        method: How the model is changed.
         new_tokens: Texts that become tokens of their own; the embeddings grow by them.
-        train: How to learn.
-        out_dir: Where the run is written; `final/` in it holds the result.
-        seed: Decides every random choice.
-        device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: DataSettings
@@ -298,13 +298,6 @@ class PretrainSettings(RunSettings):
             GPT-2; others init_std of the config.
         tokenizer: A model or tokenizer.json; None is that of the data, or the model's own.
         method: full, with parameters to freeze.
-        train: How to learn.
-        out_dir: Where the run is written; `final/` in it holds the model.
-        seed: Decides every random choice.
-        device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: TextData
@@ -358,17 +351,9 @@ class DPOSettings(RunSettings):
     """One run of preference optimization, as saved to `settings.yaml` and read by `litlm dpo --config`.
 
     Args:
-        model: What to train: a directory, .gguf file, zoo name or hub id.
         data: Pairs to learn from.
         method: How the model is changed; with adapters, the model without them is the reference.
         preference: How pairs become a loss.
-        train: How to learn.
-        out_dir: Where the run is written; `final/` in it holds the result.
-        seed: Decides every random choice.
-        device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: PreferenceData
