@@ -5,6 +5,7 @@ A part's `kind` says which it is. `Config` (config.py) says which parts a model 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -261,6 +262,11 @@ class LayerConfig:
         if latent is not None:
             return 1, latent.kv_rank + latent.rope_head_dim, 0
         return self.n_kv_head, self.head_dim, self.head_dim
+
+
+def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's factor of cos and sin: 0.1 mscale ln(factor) + 1 (Peng et al. 2023)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def rope_problems(rope: RopeConfig, head_dim: int) -> list[str]:

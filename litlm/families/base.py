@@ -6,7 +6,6 @@ ours and back. No torch: the functions that split and join tensors only use meth
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from litlm.config import (
     RopeScaling,
     YarnScaling,
 )
+from litlm.config.layers import yarn_attention_factor
 
 if TYPE_CHECKING:
     from litlm.families.gguf import GGUFSpec
@@ -312,11 +312,6 @@ def ignoring(names: Iterable[str]) -> str:
     """How to ask for it, on the command line and in Python."""
     names = list(dict.fromkeys(names))
     return f"{' '.join(f'--ignore_fields {name}' for name in names)} (ignore_fields={names} in Python)"
-
-
-def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
-    """YaRN's scale of cos and sin: 0.1 mscale ln(factor) + 1."""
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def hf_common(config: Config, names: Mapping[str, str] | None = None) -> dict[str, Any]:
