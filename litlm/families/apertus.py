@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_head_dim,
-    hf_rope,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _DEFAULT_ROPE = {
     "rope_type": "llama3",
@@ -40,7 +34,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 0),
         norm=norm,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "xielu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "xielu")),
         rope=hf.rope(theta=12000000.0),
     )
 
@@ -83,7 +77,7 @@ FAMILY = Family(
     ),
     gguf=GGUFSpec(
         arch="apertus",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=(
             *(rename(f"blk.{{i}}.xielu.{x}", f"layers.{{i}}.mlp.act.xielu.{x}") for x in ("alpha_p", "alpha_n")),
             *(
@@ -91,6 +85,6 @@ FAMILY = Family(
                 for x in ("beta", "eps")
             ),
         ),
-        values={f"blk.{{i}}.xielu.{x}": f"xielu.{x}" for x in _XIELU},
+        metadata_tensors={f"blk.{{i}}.xielu.{x}": f"xielu.{x}" for x in _XIELU},
     ),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from litlm.config import AttentionConfig, MLPConfig, NormConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields
-from litlm.families.gguf import HALVES, GGUFSpec
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import Family, HFFields
+from litlm.families.gguf import UNPERMUTE_QK, GGUFSpec
 from litlm.families.llama import from_gguf, to_hf
+from litlm.families.weights import LLAMA_RULES
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 0),
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=activation, bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=activation, bias=hf.take("mlp_bias", False)),
         rope=hf.rope(),
     )
 
@@ -29,5 +30,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="arcee", config=lambda gguf: from_gguf(gguf, "arcee"), restore=HALVES),
+    gguf=GGUFSpec(arch="arcee", from_gguf=lambda gguf: from_gguf(gguf, "arcee"), restore=UNPERMUTE_QK),
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
-from litlm.families.base import QKV, Family, HFFields, Rule
+from litlm.families.base import Family, HFFields
 from litlm.families.gptj import FAMILY as GPTJ
 from litlm.families.gptj import from_hf as gptj_from_hf
 from litlm.families.gptj import to_hf as gptj_to_hf
+from litlm.families.weights import QKV, Rule
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _BLOCKS = 4
 

@@ -4,11 +4,15 @@ scaled logits; in Command R+ also normalized queries and keys, with a weight per
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_head_dim, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def without_rope(hf: HFFields) -> dict[str, Any]:
         block="parallel",
         shared_norm=True,
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5)), bias=False),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         logit_scale=float(hf.take("logit_scale", 0.0625)),
     )
 
@@ -74,5 +78,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="command-r", config=from_gguf),
+    gguf=GGUFSpec(arch="command-r", from_gguf=from_gguf),
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config
+from litlm.config.layers import AttentionConfig
 from litlm.families import cohere
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family, HFFields
+from litlm.families.base import HF_LAYER_TYPES, Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 # What the files say about themselves and transformers does not read.
 _FIXED = dict(
@@ -28,8 +32,7 @@ _UNUSED = """
 def from_hf(hf: HFFields) -> dict[str, Any]:
     for key, value in _FIXED.items():
         hf.expect(key, value, value)
-    for key in _UNUSED.split():
-        hf.take(key, None)
+    hf.skip(_UNUSED)
     values = cohere.without_rope(hf)
     bias, head_dim = hf.take("attention_bias", False), values["n_embd"] // max(values["n_head"], 1)
     hf.expect("head_dim", head_dim, head_dim)
@@ -66,5 +69,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="cohere2", config=from_gguf),
+    gguf=GGUFSpec(arch="cohere2", from_gguf=from_gguf),
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, NormConfig
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family, HFFields
+from litlm.config.layers import MLPConfig, NormConfig
+from litlm.families.base import HF_LAYER_TYPES, Family, HFFields
 from litlm.families.llama import to_hf as llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _DEFAULT_ROPE = {
     "rope_type": "llama3",
@@ -30,7 +34,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         sliding_window=window if "sliding" in layer_types else None,
         layer_types=layer_types,
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),
         rope=hf.rope(theta=1e6),
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, MoEConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common
+from litlm.config.layers import MLPConfig, MoEConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
 from litlm.families.deepseek_v3 import (
     GGUF_MERGED,
     LATENT_RULES,
@@ -20,6 +20,10 @@ from litlm.families.deepseek_v3 import (
     skip_training_fields,
 )
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -38,7 +42,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         | latent_from_hf(hf, **sizes, interleaved=True)
         | dict(
             norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
+            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),
             moe=MoEConfig(
                 n_expert=hf.take("n_routed_experts", 64),
                 n_expert_per_token=hf.take("num_experts_per_tok"),
@@ -98,8 +102,8 @@ FAMILY = Family(
     ignore=(r"\.rotary_emb\.inv_freq$",),
     gguf=GGUFSpec(
         arch="deepseek2",
-        config=from_gguf,
-        when=lambda gguf: bool(gguf.get("expert_count")) and not is_v3(gguf),
+        from_gguf=from_gguf,
+        matches=lambda gguf: bool(gguf.get("expert_count")) and not is_v3(gguf),
         merged=GGUF_MERGED,
     ),
 )

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, LatentConfig, MLPConfig, MoEConfig, NormConfig, YarnScaling
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    expert_rules,
-    hf_common,
-    hf_rope,
-    rename,
+from litlm.config.layers import (
+    AttentionConfig,
+    LatentConfig,
+    MLPConfig,
+    MoEConfig,
+    NormConfig,
+    YarnScaling,
     yarn_attention_factor,
 )
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, expert_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 LATENT_RULES = (
     rename("model.layers.{i}.self_attn.q_a_proj.{p}", "layers.{i}.attn.q_a_proj.{p}"),
@@ -134,8 +136,7 @@ def sigmoid_moe_from_hf(hf: HFFields, n_expert: str = "n_routed_experts", **defa
 def skip_training_fields(hf: HFFields) -> None:
     """Fields of DeepSeek's and later files that matter to their own training, or to layers that are not read."""
     hf.expect("moe_layer_freq", 1, 1)
-    for key in ("aux_loss_alpha", "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers"):
-        hf.take(key, None)
+    hf.skip("aux_loss_alpha seq_aux ep_size num_nextn_predict_layers num_mtp_layers")
 
 
 def moe_to_hf(moe: MoEConfig | None, n_expert: str = "n_routed_experts") -> dict[str, Any]:
@@ -173,7 +174,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         | latent_from_hf(hf, **sizes)
         | dict(
             norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
             moe=sigmoid_moe_from_hf(
                 hf, n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048,
                 routed_scaling_factor=2.5, n_group=8, topk_group=4,
@@ -243,8 +244,8 @@ FAMILY = Family(
     ignore=(r"^model\.layers\.61\.", r"\.rotary_emb\.inv_freq$"),
     gguf=GGUFSpec(
         arch="deepseek2",
-        config=from_gguf,
-        when=is_v3,
+        from_gguf=from_gguf,
+        matches=is_v3,
         merged=GGUF_MERGED,
     ),
 )

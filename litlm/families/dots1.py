@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    hf_common,
-    hf_head_dim,
-    hf_rope,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.deepseek_v3 import MOE_RULES, first_dense, hf_first_dense, moe_to_hf, sigmoid_moe_from_hf
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.glm4_moe import QK_NORM_RULES
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -34,7 +29,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=layer_types,
         norm=norm,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=sigmoid_moe_from_hf(hf, moe_intermediate_size=1408, norm_topk_prob=False, routed_scaling_factor=1.0),
         moe_layers=first_dense(hf, common["n_layer"], 0),
         rope=hf.rope(),
@@ -77,5 +72,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=(*LLAMA_RULES, *QK_NORM_RULES, *MOE_RULES),
-    gguf=GGUFSpec(arch="dots1", config=from_gguf),
+    gguf=GGUFSpec(arch="dots1", from_gguf=from_gguf),
 )

@@ -5,12 +5,16 @@ Files keep routers in fp32 and the selection bias as (1, experts); multi-token-p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, hf_head_dim, hf_rope
+from litlm.config.layers import AttentionConfig, MLPConfig, MoEConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.deepseek_v3 import MOE_RULES
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, Rule
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -20,8 +24,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("moe_use_aux_free", True, True)
     hf.expect("moe_gate", "topk", "topk")
     # Names of the model's authors for training and for their own kernels.
-    for key in ("moe_capacity", "num_nextn_predict_layers", "use_flash_attention", "sinkhorn_2gate", "sinkhorn_temp"):
-        hf.take(key, None)
+    hf.skip("moe_capacity num_nextn_predict_layers use_flash_attention sinkhorn_2gate sinkhorn_temp")
     start, step = hf.take("moe_layer_start_index", 1), hf.take("moe_layer_interval", 1)
     end = hf.take("moe_layer_end_index", -1)
     last = common["n_layer"] - 1 if end == -1 else end
@@ -31,7 +34,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 0),
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
         attention=AttentionConfig(),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=MoEConfig(
             n_expert=hf.take("moe_num_experts", 64),
             n_expert_per_token=hf.take("moe_k", 6),
@@ -99,5 +102,5 @@ FAMILY = Family(
         *(rule for rule in MOE_RULES if "e_score" not in rule.theirs),
     ),
     ignore=(r"^model\.mtp_",),
-    gguf=GGUFSpec(arch="ernie4_5-moe", config=from_gguf),
+    gguf=GGUFSpec(arch="ernie4_5-moe", from_gguf=from_gguf),
 )

@@ -4,12 +4,15 @@ alone, three of four; the 1.2B has no window, and rope everywhere.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
 from litlm.families import olmo2
 from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         block="post",
         norm=norm,
         attention=AttentionConfig(qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         rope=hf.rope(),
         rope_layers=tuple(window is None or layer == "sliding" for layer in layers),
     )
@@ -64,5 +67,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=olmo2.RULES,
-    gguf=GGUFSpec(arch="exaone4", config=from_gguf),
+    gguf=GGUFSpec(arch="exaone4", from_gguf=from_gguf),
 )

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    hf_common,
-    hf_head_dim,
-    hf_rope,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.deepseek_v3 import MOE_RULES, hf_first_dense, moe_to_hf, sigmoid_moe_from_hf
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.glm4_moe import QK_NORM_RULES
 from litlm.families.glm4_moe_lite import hf_sparse_layers, sparse_layers
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -43,7 +37,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=layer_types,
         norm=norm,
         attention=AttentionConfig(qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=sigmoid_moe_from_hf(
             hf, "num_experts", num_experts=64, num_experts_per_tok=8, moe_intermediate_size=1024,
             routed_scaling_factor=2.5,
@@ -98,5 +92,5 @@ FAMILY = Family(
         *(rule for rule in MOE_RULES if "e_score" not in rule.theirs),
     ),
     ignore=(r"^mtp\.",),
-    gguf=GGUFSpec(arch="exaone-moe", config=from_gguf),
+    gguf=GGUFSpec(arch="exaone-moe", from_gguf=from_gguf),
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope
-from litlm.families.gguf import GGUFFields, GGUFSpec, without_one
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
+from litlm.families.gguf import GGUFFields, GGUFSpec, subtract_one
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -21,7 +25,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 256),
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6)), offset=True),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(activation="gelu_tanh" if activation == "gelu" else activation),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation="gelu_tanh" if activation == "gelu" else activation),
         rope=hf.rope(),
         embed_scale=common["n_embd"] ** 0.5,
     )
@@ -54,7 +58,7 @@ FAMILY = Family(
     ignore=(r"\.rotary_emb\.inv_freq$",),
     gguf=GGUFSpec(
         arch="gemma",
-        config=from_gguf,
-        restore=without_one(rule.theirs for rule in LLAMA_RULES if "norm" in rule.theirs),
+        from_gguf=from_gguf,
+        restore=subtract_one(LLAMA_RULES),
     ),
 )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    hf_common,
-    hf_rope,
-    rename,
-)
-from litlm.families.gguf import GGUFFields, GGUFSpec, without_one
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_rope
+from litlm.families.gguf import GGUFFields, GGUFSpec, subtract_one
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -35,8 +30,7 @@ def shared(hf: HFFields, **attention: Any) -> dict[str, Any]:
     head_dim, scalar = hf.take("head_dim", 256), hf.take("query_pre_attn_scalar", 256)
     hf.expect("use_bidirectional_attention", False, False)
     # Older files repeat hidden_activation and sliding_window under other names, which nothing reads.
-    for key in ("hidden_act", "sliding_window_size", "cache_implementation"):
-        hf.take(key, None)
+    hf.skip("hidden_act sliding_window_size cache_implementation")
     return dict(
         n_kv_head=hf.take("num_key_value_heads", 4),
         head_dim=head_dim,
@@ -46,7 +40,7 @@ def shared(hf: HFFields, **attention: Any) -> dict[str, Any]:
         attention=AttentionConfig(
             bias=bias, out_bias=bias, scale=None if scalar == head_dim else scalar**-0.5, **attention
         ),
-        mlp=MLPConfig(activation=hf.activation("hidden_activation", "gelu_pytorch_tanh")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_activation", "gelu_pytorch_tanh")),
     )
 
 
@@ -102,7 +96,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=RULES,
-    gguf=GGUFSpec(
-        arch="gemma2", config=from_gguf, restore=without_one(rule.theirs for rule in RULES if "norm" in rule.theirs)
-    ),
+    gguf=GGUFSpec(arch="gemma2", from_gguf=from_gguf, restore=subtract_one(RULES)),
 )

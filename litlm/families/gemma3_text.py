@@ -4,12 +4,16 @@ rope of their own for these. Multimodal checkpoints (`gemma3`) hold the same mod
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, NormConfig, QKNormConfig, RopeConfig
+from litlm.config.layers import NormConfig, QKNormConfig, RopeConfig
 from litlm.families import gemma2
-from litlm.families.base import Family, HFFields, hf_rope, hf_rope_parameters, rename, within
-from litlm.families.gguf import GGUFFields, GGUFSpec, without_one
+from litlm.families.base import Family, HFFields, hf_rope, hf_rope_parameters
+from litlm.families.gguf import GGUFFields, GGUFSpec, subtract_one
+from litlm.families.weights import nested_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
         final_logit_softcapping=gguf.get("final_logit_softcapping"),
         sliding_window=window or None,
         layer_types=gguf.layer_types(6 if window else 1),
-        rope_parameters=gguf.ropes(10000.0),
+        rope_parameters=gguf.rope_parameters(10000.0),
     )
 
 
@@ -92,9 +96,7 @@ FAMILY = Family(
     architecture="Gemma3ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(*_RULES, *within(_RULES)),
+    rules=(*_RULES, *nested_rules(_RULES)),
     ignore=(r"^(model\.)?(vision_tower|multi_modal_projector)\.",),
-    gguf=GGUFSpec(
-        arch="gemma3", config=from_gguf, restore=without_one(rule.theirs for rule in _RULES if "norm" in rule.theirs)
-    ),
+    gguf=GGUFSpec(arch="gemma3", from_gguf=from_gguf, restore=subtract_one(_RULES)),
 )

@@ -4,20 +4,15 @@ values, and gate and up in one tensor.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope,
-    in_two,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, Rule, fused_gate_up
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -27,7 +22,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 128, null=0),
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1.5625e-7))),
         attention=AttentionConfig(bias=hf.take("attention_bias", True)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.5, interleaved=True),
     )
 
@@ -53,12 +48,12 @@ def to_hf(config: Config) -> dict[str, Any]:
 _GATE_UP = ("layers.{i}.mlp.gate_proj.weight", "layers.{i}.mlp.up_proj.weight")
 RULES = (
     *(rule for rule in LLAMA_RULES if "gate_proj" not in rule.theirs and "up_proj" not in rule.theirs),
-    Rule("model.layers.{i}.mlp.gate_up_proj.weight", _GATE_UP, **in_two()),
+    Rule("model.layers.{i}.mlp.gate_up_proj.weight", _GATE_UP, **fused_gate_up()),
 )
 
 
 def from_gguf(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
-    fields = gguf.common(model_type, share="partial_rotary_factor")
+    fields = gguf.common(model_type, fraction="partial_rotary_factor")
     return fields | dict(attention_bias=gguf.has("attn_q.bias"))
 
 
@@ -69,5 +64,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="chatglm", config=lambda gguf: from_gguf(gguf, "glm")),
+    gguf=GGUFSpec(arch="chatglm", from_gguf=lambda gguf: from_gguf(gguf, "glm")),
 )

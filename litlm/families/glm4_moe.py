@@ -5,12 +5,16 @@ The multi-token-prediction layer behind the last one (46 in Air, 92 in the other
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_head_dim, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.deepseek_v3 import MOE_RULES, first_dense, hf_first_dense, moe_to_hf, sigmoid_moe_from_hf
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 QK_NORM_RULES = (
     rename("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attn.q_norm.weight"),
@@ -27,7 +31,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 0),
         norm=norm,
         attention=AttentionConfig(bias=hf.take("attention_bias", False), qk_norm=qk_norm),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=sigmoid_moe_from_hf(
             hf, n_routed_experts=128, num_experts_per_tok=8, moe_intermediate_size=1408, routed_scaling_factor=1.0
         ),
@@ -57,7 +61,7 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
-    fields = gguf.common("glm4_moe", share="partial_rotary_factor") | gguf.sigmoid_experts()
+    fields = gguf.common("glm4_moe", fraction="partial_rotary_factor") | gguf.sigmoid_experts()
     return fields | dict(
         first_k_dense_replace=gguf.get("leading_dense_block_count", 0),
         use_qk_norm=gguf.has("attn_q_norm.weight"),
@@ -72,5 +76,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(*LLAMA_RULES, *QK_NORM_RULES, *MOE_RULES),
     ignore=(r"^model\.layers\.(46|92)\.",),
-    gguf=GGUFSpec(arch="glm4moe", config=from_gguf),
+    gguf=GGUFSpec(arch="glm4moe", from_gguf=from_gguf),
 )

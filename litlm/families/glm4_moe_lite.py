@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common
+from litlm.config.layers import MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
 from litlm.families.deepseek_v3 import (
     LATENT_RULES,
     MOE_RULES,
@@ -14,6 +14,10 @@ from litlm.families.deepseek_v3 import (
     moe_to_hf,
     sigmoid_moe_from_hf,
 )
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def sparse_layers(hf: HFFields, n_layer: int, dense: int) -> tuple[bool, ...]:
@@ -38,7 +42,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         | latent_from_hf(hf, **sizes)
         | dict(
             norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
             moe=sigmoid_moe_from_hf(
                 hf, n_routed_experts=64, num_experts_per_tok=4, moe_intermediate_size=1536, routed_scaling_factor=1.8
             ),

@@ -6,20 +6,15 @@ GPT-2's own files name their tensors without the prefix `transformer.`; both way
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    QKV,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    qkv_in_a_row,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import QKV, Rule, fused_qkv, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 # Dropout, heads for other tasks, and n_ctx, a copy of n_positions.
 UNUSED = """
@@ -39,11 +34,10 @@ NAMES = {
 
 def common(hf: HFFields, activation: str = "gelu_new", **defaults: Any) -> dict[str, Any]:
     """The fields that GPT-2 and its heirs share."""
-    for key in UNUSED.split():
-        hf.take(key, None)
+    hf.skip(UNUSED)
     return hf.common(NAMES, intermediate_size=0, bos_token_id=50256, eos_token_id=50256, **defaults) | dict(
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_epsilon", 1e-5))),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", activation), bias=True),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", activation), bias=True),
     )
 
 
@@ -83,11 +77,11 @@ def _transposed(theirs: str, ours: str) -> tuple[Rule, Rule]:
 
 
 def _split(tensor: Any, config: Config) -> Sequence[Any]:
-    return qkv_in_a_row()["split"](tensor.T, config)
+    return fused_qkv()["split"](tensor.T, config)
 
 
 def _join(tensors: Sequence[Any], config: Config) -> Any:
-    return qkv_in_a_row()["join"](tensors, config).T
+    return fused_qkv()["join"](tensors, config).T
 
 
 def _rules(prefix: str) -> tuple[Rule, ...]:
@@ -97,7 +91,7 @@ def _rules(prefix: str) -> tuple[Rule, ...]:
         rename(prefix + "wpe.weight", "position_embed.weight"),
         rename(layer + "ln_1.{p}", ours + "attn_norm.{p}"),
         Rule(layer + "attn.c_attn.weight", tuple(name.format(i="{i}", p="weight") for name in QKV), _split, _join),
-        Rule(layer + "attn.c_attn.bias", tuple(name.format(i="{i}", p="bias") for name in QKV), **qkv_in_a_row()),
+        Rule(layer + "attn.c_attn.bias", tuple(name.format(i="{i}", p="bias") for name in QKV), **fused_qkv()),
         *_transposed(layer + "attn.c_proj", ours + "attn.o_proj"),
         rename(layer + "ln_2.{p}", ours + "mlp_norm.{p}"),
         *_transposed(layer + "mlp.c_fc", ours + "mlp.up_proj"),
@@ -133,7 +127,7 @@ FAMILY = Family(
     ignore=(r"\.attn\.(bias|masked_bias)$",),
     gguf=GGUFSpec(
         arch="gpt2",
-        config=from_gguf,
+        from_gguf=from_gguf,
         restore={
             rule.theirs: lambda t, c: t.T
             for rule in _rules("transformer.")

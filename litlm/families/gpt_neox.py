@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -28,7 +24,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         block="parallel" if hf.take("use_parallel_residual", True) else "pre",
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu"), bias=True),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu"), bias=True),
         rope=rope,
     )
 
@@ -69,7 +65,7 @@ def _join_qkv(tensors: Sequence[Any], config: Config) -> Any:
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     fields = gguf.common(
-        "gpt_neox", eps="layer_norm_eps", kv_heads=None, head_dim=None, theta="rotary_emb_base", share="rotary_pct"
+        "gpt_neox", eps="layer_norm_eps", kv_heads=None, head_dim=None, theta="rotary_emb_base", fraction="rotary_pct"
     )
     return fields | dict(
         use_parallel_residual=gguf.get("use_parallel_residual", True), attention_bias=gguf.has("attn_qkv.bias")
@@ -102,5 +98,5 @@ FAMILY = Family(
         rename("embed_out.weight", "lm_head.weight"),
     ),
     ignore=(r"\.rotary_emb\.inv_freq$", r"\.attention\.(bias|masked_bias)$"),
-    gguf=GGUFSpec(arch="gptneox", config=from_gguf, restore={_QKV: _by_head}),
+    gguf=GGUFSpec(arch="gptneox", from_gguf=from_gguf, restore={_QKV: _by_head}),
 )

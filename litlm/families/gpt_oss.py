@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, YarnScaling
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family, HFFields, Rule, hf_common, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, MoEConfig, NormConfig, YarnScaling
+from litlm.families.base import HF_LAYER_TYPES, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -123,7 +127,7 @@ FAMILY = Family(
     ),
     gguf=GGUFSpec(
         arch="gpt-oss",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=(
             rename("blk.{i}.attn_sinks.weight", "layers.{i}.attn.sinks"),
             *(rename(f"blk.{{i}}.ffn_{x}_exps.weight", _OURS + f"{x}_proj") for x in ("gate", "up", "down")),

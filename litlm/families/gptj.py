@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, RopeConfig
-from litlm.families.base import Family, HFFields, Rule, rename
+from litlm.config.layers import AttentionConfig, RopeConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.gpt2 import common as gpt2_common
 from litlm.families.gpt2 import hf_fields as gpt2_fields
+from litlm.families.weights import Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:

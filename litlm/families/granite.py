@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
-from litlm.families.base import LLAMA_RULES, Family, HFFields, hf_head_dim
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.families.base import Family, HFFields, hf_head_dim
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.llama import from_hf as llama_from_hf
 from litlm.families.llama import to_hf as llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -73,7 +76,7 @@ FAMILY = Family(
     rules=LLAMA_RULES,
     gguf=GGUFSpec(
         arch="granite",
-        config=lambda gguf: from_gguf(gguf, "granite"),
-        restore=HALVES,
+        from_gguf=lambda gguf: from_gguf(gguf, "granite"),
+        restore=UNPERMUTE_QK,
     ),
 )

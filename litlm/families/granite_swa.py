@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, NormConfig, RopeConfig
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family, HFFields, rename
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.config.layers import NormConfig, RopeConfig
+from litlm.families.base import HF_LAYER_TYPES, Family, HFFields
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.granite import from_gguf as granite_from_gguf
 from litlm.families.granite import from_hf as granite_from_hf
 from litlm.families.granite import to_hf as granite_to_hf
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -84,10 +88,10 @@ FAMILY = Family(
     rules=(*LLAMA_RULES, SINKS),
     gguf=GGUFSpec(
         arch="granite_swa",
-        config=lambda gguf: windows_from_gguf(gguf, granite_from_gguf(gguf, "granite_swa")),
-        when=lambda gguf: not gguf.get("expert_count"),
-        restore=HALVES,
+        from_gguf=lambda gguf: windows_from_gguf(gguf, granite_from_gguf(gguf, "granite_swa")),
+        matches=lambda gguf: not gguf.get("expert_count"),
+        restore=UNPERMUTE_QK,
         rules=GGUF_SINKS,
-        names="granite",
+        table_arch="granite",
     ),
 )

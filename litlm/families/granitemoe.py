@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MoEConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields, Rule, in_two, rename
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.config.layers import MoEConfig
+from litlm.families.base import Family, HFFields
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.granite import from_gguf as granite_from_gguf
 from litlm.families.granite import from_hf as granite_from_hf
 from litlm.families.granite import to_hf as granite_to_hf
+from litlm.families.weights import LLAMA_RULES, Rule, fused_gate_up, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -41,7 +45,7 @@ _EXPERTS = "layers.{i}.mlp.experts."
 RULES = (
     *LLAMA_RULES,
     rename(_MOE + "router.layer.weight", "layers.{i}.mlp.router.weight"),
-    Rule(_MOE + "input_linear.weight", (_EXPERTS + "gate_proj", _EXPERTS + "up_proj"), **in_two(1)),
+    Rule(_MOE + "input_linear.weight", (_EXPERTS + "gate_proj", _EXPERTS + "up_proj"), **fused_gate_up(1)),
     rename(_MOE + "output_linear.weight", _EXPERTS + "down_proj"),
 )
 
@@ -61,9 +65,9 @@ FAMILY = Family(
     rules=RULES,
     gguf=GGUFSpec(
         arch="granitemoe",
-        config=lambda gguf: from_gguf(gguf, "granitemoe"),
-        when=lambda gguf: not gguf.has("ffn_gate_shexp.weight"),
-        restore=HALVES,
+        from_gguf=lambda gguf: from_gguf(gguf, "granitemoe"),
+        matches=lambda gguf: not gguf.has("ffn_gate_shexp.weight"),
+        restore=UNPERMUTE_QK,
         rules=GGUF_RULES,
     ),
 )

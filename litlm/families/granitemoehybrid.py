@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, RopeConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields, Rule, in_two, rename
+from litlm.config.layers import RopeConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.granite import from_hf as granite_from_hf
 from litlm.families.granite import to_hf as granite_to_hf
+from litlm.families.weights import LLAMA_RULES, Rule, fused_gate_up, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _MAMBA = """
     mamba_n_heads mamba_n_groups mamba_d_state mamba_d_head mamba_d_conv mamba_expand mamba_chunk_size mamba_conv_bias
@@ -66,7 +70,7 @@ FAMILY = Family(
         Rule(
             "model.layers.{i}.shared_mlp.input_linear.weight",
             ("layers.{i}.mlp.gate_proj.weight", "layers.{i}.mlp.up_proj.weight"),
-            **in_two(),
+            **fused_gate_up(),
         ),
         rename("model.layers.{i}.shared_mlp.output_linear.weight", "layers.{i}.mlp.down_proj.weight"),
     ),

@@ -5,11 +5,15 @@ Files state a "dynamic" rope with an `alpha`: theta is stretched once, whatever 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig, RopeConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig, RopeConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 # Of Tencent's own code: other model types, images, and training. transformers looks at none of them.
 _UNUSED = """
@@ -31,8 +35,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def without_experts(hf: HFFields) -> dict[str, Any]:
-    for key in _UNUSED.split():
-        hf.take(key, None)
+    hf.skip(_UNUSED)
     hf.expect("use_qk_norm", True, True)
     bias = hf.take("attention_bias", False)
     norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5)))
@@ -43,7 +46,7 @@ def without_experts(hf: HFFields) -> dict[str, Any]:
         head_dim=head_dim,
         norm=norm,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm, after_rope=True)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         rope=_rope(hf, head_dim),
     )
 
@@ -54,8 +57,7 @@ def _rope(hf: HFFields, head_dim: int) -> RopeConfig:
     kind, alpha = scaling.get("rope_type") or scaling.get("type"), scaling.get("alpha")
     if kind != "dynamic" or not alpha:
         return hf.rope()
-    for key in ("rope_scaling", "rope_parameters"):
-        hf.take(key, None)
+    hf.skip("rope_scaling rope_parameters")
     theta = float(scaling.get("rope_theta") or hf.take("rope_theta", 10000.0))
     return RopeConfig(theta=theta * alpha ** (head_dim / (head_dim - 2)))
 
@@ -92,5 +94,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="hunyuan-dense", config=from_gguf),
+    gguf=GGUFSpec(arch="hunyuan-dense", from_gguf=from_gguf),
 )

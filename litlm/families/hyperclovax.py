@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
 from litlm.families import llama
-from litlm.families.base import LLAMA_RULES, Family, HFFields, rename
+from litlm.families.base import Family, HFFields
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     values = llama.from_hf(hf)
-    for key in ("end_token_id", "attn_pdrop"):  # of Naver's own code
-        hf.take(key, None)
+    hf.skip("end_token_id attn_pdrop")  # of Naver's own code
     head_dim = values["head_dim"] or values["n_embd"] // max(values["n_head"], 1)
     scale = float(hf.take("attention_multiplier", head_dim**-0.5))
     return values | dict(

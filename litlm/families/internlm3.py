@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.llama import to_hf as llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -19,7 +23,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 128, null=0),
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=bias),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=bias),
         rope=hf.rope(),
     )
 

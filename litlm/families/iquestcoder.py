@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from litlm.config import AttentionConfig, MLPConfig, NormConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.llama import to_hf
+from litlm.families.weights import LLAMA_RULES
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 128, null=0),
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),
         rope=hf.rope(),
     )
 

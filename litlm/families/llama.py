@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    hf_common,
-    hf_rope,
-)
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -23,7 +20,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 0),
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),
         rope=hf.rope(),
     )
 
@@ -55,5 +52,7 @@ FAMILY = Family(
     rules=LLAMA_RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
     # Also Mistral's and the other files that llama.cpp calls so; Mixtral's are its own family's.
-    gguf=GGUFSpec(arch="llama", config=from_gguf, when=lambda gguf: not gguf.get("expert_count"), restore=HALVES),
+    gguf=GGUFSpec(
+        arch="llama", from_gguf=from_gguf, matches=lambda gguf: not gguf.get("expert_count"), restore=UNPERMUTE_QK
+    ),
 )

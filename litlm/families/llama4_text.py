@@ -5,24 +5,16 @@ is weighted. Norms of queries and keys have no weight and come after rope; layer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, QKNormConfig, TemperatureConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope,
-    in_two,
-    rename,
-    within,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, MoEConfig, NormConfig, QKNormConfig, TemperatureConfig
+from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.gpt_oss import transposed
+from litlm.families.weights import LLAMA_RULES, Rule, fused_gate_up, nested_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _NAMES = {"intermediate_size": "intermediate_size_mlp"}
 
@@ -40,8 +32,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     # Read in any case, so that files may state them.
     scale, interval = float(hf.take("attn_scale", 0.1)), float(hf.take("floor_scale", 8192))
     temperature = TemperatureConfig(scale=scale, interval=interval, shift=1, no_rope_only=True)
-    for key in ("router_jitter_noise", "for_llm_compressor"):
-        hf.take(key, None)
+    hf.skip("router_jitter_noise for_llm_compressor")
     return common | dict(
         n_kv_head=hf.take("num_key_value_heads", 8, null=0),
         head_dim=hf.take("head_dim", 128, null=0),
@@ -54,7 +45,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
             qk_norm=qk_norm if hf.take("use_qk_norm", True) else None,
             temperature=temperature if hf.take("attn_temperature_tuning", True) else None,
         ),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=MoEConfig(
             n_expert=hf.take("num_local_experts", 16),
             n_expert_per_token=hf.take("num_experts_per_tok", 1),
@@ -97,7 +88,7 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 
 def _join(tensors: Sequence[Any], config: Config) -> Any:
-    return in_two(2)["join"]([t.swapaxes(1, 2) for t in tensors], config)
+    return fused_gate_up(2)["join"]([t.swapaxes(1, 2) for t in tensors], config)
 
 
 _MLP = "model.layers.{i}.feed_forward."
@@ -137,11 +128,11 @@ FAMILY = Family(
     architecture="Llama4ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(*_RULES, *within(_RULES)),
+    rules=(*_RULES, *nested_rules(_RULES)),
     ignore=(r"^vision_model\.", r"^multi_modal_projector\.", r"\.rotary_emb\.inv_freq$"),
     gguf=GGUFSpec(
         arch="llama4",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=tuple(
             rename(f"blk.{{i}}.ffn_{x}_exps.weight", f"layers.{{i}}.mlp.experts.{x}_proj")
             for x in ("gate", "up", "down")

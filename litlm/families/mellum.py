@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, QKNormConfig
+from litlm.config.layers import AttentionConfig, MLPConfig, MoEConfig, NormConfig, QKNormConfig
 from litlm.families import qwen3_moe
 from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common
 from litlm.families.gemma3_text import hf_ropes, ropes
 from litlm.families.gguf import GGUFFields, GGUFSpec
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -29,7 +32,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=layer_types,
         norm=norm,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=MoEConfig(
             n_expert=hf.take("num_experts", n_expert or 64),
             n_expert_per_token=hf.take("num_experts_per_tok", 8),
@@ -75,7 +78,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
             attention_bias=gguf.has("attn_q.bias"),
             sliding_window=window or None,
             layer_types=gguf.layer_types(4 if window else 1),
-            rope_parameters=gguf.ropes(),
+            rope_parameters=gguf.rope_parameters(),
         )
     )
 
@@ -87,5 +90,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=qwen3_moe.FAMILY.rules,
     ignore=(r"^mtp\.",),
-    gguf=GGUFSpec(arch="mellum", config=from_gguf, names="qwen3moe"),
+    gguf=GGUFSpec(arch="mellum", from_gguf=from_gguf, table_arch="qwen3moe"),
 )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common
+from litlm.config.layers import MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
 from litlm.families.deepseek_v3 import LATENT_RULES, latent_from_hf, latent_to_hf
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -21,7 +25,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         | latent_from_hf(hf, **sizes, v_head_dim=n_embd // common["n_head"], interleaved=False)
         | dict(
             norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
+            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),
             embed_scale=float(hf.take("scale_emb", 12)),
             residual_scale=depth / math.sqrt(n_layer),
             logit_scale=hf.take("dim_model_base", 256, null=n_embd) / n_embd,
@@ -70,5 +74,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(*LLAMA_RULES, *LATENT_RULES),
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="minicpm3", config=from_gguf),
+    gguf=GGUFSpec(arch="minicpm3", from_gguf=from_gguf),
 )

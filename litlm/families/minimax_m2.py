@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, expert_rules, hf_common, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, MoEConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.glm4_moe import QK_NORM_RULES
+from litlm.families.weights import LLAMA_RULES, expert_rules, rename
 
+if TYPE_CHECKING:
+    from litlm.config import Config
+
+_UNUSED = """
+    use_mtp num_mtp_modules mtp_transformer_layers mlp_intermediate_size shared_moe_mode layernorm_linear_attention_beta
+    router_jitter_noise
+"""
 _MOE = "model.layers.{i}.block_sparse_moe."
 
 
@@ -22,9 +30,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
                        ("scoring_func", "sigmoid"), ("shared_intermediate_size", 0), ("sliding_window", None),
                        ("layernorm_full_attention_beta", 1.0), ("layernorm_mlp_beta", 1.0)):  # fmt: skip
         hf.expect(key, value, value)
-    for key in ("use_mtp", "num_mtp_modules", "mtp_transformer_layers", "mlp_intermediate_size", "shared_moe_mode",
-                "layernorm_linear_attention_beta", "router_jitter_noise"):  # fmt: skip
-        hf.take(key, None)
+    hf.skip(_UNUSED)
     if set(hf.take("attn_type_list", [1])) != {1}:
         hf.problems.append("attn_type_list names layers without softmax attention (0), which is not supported")
     return common | dict(
@@ -32,7 +38,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=head_dim,
         norm=norm,
         attention=AttentionConfig(qk_norm=QKNormConfig(norm=norm, over="all")),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=MoEConfig(
             n_expert=hf.take("num_local_experts", 256),
             n_expert_per_token=hf.take("num_experts_per_tok", 8),
@@ -69,7 +75,7 @@ def to_hf(config: Config) -> dict[str, Any]:
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     gguf.expect("expert_gating_func", 2)  # sigmoid
     gguf.get("expert_feed_forward_length")  # the same as feed_forward_length
-    return gguf.common("minimax_m2", share="partial_rotary_factor") | gguf.experts("num_local_experts", None)
+    return gguf.common("minimax_m2", fraction="partial_rotary_factor") | gguf.experts("num_local_experts", None)
 
 
 FAMILY = Family(
@@ -84,5 +90,5 @@ FAMILY = Family(
         rename(_MOE + "e_score_correction_bias", "layers.{i}.mlp.router.selection_bias"),
         *expert_rules(_MOE + "experts.{e}.", "w1 w3 w2"),
     ),
-    gguf=GGUFSpec(arch="minimax-m2", config=from_gguf),
+    gguf=GGUFSpec(arch="minimax-m2", from_gguf=from_gguf),
 )

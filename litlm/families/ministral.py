@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family
+from litlm.families.base import HF_LAYER_TYPES, Family
 from litlm.families.mistral import from_hf
 from litlm.families.mistral import to_hf as mistral_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def to_hf(config: Config) -> dict[str, Any]:

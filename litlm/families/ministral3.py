@@ -5,14 +5,17 @@ Both are in `rope_parameters`: `llama_4_scaling_beta` is the growth per `origina
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, TemperatureConfig
+from litlm.config.layers import AttentionConfig, TemperatureConfig
 from litlm.families.base import Family, HFFields
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.mistral import IGNORE, RULES
 from litlm.families.mistral import from_hf as mistral_from_hf
 from litlm.families.mistral import to_hf as mistral_to_hf
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _BETA, _ORIGINAL = "llama_4_scaling_beta", "original_max_position_embeddings"
 _DEFAULT = {
@@ -68,8 +71,8 @@ FAMILY = Family(
     ignore=IGNORE,
     gguf=GGUFSpec(
         arch="mistral3",
-        config=from_gguf,
-        when=lambda gguf: bool(gguf.get("attention.temperature_scale")),
-        restore=HALVES,
+        from_gguf=from_gguf,
+        matches=lambda gguf: bool(gguf.get("attention.temperature_scale")),
+        restore=UNPERMUTE_QK,
     ),
 )

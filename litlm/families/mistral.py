@@ -5,20 +5,15 @@ A file that lists `layer_types` has windows in those layers only; transformers c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    hf_common,
-    hf_rope,
-    within,
-)
-from litlm.families.gguf import HALVES, GGUFSpec
+from litlm.config.layers import MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_rope
+from litlm.families.gguf import UNPERMUTE_QK, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, nested_rules
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields, window: int | None = 4096, eps: float = 1e-6, theta: float = 10000.0) -> dict[str, Any]:
@@ -32,7 +27,7 @@ def from_hf(hf: HFFields, window: int | None = 4096, eps: float = 1e-6, theta: f
         sliding_window=window if "sliding" in layer_types else None,
         layer_types=layer_types,
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", eps))),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         rope=hf.rope(theta=theta),
     )
 
@@ -53,7 +48,7 @@ def to_hf(config: Config) -> dict[str, Any]:
     )
 
 
-RULES = (*LLAMA_RULES, *within(LLAMA_RULES))  # also inside multimodal checkpoints (`mistral3`)
+RULES = (*LLAMA_RULES, *nested_rules(LLAMA_RULES))  # also inside multimodal checkpoints (`mistral3`)
 IGNORE = (r"\.rotary_emb\.inv_freq$", r"^(model\.)?(vision_tower|multi_modal_projector)\.")
 
 FAMILY = Family(
@@ -65,8 +60,8 @@ FAMILY = Family(
     ignore=IGNORE,
     gguf=GGUFSpec(
         arch="mistral3",
-        config=lambda gguf: gguf.common("mistral") | dict(sliding_window=None),
-        when=lambda gguf: not gguf.get("attention.temperature_scale"),
-        restore=HALVES,
+        from_gguf=lambda gguf: gguf.common("mistral") | dict(sliding_window=None),
+        matches=lambda gguf: not gguf.get("attention.temperature_scale"),
+        restore=UNPERMUTE_QK,
     ),
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, MoEConfig, NormConfig, TemperatureConfig, YarnScaling
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, in_two, rename, within
+from litlm.config.layers import MLPConfig, MoEConfig, NormConfig, TemperatureConfig, YarnScaling
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
 from litlm.families.deepseek_v3 import (
     GGUF_MERGED,
     LATENT_RULES,
@@ -19,6 +19,10 @@ from litlm.families.deepseek_v3 import (
     moe_to_hf,
 )
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, Rule, fused_gate_up, nested_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _YARN = dict(
     rope_type="yarn",
@@ -51,7 +55,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         | latent
         | dict(
             norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
             moe=MoEConfig(
                 n_expert=hf.take("n_routed_experts", 128),
                 n_expert_per_token=hf.take("num_experts_per_tok", 4),
@@ -91,7 +95,7 @@ _THEIRS, _OURS = "model.layers.{i}.mlp.experts.", "layers.{i}.mlp.experts."
 _RULES = (
     *LLAMA_RULES,
     *LATENT_RULES,
-    Rule(_THEIRS + "gate_up_proj", (_OURS + "gate_proj", _OURS + "up_proj"), **in_two(1)),
+    Rule(_THEIRS + "gate_up_proj", (_OURS + "gate_proj", _OURS + "up_proj"), **fused_gate_up(1)),
     rename(_THEIRS + "down_proj", _OURS + "down_proj"),
     *(rule for rule in MOE_RULES if ".experts." not in rule.theirs and "e_score" not in rule.theirs),
 )
@@ -124,13 +128,13 @@ FAMILY = Family(
     architecture="Mistral4ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(*_RULES, *within(_RULES)),
+    rules=(*_RULES, *nested_rules(_RULES)),
     ignore=(r"^(vision_tower|multi_modal_projector)\.",),
     gguf=GGUFSpec(
         arch="mistral4",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=(
-            Rule("blk.{i}.ffn_gate_up_exps.weight", (_OURS + "gate_proj", _OURS + "up_proj"), **in_two(1)),
+            Rule("blk.{i}.ffn_gate_up_exps.weight", (_OURS + "gate_proj", _OURS + "up_proj"), **fused_gate_up(1)),
             rename("blk.{i}.ffn_down_exps.weight", _OURS + "down_proj"),
         ),
         merged=GGUF_MERGED,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MoEConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields, expert_rules, hf_head_dim, rename
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.config.layers import MoEConfig
+from litlm.families.base import Family, HFFields, hf_head_dim
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.mistral import from_hf as mistral_from_hf
 from litlm.families.mistral import to_hf as mistral_to_hf
+from litlm.families.weights import LLAMA_RULES, expert_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -54,5 +58,7 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=RULES,
-    gguf=GGUFSpec(arch="llama", config=from_gguf, when=lambda gguf: bool(gguf.get("expert_count")), restore=HALVES),
+    gguf=GGUFSpec(
+        arch="llama", from_gguf=from_gguf, matches=lambda gguf: bool(gguf.get("expert_count")), restore=UNPERMUTE_QK
+    ),
 )

@@ -5,19 +5,14 @@ squared ReLU without a gate, queries and keys normed after rope, which turns the
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    hf_common,
-    hf_head_dim,
-    hf_rope,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -30,7 +25,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         norm=norm,
         embed_norm=True,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm, after_rope=True)),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "relu2")),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "relu2")),
         rope=dataclasses.replace(hf.rope(), reverse=True),
         logit_softcap=None if cap is None else float(cap),
     )

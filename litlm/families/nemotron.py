@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, hf_rope
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, Rule
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -19,7 +23,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", hf.take("kv_channels", 0)),  # NeMo's name, which the first files had
         norm=NormConfig(kind="layer", eps=float(hf.take("norm_eps", 1e-5)), offset=True),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "relu2"), bias=mlp_bias),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "relu2"), bias=mlp_bias),
         rope=rope,
     )
 
@@ -45,7 +49,7 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     gguf.get("attention.layer_norm_rms_epsilon")  # the same number again
-    return gguf.common("nemotron", eps="norm_eps", share="partial_rotary_factor") | dict(
+    return gguf.common("nemotron", eps="norm_eps", fraction="partial_rotary_factor") | dict(
         attention_bias=gguf.has("attn_q.bias"), mlp_bias=gguf.has("ffn_up.bias")
     )
 
@@ -59,7 +63,7 @@ FAMILY = Family(
     ignore=(r"\.rotary_emb\.inv_freq$",),
     gguf=GGUFSpec(
         arch="nemotron",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=tuple(
             Rule(f"{theirs}.weight", (f"{ours}.weight",), split=lambda t, c: [t - 1])
             for theirs, ours in (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_head_dim, hf_rope
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -16,7 +20,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 0),
         norm=NormConfig(kind="layer", eps=1e-5, weight=False, bias=False),
         attention=AttentionConfig(bias=bias, out_bias=bias, clip=hf.take("clip_qkv", None)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         rope=hf.rope(),
     )
 
@@ -48,5 +52,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=LLAMA_RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="olmo", config=from_gguf, restore=HALVES),
+    gguf=GGUFSpec(arch="olmo", from_gguf=from_gguf, restore=UNPERMUTE_QK),
 )

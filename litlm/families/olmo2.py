@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_head_dim, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -23,7 +27,7 @@ def without_rope(hf: HFFields) -> dict[str, Any]:
         block="post",
         norm=norm,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm, over="all")),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
     )
 
 
@@ -60,5 +64,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=RULES,
-    gguf=GGUFSpec(arch="olmo2", config=from_gguf, when=lambda gguf: not gguf.get("attention.sliding_window")),
+    gguf=GGUFSpec(arch="olmo2", from_gguf=from_gguf, matches=lambda gguf: not gguf.get("attention.sliding_window")),
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
 from litlm.families import olmo2
 from litlm.families.base import HF_LAYER_TYPES, Family, HFFields
 from litlm.families.gemma3_text import hf_ropes, ropes
 from litlm.families.gguf import GGUFFields, GGUFSpec
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
         attention_bias=gguf.has("attn_q.bias"),
         sliding_window=gguf.get("attention.sliding_window"),
         layer_types=gguf.layer_types(4),
-        rope_parameters=gguf.ropes(),
+        rope_parameters=gguf.rope_parameters(),
     )
 
 
@@ -45,5 +47,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=olmo2.RULES,
-    gguf=GGUFSpec(arch="olmo2", config=from_gguf, when=lambda gguf: bool(gguf.get("attention.sliding_window"))),
+    gguf=GGUFSpec(arch="olmo2", from_gguf=from_gguf, matches=lambda gguf: bool(gguf.get("attention.sliding_window"))),
 )

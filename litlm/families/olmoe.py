@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, MoEConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.qwen2_moe import MOE_RULES
+from litlm.families.weights import rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -27,7 +31,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
             qk_norm=QKNormConfig(norm=norm, over="all"),
             clip=None if clip is None else float(clip),
         ),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=MoEConfig(
             n_expert=hf.take("num_experts", 64),
             n_expert_per_token=hf.take("num_experts_per_tok", 8),
@@ -73,5 +77,5 @@ FAMILY = Family(
         rename("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attn.q_norm.weight"),
         rename("model.layers.{i}.self_attn.k_norm.weight", "layers.{i}.attn.k_norm.weight"),
     ),
-    gguf=GGUFSpec(arch="olmoe", config=from_gguf),
+    gguf=GGUFSpec(arch="olmoe", from_gguf=from_gguf),
 )

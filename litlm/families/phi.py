@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, Rule, hf_common, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -19,7 +23,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         attention=AttentionConfig(
             bias=True, out_bias=True, qk_norm=QKNormConfig(norm=norm) if hf.take("qk_layernorm", False) else None
         ),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu_new"), bias=True),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu_new"), bias=True),
         rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.5),
         head_bias=True,
     )
@@ -46,7 +50,7 @@ _LAYER = "model.layers.{i}."
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
-    fields = gguf.common("phi", eps="layer_norm_eps", head_dim=None, share="partial_rotary_factor")
+    fields = gguf.common("phi", eps="layer_norm_eps", head_dim=None, fraction="partial_rotary_factor")
     return fields | dict(intermediate_size=gguf.shapes["blk.0.ffn_up.weight"][0])  # the metadata has four times n_embd
 
 
@@ -68,5 +72,5 @@ FAMILY = Family(
         rename("lm_head.{p}", "lm_head.{p}"),
     ),
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="phi2", config=from_gguf),
+    gguf=GGUFSpec(arch="phi2", from_gguf=from_gguf),
 )

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, LongRopeScaling, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    LLAMA_RULES,
-    QKV,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope,
-    in_two,
-    qkv_in_a_row,
-)
+from litlm.config.layers import AttentionConfig, LongRopeScaling, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, QKV, Rule, fused_gate_up, fused_qkv
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _ORIGINAL = "original_max_position_embeddings"
 
@@ -38,7 +31,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=("full" if window is None else "sliding",) * common["n_layer"],
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
         attention=AttentionConfig(),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         rope=hf.rope(fraction_key="partial_rotary_factor"),
     )
 
@@ -65,7 +58,7 @@ _LAYER = "model.layers.{i}."
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
-    fields = gguf.common("phi3", head_dim=None, share="partial_rotary_factor")
+    fields = gguf.common("phi3", head_dim=None, fraction="partial_rotary_factor")
     original = gguf.get("rope.scaling.original_context_length", gguf.get("context_length"))
     return fields | {_ORIGINAL: original, "sliding_window": gguf.get("attention.sliding_window", 0) or None}
 
@@ -77,13 +70,13 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(
         *(rule for rule in LLAMA_RULES if not any(name in rule.theirs for name in _APART)),
-        Rule(_LAYER + "self_attn.qkv_proj.{p}", QKV, **qkv_in_a_row()),
+        Rule(_LAYER + "self_attn.qkv_proj.{p}", QKV, **fused_qkv()),
         Rule(
             _LAYER + "mlp.gate_up_proj.{p}",
             ("layers.{i}.mlp.gate_proj.{p}", "layers.{i}.mlp.up_proj.{p}"),
-            **in_two(),
+            **fused_gate_up(),
         ),
     ),
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="phi3", config=from_gguf),
+    gguf=GGUFSpec(arch="phi3", from_gguf=from_gguf),
 )

@@ -7,14 +7,18 @@ transformers 5 stays with `short_factor`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, LongRopeScaling, MoEConfig, NormConfig
-from litlm.families.base import Family, HFFields, hf_head_dim, rename
+from litlm.config.layers import AttentionConfig, LongRopeScaling, MoEConfig, NormConfig
+from litlm.families.base import Family, HFFields, hf_head_dim
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.mistral import from_hf as mistral_from_hf
 from litlm.families.mistral import to_hf as mistral_to_hf
 from litlm.families.mixtral import RULES
+from litlm.families.weights import rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _MSCALES = ("short_mscale", "long_mscale")
 
@@ -96,5 +100,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=(*RULES, rename("lm_head.bias", "lm_head.bias")),
-    gguf=GGUFSpec(arch="phimoe", config=from_gguf),
+    gguf=GGUFSpec(arch="phimoe", from_gguf=from_gguf),
 )

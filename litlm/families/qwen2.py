@@ -5,13 +5,17 @@ Sliding layers are as in Qwen3, whose reader and writer this shares.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config
-from litlm.families.base import LLAMA_RULES, Family, HFFields, hf_head_dim
+from litlm.config.layers import AttentionConfig
+from litlm.families.base import Family, HFFields, hf_head_dim
 from litlm.families.gguf import GGUFSpec
 from litlm.families.qwen3 import from_hf as qwen3_from_hf
 from litlm.families.qwen3 import to_hf as qwen3_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -32,5 +36,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=LLAMA_RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="qwen2", config=lambda gguf: gguf.common("qwen2")),
+    gguf=GGUFSpec(arch="qwen2", from_gguf=lambda gguf: gguf.common("qwen2")),
 )

@@ -7,22 +7,15 @@ no published model uses, are every other one of the first `max_window_layers`, u
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    expert_rules,
-    hf_common,
-    hf_head_dim,
-    hf_rope,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, MoEConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, expert_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def sparse_layers(hf: HFFields, n_layer: int) -> tuple[bool, ...]:
@@ -52,7 +45,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=layer_types,
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
         attention=AttentionConfig(bias=hf.take("qkv_bias", True)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=MoEConfig(
             n_expert=hf.take("num_experts", 60),
             n_expert_per_token=hf.take("num_experts_per_tok", 4),
@@ -124,5 +117,5 @@ FAMILY = Family(
         rename("model.layers.{i}.mlp.shared_expert.down_proj.{p}", "layers.{i}.mlp.shared.down_proj.{p}"),
         rename("model.layers.{i}.mlp.shared_expert_gate.weight", "layers.{i}.mlp.shared_gate.weight"),
     ),
-    gguf=GGUFSpec(arch="qwen2moe", config=from_gguf),
+    gguf=GGUFSpec(arch="qwen2moe", from_gguf=from_gguf),
 )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    hf_common,
-    hf_rope,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -38,7 +33,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=layer_types,
         norm=norm,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         rope=hf.rope(),
     )
 
@@ -76,5 +71,5 @@ FAMILY = Family(
         rename("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attn.q_norm.weight"),
         rename("model.layers.{i}.self_attn.k_norm.weight", "layers.{i}.attn.k_norm.weight"),
     ),
-    gguf=GGUFSpec(arch="qwen3", config=from_gguf),
+    gguf=GGUFSpec(arch="qwen3", from_gguf=from_gguf),
 )

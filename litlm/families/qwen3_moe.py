@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, MoEConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.qwen2_moe import MOE_RULES, hf_sparse_layers, sparse_layers
+from litlm.families.weights import rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -27,7 +31,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=("full" if window is None else "sliding",) * common["n_layer"],
         norm=norm,
         attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         moe=MoEConfig(
             n_expert=hf.take("num_experts", n_expert or 128),
             n_expert_per_token=hf.take("num_experts_per_tok", 8),
@@ -78,5 +82,5 @@ FAMILY = Family(
         rename("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attn.q_norm.weight"),
         rename("model.layers.{i}.self_attn.k_norm.weight", "layers.{i}.attn.k_norm.weight"),
     ),
-    gguf=GGUFSpec(arch="qwen3moe", config=from_gguf),
+    gguf=GGUFSpec(arch="qwen3moe", from_gguf=from_gguf),
 )

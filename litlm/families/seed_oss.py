@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.llama import from_gguf as llama_from_gguf
 from litlm.families.llama import to_hf as llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -18,7 +22,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         head_dim=hf.take("head_dim", 128, null=0),
         norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
         attention=AttentionConfig(bias=hf.take("attention_bias", True), out_bias=hf.take("attention_out_bias", False)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),
         rope=hf.rope(),
     )
 
@@ -37,5 +41,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="seed_oss", config=from_gguf),
+    gguf=GGUFSpec(arch="seed_oss", from_gguf=from_gguf),
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
 from litlm.families import llama
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family, HFFields, hf_head_dim
-from litlm.families.gguf import HALVES, GGUFSpec
+from litlm.families.base import HF_LAYER_TYPES, Family, HFFields, hf_head_dim
+from litlm.families.gguf import UNPERMUTE_QK, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -52,5 +55,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="smollm3", config=lambda gguf: llama.from_gguf(gguf, "smollm3"), restore=HALVES),
+    gguf=GGUFSpec(arch="smollm3", from_gguf=lambda gguf: llama.from_gguf(gguf, "smollm3"), restore=UNPERMUTE_QK),
 )

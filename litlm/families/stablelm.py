@@ -3,11 +3,15 @@ queries and keys that has a weight per head."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -22,7 +26,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         attention=AttentionConfig(
             bias=hf.take("use_qkv_bias", False), qk_norm=qk_norm if hf.take("qk_layernorm", False) else None
         ),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.25),
     )
 
@@ -50,7 +54,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     gguf.get(
         "use_parallel_residual"
     )  # llama.cpp looks at the norms instead, and older converters wrote what they liked
-    fields = gguf.common("stablelm", eps="layer_norm_eps", head_dim=None, share="partial_rotary_factor")
+    fields = gguf.common("stablelm", eps="layer_norm_eps", head_dim=None, fraction="partial_rotary_factor")
     return fields | dict(
         use_parallel_residual=not gguf.has("ffn_norm.weight"),
         use_qkv_bias=gguf.has("attn_q.bias"),
@@ -76,7 +80,7 @@ FAMILY = Family(
     ignore=(r"\.rotary_emb\.inv_freq$",),
     gguf=GGUFSpec(
         arch="stablelm",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=tuple(rename(f"blk.{{i}}.attn_{x}_norm.weight", f"layers.{{i}}.attn.{x}_norm.weight") for x in "qk"),
     ),
 )

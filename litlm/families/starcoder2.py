@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -14,15 +18,8 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("norm_type", "layer_norm", "layer_norm")
     hf.expect("scale_attn_weights", True, True)
     # Dropout, and the precision of a softmax that is fp32 here anyway.
-    for key in (
-        "residual_dropout",
-        "embedding_dropout",
-        "attention_softmax_in_fp32",
-        "scale_attention_softmax_in_fp32",
-    ):
-        hf.take(key, None)
-    for key in ("activation_function", "layer_norm_epsilon"):  # left from StarCoder 1; hidden_act, norm_epsilon count
-        hf.take(key, None)
+    hf.skip("residual_dropout embedding_dropout attention_softmax_in_fp32 scale_attention_softmax_in_fp32")
+    hf.skip("activation_function layer_norm_epsilon")  # left from StarCoder 1; hidden_act, norm_epsilon count
     bias, window = hf.take("use_bias", True), hf.take("sliding_window", None)
     common = hf.common(
         intermediate_size=12288,
@@ -38,7 +35,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=("full" if window is None else "sliding",) * common["n_layer"],
         norm=NormConfig(kind="layer", eps=float(hf.take("norm_epsilon", 1e-5))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu_pytorch_tanh"), bias=bias),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu_pytorch_tanh"), bias=bias),
         rope=hf.rope(),
     )
 
@@ -72,5 +69,5 @@ FAMILY = Family(
         rename("model.layers.{i}.mlp.c_proj.{p}", "layers.{i}.mlp.down_proj.{p}"),
     ),
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="starcoder2", config=from_gguf),
+    gguf=GGUFSpec(arch="starcoder2", from_gguf=from_gguf),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from litlm.families import gemma2
-from litlm.families.base import LLAMA_RULES, Family, HFFields, rename
+from litlm.families.base import Family, HFFields
+from litlm.families.weights import LLAMA_RULES, rename
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common
+from litlm.config.layers import MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
 from litlm.families.deepseek_v3 import GGUF_MERGED, LATENT_RULES, latent_from_gguf, latent_from_hf, latent_to_hf
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -19,7 +23,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         | latent_from_hf(hf, **sizes)
         | dict(
             norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),
         )
     )
 
@@ -49,6 +53,6 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(*LLAMA_RULES, *LATENT_RULES),
     gguf=GGUFSpec(
-        arch="deepseek2", config=from_gguf, when=lambda gguf: not gguf.get("expert_count"), merged=GGUF_MERGED
+        arch="deepseek2", from_gguf=from_gguf, matches=lambda gguf: not gguf.get("expert_count"), merged=GGUF_MERGED
     ),
 )
