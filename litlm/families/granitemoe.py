@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litlm.config.layers import MoEConfig
-from litlm.families.base import Family, HFFields
+from litlm.families.base import Family, HFFields, hf_experts
 from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.granite import from_gguf as granite_from_gguf
-from litlm.families.granite import from_hf as granite_from_hf
+from litlm.families.granite import granite_fields
 from litlm.families.granite import to_hf as granite_to_hf
 from litlm.families.weights import LLAMA_RULES, Rule, fused_gate_up, rename
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = granite_from_hf(hf)
+    values = granite_fields(hf)
     return values | dict(
         moe=MoEConfig(
             n_expert=hf.take("num_local_experts", 8),
@@ -29,14 +29,9 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    assert config.moe is not None
-    data = granite_to_hf(config) | dict(
-        num_local_experts=config.moe.n_expert,
-        num_experts_per_tok=config.moe.n_expert_per_token,
-        router_aux_loss_coef=config.moe.aux_loss,
-    )
-    del data["mlp_bias"]
-    return data
+    fields = granite_to_hf(config) | hf_experts(config)
+    del fields["mlp_bias"]
+    return fields
 
 
 _MOE = "model.layers.{i}.block_sparse_moe."

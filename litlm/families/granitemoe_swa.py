@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from litlm.families import granitemoeshared
 from litlm.families.base import Family, HFFields
 from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
-from litlm.families.granite_swa import GGUF_SINKS, SINKS, hf_windows, windows_from_gguf, with_windows
+from litlm.families.granite_swa import (
+    GGUF_SINKS,
+    SINKS,
+    hf_sliding_layers,
+    with_gguf_sliding_layers,
+    with_sliding_layers,
+)
 from litlm.families.granitemoe import from_gguf as granitemoe_from_gguf
 from litlm.families.weights import Rule, fused_gate_up, rename
 
@@ -19,11 +25,11 @@ if TYPE_CHECKING:
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    return with_windows(hf, granitemoeshared.from_hf(hf))
+    return with_sliding_layers(hf, granitemoeshared.from_hf(hf))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return granitemoeshared.to_hf(config) | hf_windows(config)
+    return granitemoeshared.to_hf(config) | hf_sliding_layers(config)
 
 
 _MOE = "model.layers.{i}.block_sparse_moe."
@@ -33,7 +39,7 @@ _EXPERTS = "layers.{i}.mlp.experts."
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     shared = gguf.get("expert_shared_feed_forward_length", 0)
     fields = granitemoe_from_gguf(gguf, "granitemoe_swa") | dict(shared_intermediate_size=shared)
-    return windows_from_gguf(gguf, fields)
+    return with_gguf_sliding_layers(gguf, fields)
 
 
 FAMILY = Family(

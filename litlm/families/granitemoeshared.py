@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from litlm.families import granitemoe
 from litlm.families.base import Family, HFFields
 from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.granitemoe import GGUF_RULES, RULES
-from litlm.families.granitemoe import from_gguf as granitemoe_from_gguf
-from litlm.families.granitemoe import from_hf as granitemoe_from_hf
-from litlm.families.granitemoe import to_hf as granitemoe_to_hf
 from litlm.families.weights import Rule, fused_gate_up, rename
 
 if TYPE_CHECKING:
@@ -18,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = granitemoe_from_hf(hf)
+    values = granitemoe.from_hf(hf)
     shared = hf.take("shared_intermediate_size", 0)
     return values | dict(moe=dataclasses.replace(values["moe"], shared_intermediate_size=shared))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.moe is not None
-    return granitemoe_to_hf(config) | dict(shared_intermediate_size=config.moe.shared_intermediate_size)
+    return granitemoe.to_hf(config) | dict(shared_intermediate_size=config.moe.shared_intermediate_size)
 
 
 _SHARED = "layers.{i}.mlp.shared."
@@ -33,7 +31,7 @@ _SHARED = "layers.{i}.mlp.shared."
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     shared = gguf.get("expert_shared_feed_forward_length")
-    return granitemoe_from_gguf(gguf, "granitemoeshared") | dict(shared_intermediate_size=shared)
+    return granitemoe.from_gguf(gguf, "granitemoeshared") | dict(shared_intermediate_size=shared)
 
 
 FAMILY = Family(

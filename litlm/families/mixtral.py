@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litlm.config.layers import MoEConfig
-from litlm.families.base import Family, HFFields, hf_head_dim
+from litlm.families.base import Family, HFFields, hf_experts, hf_head_dim
 from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
-from litlm.families.mistral import from_hf as mistral_from_hf
+from litlm.families.mistral import mistral_fields
 from litlm.families.mistral import to_hf as mistral_to_hf
 from litlm.families.weights import LLAMA_RULES, expert_rules, rename
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = mistral_from_hf(hf, window=None, eps=1e-5, theta=1e6)
-    hf.take("router_jitter_noise", None)  # noise in training
+    hf.skip("router_jitter_noise")  # in training only
+    values = mistral_fields(hf, window=None, eps=1e-5, rope=hf.rope(theta=1e6))
     return values | dict(
         moe=MoEConfig(
             n_expert=hf.take("num_local_experts", 8),
@@ -29,14 +29,9 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    assert config.moe is not None
-    data = mistral_to_hf(config) | dict(
-        num_local_experts=config.moe.n_expert,
-        num_experts_per_tok=config.moe.n_expert_per_token,
-        router_aux_loss_coef=config.moe.aux_loss,
-    )
-    del data["head_dim"]
-    return data | hf_head_dim(config)
+    fields = mistral_to_hf(config) | hf_experts(config)
+    del fields["head_dim"]
+    return fields | hf_head_dim(config)
 
 
 EXPERTS = "model.layers.{i}.block_sparse_moe."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litlm.families import olmo2
-from litlm.families.base import HF_LAYER_TYPES, Family, HFFields
+from litlm.families.base import Family, HFFields, hf_sliding
 from litlm.families.gemma3_text import hf_ropes, ropes
 from litlm.families.gguf import GGUFFields, GGUFSpec
 
@@ -14,22 +14,17 @@ if TYPE_CHECKING:
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = olmo2.without_rope(hf)
     rope, sliding_rope = ropes(hf, 500000.0, 500000.0, "rope_theta")
+    values = olmo2.from_hf(hf, rope)
     return values | dict(
         sliding_window=hf.take("sliding_window", 4096, null=None),
         layer_types=hf.layer_types(["sliding" if (i + 1) % 4 else "full" for i in range(values["n_layer"])]),
-        rope=rope,
         sliding_rope=sliding_rope,
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        olmo2.to_hf(config)
-        | hf_ropes(config)
-        | dict(sliding_window=config.sliding_window, layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types])
-    )
+    return olmo2.to_hf(config) | hf_ropes(config) | hf_sliding(config)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
