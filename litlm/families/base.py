@@ -18,6 +18,7 @@ from litlm.config.layers import (
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    MoEConfig,
     RopeConfig,
     RopeScaling,
     YarnScaling,
@@ -234,6 +235,28 @@ class HFFields:
         types = self.layer_types(default)
         return dict(sliding_window=window if "sliding" in types else None, layer_types=types)
 
+    def experts(
+        self,
+        key: str = "num_local_experts",
+        *,
+        n_expert: int,
+        n_expert_per_token: int,
+        intermediate_size: int,
+        aux_loss: float = 0.001,
+        **more: Any,
+    ) -> MoEConfig:
+        """The experts of a family that names them like Mixtral. key: of their number. more: other fields of MoEConfig.
+
+        n_expert, n_expert_per_token, aux_loss: transformers' defaults.
+        """
+        return MoEConfig(
+            n_expert=self.take(key, n_expert),
+            n_expert_per_token=self.take("num_experts_per_tok", n_expert_per_token),
+            intermediate_size=intermediate_size,
+            aux_loss=float(self.take("router_aux_loss_coef", aux_loss)),
+            **more,
+        )
+
     def rope(
         self,
         *,
@@ -435,11 +458,11 @@ def hf_sliding(config: Config, *, required: bool = False) -> dict[str, Any]:
     return dict(sliding_window=window, layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types])
 
 
-def hf_experts(config: Config, n_expert: str = "num_local_experts") -> dict[str, Any]:
-    """How many experts there are and are used, and the loss that balances them. n_expert: the first one's name."""
+def hf_experts(config: Config, key: str = "num_local_experts") -> dict[str, Any]:
+    """The inverse of `HFFields.experts`, without intermediate_size."""
     assert config.moe is not None
     return {
-        n_expert: config.moe.n_expert,
+        key: config.moe.n_expert,
         "num_experts_per_tok": config.moe.n_expert_per_token,
         "router_aux_loss_coef": config.moe.aux_loss,
     }

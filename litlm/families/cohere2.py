@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litlm.config.layers import AttentionConfig
 from litlm.families import cohere
-from litlm.families.base import HF_LAYER_TYPES, Family, HFFields
+from litlm.families.base import Family, HFFields, hf_sliding
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.weights import LLAMA_RULES
 
 if TYPE_CHECKING:
     from litlm.config import Config
 
-# What the files say about themselves and transformers does not read.
+# Stated in the files and not read by transformers.
 _FIXED = dict(
     order_of_interleaved_layers="local_attn_first",
     position_embedding_type="rope_gptj",
@@ -23,7 +22,7 @@ _FIXED = dict(
     use_qk_norm=False,
 )
 
-# The pattern with an underscore stands beside layer_types in newer files.
+# Newer files have the pattern with an underscore beside layer_types.
 _UNUSED = """
     _sliding_window_pattern cache_implementation layer_switch use_embedding_sharing use_parallel_embedding
 """
@@ -33,16 +32,14 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     for key, value in _FIXED.items():
         hf.expect(key, value, value)
     hf.skip(_UNUSED)
-    values = cohere.without_rope(hf)
-    bias, head_dim = hf.take("attention_bias", False), values["n_embd"] // max(values["n_head"], 1)
+    values = cohere.cohere_fields(hf, head_dim=None, rope=hf.rope(interleaved=True))
+    head_dim = values["n_embd"] // max(values["n_head"], 1)
     hf.expect("head_dim", head_dim, head_dim)
     pattern = hf.take("sliding_window_pattern", 4)
     layers = hf.layer_types(["sliding" if (i + 1) % pattern else "full" for i in range(values["n_layer"])])
     return values | dict(
-        attention=AttentionConfig(bias=bias, out_bias=bias),
         sliding_window=hf.take("sliding_window", 4096, null=None),
         layer_types=layers,
-        rope=hf.rope(interleaved=True),
         rope_layers=tuple(layer == "sliding" for layer in layers),
     )
 
@@ -50,9 +47,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 def to_hf(config: Config) -> dict[str, Any]:
     fields = cohere.to_hf(config)
     del fields["use_qk_norm"]
-    return fields | dict(
-        sliding_window=config.sliding_window, layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types]
-    )
+    return fields | hf_sliding(config)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litlm.config.layers import MoEConfig
 from litlm.families import olmo2
 from litlm.families.base import Family, HFFields, hf_experts
 from litlm.families.weights import expert_rules, rename
@@ -16,12 +15,13 @@ if TYPE_CHECKING:
 def from_hf(hf: HFFields) -> dict[str, Any]:
     rope = hf.rope(theta=500000.0)
     values = olmo2.from_hf(hf, rope, eps=1e-6, max_seq_len=4096, eos_token_id=100257, pad_token_id=100277)
-    moe = MoEConfig(
-        n_expert=hf.take("num_experts", 7),
-        n_expert_per_token=hf.take("num_experts_per_tok", 5),
+    moe = hf.experts(
+        "num_experts",
+        n_expert=7,
+        n_expert_per_token=5,
         intermediate_size=values["intermediate_size"],
+        aux_loss=0.01,
         normalize=hf.take("norm_topk_prob", False),
-        aux_loss=float(hf.take("router_aux_loss_coef", 0.01)),
     )
     return values | dict(moe=moe)
 

@@ -21,7 +21,7 @@ from litlm.config.layers import (
 from litlm.families import gemma2
 from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_rope_parameters
 from litlm.families.gguf import GGUFFields, GGUFSpec, rotary_fraction
-from litlm.families.weights import Rule, fused_gate_up, nested_rules, rename
+from litlm.families.weights import QK_NORM_RULES, Rule, fused_gate_up, mlp_rules, nested_rules, rename
 
 if TYPE_CHECKING:
     from litlm.config import Config
@@ -189,7 +189,7 @@ def _unused(config: Config) -> tuple[str, ...]:
 
 _HF, _OURS = "model.layers.{i}.", "layers.{i}."
 _SPARSE = (
-    *(rename(f"{_HF}mlp.{x}_proj.{{p}}", f"{_OURS}mlp.shared.{x}_proj.{{p}}") for x in ("gate", "up", "down")),
+    *mlp_rules(_HF + "mlp.", _OURS + "mlp.shared."),
     rename(_HF + "pre_feedforward_layernorm.{p}", _OURS + "mlp.shared_norm.{p}"),
     rename(_HF + "post_feedforward_layernorm_1.{p}", _OURS + "mlp.post_shared_norm.{p}"),
     rename(_HF + "pre_feedforward_layernorm_2.{p}", _OURS + "mlp.norm.{p}"),
@@ -208,8 +208,7 @@ _OTHER = {rule.theirs for rule in _SPARSE}
 _RULES = (
     *(dataclasses.replace(rule, when=_dense if rule.theirs in _OTHER else None) for rule in gemma2.RULES),
     *(dataclasses.replace(rule, when=_sparse) for rule in _SPARSE),
-    rename(_HF + "self_attn.q_norm.weight", _OURS + "attn.q_norm.weight"),
-    rename(_HF + "self_attn.k_norm.weight", _OURS + "attn.k_norm.weight"),
+    *QK_NORM_RULES,
     rename(_HF + "per_layer_input_gate.weight", _OURS + "layer_input.gate.weight"),
     rename(_HF + "per_layer_projection.weight", _OURS + "layer_input.proj.weight"),
     rename(_HF + "post_per_layer_input_norm.weight", _OURS + "layer_input.norm.weight"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litlm.config.layers import MoEConfig
 from litlm.families.base import Family, HFFields, hf_experts
 from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.granite import from_gguf as granite_from_gguf
@@ -18,14 +17,8 @@ if TYPE_CHECKING:
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     values = granite_fields(hf)
-    return values | dict(
-        moe=MoEConfig(
-            n_expert=hf.take("num_local_experts", 8),
-            n_expert_per_token=hf.take("num_experts_per_tok", 2),
-            intermediate_size=values["intermediate_size"],
-            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
-        )
-    )
+    moe = hf.experts(n_expert=8, n_expert_per_token=2, intermediate_size=values["intermediate_size"])
+    return values | dict(moe=moe)
 
 
 def to_hf(config: Config) -> dict[str, Any]:

@@ -27,5 +27,4 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=llama_to_hf,
     rules=LLAMA_RULES,
-    ignore=(r"\.rotary_emb\.inv_freq$",),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litlm.config.layers import MoEConfig
 from litlm.families.base import Family, HFFields, hf_experts, hf_head_dim
 from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.mistral import mistral_fields
@@ -18,14 +17,8 @@ if TYPE_CHECKING:
 def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.skip("router_jitter_noise")  # in training only
     values = mistral_fields(hf, window=None, eps=1e-5, rope=hf.rope(theta=1e6))
-    return values | dict(
-        moe=MoEConfig(
-            n_expert=hf.take("num_local_experts", 8),
-            n_expert_per_token=hf.take("num_experts_per_tok", 2),
-            intermediate_size=values["intermediate_size"],
-            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
-        )
-    )
+    moe = hf.experts(n_expert=8, n_expert_per_token=2, intermediate_size=values["intermediate_size"])
+    return values | dict(moe=moe)
 
 
 def to_hf(config: Config) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from litlm.config.layers import MoEConfig
 from litlm.families.base import Family, HFFields, hf_experts
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.llama import llama_fields, llama_to_hf
@@ -26,12 +25,13 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     clip = hf.take("clip_qkv", None)
     return values | dict(
         attention=dataclasses.replace(values["attention"], clip=None if clip is None else float(clip)),
-        moe=MoEConfig(
-            n_expert=hf.take("num_experts", 64),
-            n_expert_per_token=hf.take("num_experts_per_tok", 8),
+        moe=hf.experts(
+            "num_experts",
+            n_expert=64,
+            n_expert_per_token=8,
             intermediate_size=values["intermediate_size"],
+            aux_loss=0.01,
             normalize=hf.take("norm_topk_prob", False),
-            aux_loss=float(hf.take("router_aux_loss_coef", 0.01)),
         ),
     )
 
