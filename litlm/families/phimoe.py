@@ -1,8 +1,8 @@
 """Phi-3.5-MoE: LayerNorm, biases, LongRoPE, and a router of its own (sparsemixer) that selects two experts.
 
-The files state the factor of cos and sin for short and for long sequences; litlm reads files in which the two are equal,
-as in the published model. For sequences beyond the original length it uses `long_factor`, as Microsoft's own code does;
-transformers 5 uses `short_factor` even then.
+The files state the factor of cos and sin for short and for long sequences; litlm reads files in which the two are
+equal, as in the published model. For sequences beyond the original length it uses `long_factor`, as Microsoft's own
+code does; transformers 5 uses `short_factor` even then.
 """
 
 from __future__ import annotations
