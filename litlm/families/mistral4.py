@@ -13,8 +13,8 @@ from litlm.families.deepseek_v3 import (
     MOE_RULES,
     first_dense,
     hf_first_dense,
-    latent_from_gguf,
     latent_fields,
+    latent_from_gguf,
     latent_to_hf,
     moe_to_hf,
 )

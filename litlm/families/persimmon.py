@@ -26,11 +26,9 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.rope is not None
-    rope = hf_rope(config.rope)
-    rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
     return (
         hf_common(config)
-        | rope
+        | hf_rope(config.rope, fraction=True)
         | dict(
             partial_rotary_factor=config.rope.fraction,
             layer_norm_eps=config.norm.eps,
