@@ -125,7 +125,7 @@ def headings(page: Path) -> set[str]:
 def test_links_and_paths_lead_somewhere(page: Path) -> None:
     """Relative links with their anchors, and paths of this repository in backticks."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    for link, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)", text):
+    for link, anchor in re.findall(r"(?:\]\(|src=\")(?!\w+:)([^)#\"]*)#?([^)\"]*)", text):
         target = page.parent / link if link else page
         assert target.exists(), link
         assert not anchor or anchor in headings(target), f"{link}#{anchor}"
