@@ -118,9 +118,9 @@ class LLM:
         from litlm.zoo import find_model
 
         if quantize is not None:
-            from litlm.transforms.quantize import check_kind
+            from litlm.transforms.quantize import check_quant_type
 
-            check_kind(quantize)
+            check_quant_type(quantize)
         device = pick_device(device)
         path = resolve(source)
         if adapter is not None:

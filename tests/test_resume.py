@@ -34,8 +34,9 @@ from litlm.checkpoint.training import Checkpoints, load_checkpoint
 from litlm.cli.main import main
 from litlm.data.base import Order
 from litlm.settings import DataSettings, MethodSettings, RunSettings
+from litlm.train.files import write_settings
 from litlm.train.loss import NextToken
-from litlm.train.report import Report, write_settings
+from litlm.train.report import Report
 
 TIMES = ("tokens_per_s", "seconds")  # columns of metrics.csv that differ between equal runs
 

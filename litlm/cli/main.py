@@ -227,24 +227,25 @@ def train(settings: RunSettings) -> None:
 
 def _print_result(settings: RunSettings, result: Any) -> None:
     """What a run has written, and commands to continue with."""
-    from litlm.train.run import STOPPED_BY_HAND
+    from litlm.train.methods import get_method
+    from litlm.train.process import STOP_EXIT_CODES
 
-    out, method = settings.out_dir, settings.method.name
+    out, method = settings.out_dir, get_method(settings.method.name)
     steps = "1 step" if result.steps == 1 else f"{result.steps} steps"
     print(f"\n{steps}, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: report.html, metrics.csv,")
-    if result.stopped in STOPPED_BY_HAND:
+    if result.stopped in STOP_EXIT_CODES:
         print("settings.yaml and the last checkpoint. Continue with the same command and --resume auto")
-        sys.exit(STOPPED_BY_HAND[result.stopped])
-    print(f"settings.yaml and final/ ({'the model' if method == 'full' else 'the adapter'}). Continue with:")
+        sys.exit(STOP_EXIT_CODES[result.stopped])
+    print(f"settings.yaml and final/ ({'the model' if method.whole_model else 'the adapter'}). Continue with:")
     final = shlex.quote(f"{out}/final")
-    if method == "full":
+    if method.whole_model:
         pretrained = type(settings).__name__ == "PretrainSettings"
         print(f'  litlm generate {final} --prompt "Once"' if pretrained else f"  litlm chat {final}")
         return
-    quantize = f" --quantize {settings.method.quantize}" if method == "qlora" else ""
+    quantize = f" --quantize {settings.method.quantize}" if settings.method.quantize else ""
     ignored = "".join(f" --ignore_fields {name}" for name in settings.ignore_fields)
     print(f"  litlm chat {shlex.quote(settings.model)} --adapter {final}{quantize}{ignored}")
-    if method in ("lora", "qlora"):
+    if method.mergeable:
         print(f"  litlm merge {final} --out_dir {shlex.quote(f'{out}/merged')}{ignored}")
 
 

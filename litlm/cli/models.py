@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any
 
-from litlm.cli.describe import count
 from litlm.config import Config
+from litlm.io.format import format_count
 from litlm.settings import ModelsCommand
 from litlm.zoo import ModelInfo, get_model, list_models
 
@@ -92,8 +92,8 @@ def _print_models(found: list[tuple[ModelInfo, Config]]) -> None:
             table.add_row(f"[bold]{family}[/bold]")  # a heading; the names below it are indented
         total, active = config.n_parameters(), config.n_active_parameters()
         table.add_row(
-            f"  {info.name}", count(total), count(active) if active != total else "", f"{config.max_seq_len:,}",
-            _style(info), info.license + (" *" if info.gated else ""), info.hub_id,
+            f"  {info.name}", format_count(total), format_count(active) if active != total else "",
+            f"{config.max_seq_len:,}", _style(info), info.license + (" *" if info.gated else ""), info.hub_id,
         )  # fmt: skip
     # Names are there to be copied, so they are never wrapped or cut.
     console = Console(width=max(Console().width, Console(width=1000).measure(table).maximum))

@@ -78,7 +78,7 @@ def _decode(
     tokens = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)  # (B, T)
     last = torch.tensor(lengths, device=device)[:, None] - 1
     with generation(weight.dtype, longest * len(prompts), device):
-        logits = model(tokens, context=cache, keep=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
+        logits = model(tokens, context=cache, logit_positions=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
     cache.truncate(lengths)
     for step in range(1, max(max_new) + 1):
         sampled = sampler(logits)
@@ -110,6 +110,7 @@ def _prefill_as_longer(model: GPT, sequence: list[int]) -> KVCache:
     weight = model.embed.weight
     tokens = torch.tensor([sequence], device=weight.device)
     cache = KVCache(model.config, 1, len(sequence), device=weight.device, dtype=weight.dtype)
+    lengths, first = tokens.new_tensor([len(sequence) + 1]), tokens.new_zeros(1, 1)
     with generation(weight.dtype, len(sequence), weight.device):
-        model(tokens, context=cache, lengths=tokens.new_tensor([len(sequence) + 1]), keep=tokens.new_zeros(1, 1))
+        model(tokens, context=cache, lengths=lengths, logit_positions=first)
     return cache
