@@ -16,12 +16,12 @@ import pytest
 import tiny
 import torch
 
+from litlm.checkpoint.config import load_config
 from litlm.checkpoint.download import resolve
 from litlm.checkpoint.hf import INDEX, SafetensorsSource
 from litlm.checkpoint.litgpt import LitGPTSource, _unpickle
 from litlm.checkpoint.peft import load_adapter, save_adapter
 from litlm.checkpoint.training import load_checkpoint
-from litlm.checkpoint.config import load_config
 from litlm.data.prepare import load_tokenizer, read_index
 from litlm.io import reading as files
 from litlm.llm import LLM
