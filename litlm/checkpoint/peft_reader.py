@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from litlm.checkpoint.peft_places import SWAPPED, Place, layer_of, places, rows_of
 from litlm.families import get_family
-from litlm.families.base import Match
+from litlm.families.weights import Match
 from litlm.model import GPT
 from litlm.model.moe import Experts
 from litlm.transforms.lora import LoRA, attach, attach_to_experts, train_whole
