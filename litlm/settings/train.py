@@ -37,10 +37,7 @@ def method_names() -> tuple[str, ...]:
     return (*dict.fromkeys((*METHODS, *entry_points(group="litlm.methods").names)),)
 
 
-if TYPE_CHECKING:
-    MethodName = str
-else:
-    MethodName = Literal[method_names()]  # for the command line's help, errors and completion
+MethodName: Any = Literal[method_names()]  # for the command line's help, errors and completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ class MethodSettings:
         start_layer: adapter: the first layer that has them.
     """
 
-    name: MethodName = "lora"
+    name: MethodName = "lora"  # pyright: ignore[reportInvalidTypeForm]
     r: int = 8
     alpha: float = 16.0
     dropout: float = 0.0

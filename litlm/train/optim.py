@@ -1,4 +1,4 @@
-"""Optimizers by name, and their state as tensors and JSON, so that a checkpoint needs no pickle.
+"""PyTorch's optimizers by name, and their state as tensors and JSON, so that a checkpoint needs no pickle.
 
 The optimizer knows its parameters by name, and a saved state is matched by these names. Muon beside AdamW, and one
 optimizer per parameter, look like a single torch.optim.Optimizer from outside (`CombinedOptimizer`).
@@ -92,7 +92,7 @@ class StepInBackward(CombinedOptimizer):
         self.remove_hooks = weakref.finalize(self, lambda: [hook.remove() for hook in hooks])
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Nothing: see the class."""
+        """Nothing is left to do."""
 
 
 def _stepper(part: Optimizer) -> Any:
@@ -321,7 +321,7 @@ def _build(cls: type[Optimizer], named: NamedParameters, settings: TrainSettings
     try:
         return cls(groups, lr=0.0 if settings.lr == "find" else settings.lr, **args)  # type: ignore[call-arg]
     except (TypeError, ValueError, RuntimeError) as e:
-        raise ValueError(f"{cls.__name__} does not accept optimizer_args={settings.optimizer_args}: {e}") from e
+        raise ValueError(f"{cls.__name__} refuses optimizer_args={settings.optimizer_args}: {e}") from e
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -360,7 +360,10 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Restore a saved state, bit for bit. Raises ValueError, and changes nothing, if it does not fit."""
+    """Restore what `optimizer_state` returned, bit for bit; tensors have any shape.
+
+    Raises ValueError, and changes nothing, if it does not fit.
+    """
     optimizer = _unwrap(optimizer)
     params, shapes = dict(_named(optimizer)), info["shapes"]
     problems = []

@@ -72,7 +72,10 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
 
 
 def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
-    """Train a model on plain text, from random weights or (from_weights) from its own; otherwise as `finetune`."""
+    """Train a model on plain text, from random weights or (from_weights) from its own; otherwise as `finetune`.
+
+    Raises ValueError also for rows that are longer than the model's context.
+    """
     from litlm.data.prepare import load_tokenizer
     from litlm.data.shards import open_text, text_tokenizer
     from litlm.train.methods import apply_method
