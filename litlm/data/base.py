@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from litlm.ops.cross_entropy import IGNORE
+
 if TYPE_CHECKING:
     from litlm.context import Context
-
-IGNORE = -100  # target of a position that is not to be learned, as in torch's cross_entropy
 
 
 @dataclass(frozen=True)
