@@ -38,7 +38,7 @@ def write_adapter(out_dir: Path, config: dict[str, Any], tensors: Mapping[str, T
 
 
 def read_adapter_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of an adapter. Raises ValueError if the file can't be read or is damaged."""
+    """The tensors of an adapter, of any shapes. Raises ValueError if the file can't be read or is damaged."""
     with open_safetensors(path / WEIGHTS) as f:
         return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
 
