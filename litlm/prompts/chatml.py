@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from litlm.prompts import jinja
 from litlm.prompts.base import Message, register_style
-from litlm.prompts.turns import Turn, Turns, answer, one_system, same, split_reasoning
+from litlm.prompts.turns import MarkerStyle, Turn, first_system_only, shared_markers, split_reasoning, without_reasoning
+
+
+_SYSTEM_TURN = r'{{- "<|im_start|>system\n" + system + "<|im_end|>\n" -}}'
 
 
 @register_style
-class ChatML(Turns):
+class ChatML(MarkerStyle):
     """ChatML as it is: Yi, OpenHermes, Hermes 2 and 3, Qwen3-Instruct-2507, Qwen3-Coder. Verified against Axolotl's
     template and Qwen's.
     """
@@ -18,7 +21,7 @@ class ChatML(Turns):
     name = "chatml"
     stop = ("<|im_end|>",)
     verified = True
-    markers = same("<|im_start|>{role}\n", "<|im_end|>\n")
+    markers = shared_markers("<|im_start|>{role}\n", "<|im_end|>\n")
 
 
 @register_style
@@ -76,11 +79,11 @@ class SmolLM3(ChatML):
 
     def jinja(self) -> str | None:
         own, brief = map(
-            jinja.text, (self._reason, "You are a helpful AI assistant named SmolLM, trained by Hugging Face.")
+            jinja.literal, (self._reason, "You are a helpful AI assistant named SmolLM, trained by Hugging Face.")
         )
         thinking = "true" if self.thinking else '"/think" in given'
         dated = "" if self.date is None else f"Today Date: {self.date}\n"
-        about = jinja.text(
+        about = jinja.literal(
             f"<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\n{dated}Reasoning Mode: "
         )
         return jinja.fill(
@@ -144,16 +147,14 @@ class QwQ(ChatML):
     """QwQ-32B: asked to think; earlier answers lose their reasoning. Verified against its template."""
 
     name = "qwq"
-    opening = "<|im_start|>assistant\n<think>\n"
+    generation_prompt = "<|im_start|>assistant\n<think>\n"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         *earlier, last = super().turns(messages) or [("", "")]
-        turns = [(role, answer(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier]
+        turns = [(role, without_reasoning(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier]
         return [*turns, last] if last[0] else turns
 
-    def jinja(self) -> str | None:
-        kept = r'(content if loop.last else content.split("</think>")[-1].lstrip("\n"))'
-        return jinja.table(self, content={"assistant": kept})
+    jinja_parts = {"content": {"assistant": r'(content if loop.last else content.split("</think>")[-1].lstrip("\n"))'}}
 
 
 @register_style
@@ -165,7 +166,7 @@ class Qwen3(ChatML):
     """
 
     name = "qwen3"
-    keys = ("reasoning_content",)
+    message_keys = ("reasoning_content",)
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         queries = [i for i, message in enumerate(messages) if message["role"] == "user" and not _tool_answer(message)]
@@ -182,25 +183,24 @@ class Qwen3(ChatML):
             turns.append((message["role"], content))
         return turns
 
-    def jinja(self) -> str | None:
-        answer = (
-            jinja.REASONING
+    jinja_parts = {
+        "turn": {
+            "assistant": jinja.REASONING
             + r"""
 {%- if loop.index0 > last.query and (reasoning or loop.last) -%}
 {%- set content = "<think>\n" + reasoning.strip("\n") + "\n</think>\n\n" + content.lstrip("\n") -%}
 {%- endif -%}
 {{- "<|im_start|>assistant\n" + content + "<|im_end|>\n" -}}"""
-        )
-        begin = """
-{%- set last = namespace(query=messages | length) -%}
+        },
+        "setup": """{%- set last = namespace(query=messages | length) -%}
 {%- for message in messages -%}
 {%- if message.role == "user" -%}
 {%- if not (message.content.startswith("<tool_response>") and message.content.endswith("</tool_response>")) -%}
 {%- set last.query = loop.index0 -%}
 {%- endif -%}
 {%- endif -%}
-{%- endfor -%}"""
-        return jinja.table(self, begin=begin.lstrip(), turn={"assistant": answer})
+{%- endfor -%}""",
+    }
 
 
 def _tool_answer(message: Message) -> bool:
@@ -213,7 +213,7 @@ class Qwen3NoThink(Qwen3):
     """Qwen3 that is not to think. Verified against Qwen3-0.6B's template with `enable_thinking` off."""
 
     name = "qwen3-no-think"
-    opening = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    generation_prompt = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 @register_style
@@ -222,7 +222,7 @@ class Qwen3Thinking(Qwen3):
 
     name = "qwen3-thinking"
     verified = False
-    opening = "<|im_start|>assistant\n<think>\n"
+    generation_prompt = "<|im_start|>assistant\n<think>\n"
 
 
 @register_style
@@ -245,14 +245,12 @@ class FalconH1(ChatML):
     """Falcon-H1-Instruct; later system messages are left out. Verified against Axolotl's template."""
 
     name = "falcon-h1"
-    begin = "<|begin_of_text|>"
+    prefix = "<|begin_of_text|>"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        return super().turns(one_system(messages))
+        return super().turns(first_system_only(messages))
 
-    def jinja(self) -> str | None:
-        before, after = map(jinja.text, self.markers["system"])
-        return jinja.table(self, first=jinja.say(before, "system", after), keep='message.role != "system"')
+    jinja_parts = {"system_turn": _SYSTEM_TURN, "condition": 'message.role != "system"'}
 
 
 @register_style
@@ -260,15 +258,13 @@ class LFM2(ChatML):
     """LFM2; an empty system message is left out. Verified against LFM2-8B-A1B's template."""
 
     name = "lfm2"
-    begin = "<|startoftext|>"
+    prefix = "<|startoftext|>"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         turns = super().turns(messages)
         return turns[1:] if turns[:1] == [("system", "")] else turns
 
-    def jinja(self) -> str | None:
-        before, after = map(jinja.text, self.markers["system"])
-        return jinja.table(self, first="{%- if system -%}" + jinja.say(before, "system", after) + "{%- endif -%}")
+    jinja_parts = {"system_turn": "{%- if system -%}" + _SYSTEM_TURN + "{%- endif -%}"}
 
 
 @register_style
@@ -294,17 +290,11 @@ class OLMo3(ChatML):
             return text.removesuffix("<|im_end|>\n") + "<|endoftext|>"
         return text
 
-    def jinja(self) -> str | None:
-        told, end = (
-            jinja.text(self._no_functions),
-            r'("<|endoftext|>" if loop.last and not add_generation_prompt else "<|im_end|>\n")',
-        )
-        return jinja.table(
-            self,
-            system=f"messages[0].content + {told}",
-            content={"system": f"content + {told}"},
-            after={"assistant": end},
-        )
+    jinja_parts = {
+        "given_system": f"messages[0].content + {jinja.literal(_no_functions)}",
+        "content": {"system": f"content + {jinja.literal(_no_functions)}"},
+        "after": {"assistant": r'("<|endoftext|>" if loop.last and not add_generation_prompt else "<|im_end|>\n")'},
+    }
 
 
 @register_style
@@ -317,7 +307,7 @@ class OLMo3Think(OLMo3):
         "your model weights are available at https://huggingface.co/allenai. You do not currently have access to any "
         "functions. <functions></functions>"
     )
-    opening = "<|im_start|>assistant\n<think>"
+    generation_prompt = "<|im_start|>assistant\n<think>"
 
 
 @register_style
@@ -325,7 +315,7 @@ class Phi4(ChatML):
     """phi-4. Verified against llama.cpp's copy of its template, where an answer is asked for."""
 
     name = "phi-4"
-    markers = same("<|im_start|>{role}<|im_sep|>", "<|im_end|>")
+    markers = shared_markers("<|im_start|>{role}<|im_sep|>", "<|im_end|>")
 
 
 @register_style
@@ -349,18 +339,17 @@ class Phi4Reasoning(Phi4):
     )
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        return super().turns(one_system(messages))
+        return super().turns(first_system_only(messages))
 
-    def jinja(self) -> str | None:
-        return jinja.table(self, keep='message.role != "system"')
+    jinja_parts = {"condition": 'message.role != "system"'}
 
 
 @register_style
-class KimiK2(Turns):
+class KimiK2(MarkerStyle):
     """Kimi-K2-Instruct. Verified against Moonshot's template."""
 
     name = "kimi-k2"
     stop = ("<|im_end|>",)
     verified = True
     default_system = "You are a helpful assistant"
-    markers = same("<|im_{role}|>{role}<|im_middle|>", "<|im_end|>")
+    markers = shared_markers("<|im_{role}|>{role}<|im_middle|>", "<|im_end|>")

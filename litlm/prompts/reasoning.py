@@ -6,22 +6,31 @@ from collections.abc import Sequence
 
 from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
-from litlm.prompts.turns import Turn, Turns, answer, by_role, last_user, same, split_reasoning, today
+from litlm.prompts.turns import (
+    MarkerStyle,
+    Turn,
+    last_user_index,
+    role_markers,
+    shared_markers,
+    split_reasoning,
+    today,
+    without_reasoning,
+)
 
 _SYSTEMS = r"""{%- set systems = messages | selectattr("role", "equalto", "system") -%}
 {%- set systems = systems | map(attribute="content") | join("\n\n") -%}"""
 
 
 @register_style
-class DeepSeekV2(Turns):
+class DeepSeekV2(MarkerStyle):
     """DeepSeek-V2-Chat and -Lite, DeepSeek LLM and MoE chat. Verified against DeepSeek-V2's template."""
 
     name = "deepseek-v2"
     stop = ("<｜end▁of▁sentence｜>",)
     verified = True
-    begin = "<｜begin▁of▁sentence｜>"
-    markers = by_role(("", "\n\n"), ("User: ", "\n\n"), ("Assistant: ", "<｜end▁of▁sentence｜>"))
-    opening = "Assistant:"
+    prefix = "<｜begin▁of▁sentence｜>"
+    markers = role_markers(("", "\n\n"), ("User: ", "\n\n"), ("Assistant: ", "<｜end▁of▁sentence｜>"))
+    generation_prompt = "Assistant:"
 
 
 @register_style
@@ -29,8 +38,8 @@ class DeepSeekV25(DeepSeekV2):
     """DeepSeek-V2.5. Verified against Axolotl's template."""
 
     name = "deepseek-v2.5"
-    markers = by_role(("", "\n\n"), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
-    opening = None
+    markers = role_markers(("", "\n\n"), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
+    generation_prompt = None
 
 
 @register_style
@@ -38,8 +47,8 @@ class DeepSeekV3(DeepSeekV2):
     """DeepSeek-V3 and V3-0324; system texts come first, answers lose their reasoning. Verified against its template."""
 
     name = "deepseek-v3"
-    markers = by_role(("", ""), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
-    opening = None
+    markers = role_markers(("", ""), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
+    generation_prompt = None
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
@@ -47,17 +56,15 @@ class DeepSeekV3(DeepSeekV2):
         return [("system", system), *((r, self._answer(c) if r == "assistant" else c) for r, c in rest)]
 
     def _answer(self, content: str) -> str:
-        return answer(content)
+        return without_reasoning(content)
 
-    def jinja(self) -> str | None:
-        return jinja.table(
-            self,
-            begin=_SYSTEMS,
-            default="systems",
-            system="systems",
-            keep='message.role != "system"',
-            content={"assistant": 'content.split("</think>")[-1]'},
-        )
+    jinja_parts = {
+        "setup": _SYSTEMS,
+        "default_system": "systems",
+        "given_system": "systems",
+        "condition": 'message.role != "system"',
+        "content": {"assistant": 'content.split("</think>")[-1]'},
+    }
 
 
 @register_style
@@ -75,7 +82,7 @@ class DeepSeekV31(DeepSeekV3):
         self.thinking = thinking
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text, asked = self.begin, False
+        text, asked = self.prefix, False
         for role, content in self.turns(messages):
             if role == "assistant":
                 text += f"{'<｜Assistant｜></think>' if asked else ''}{content}<｜end▁of▁sentence｜>"
@@ -90,7 +97,7 @@ class DeepSeekV31(DeepSeekV3):
         return content.split("</think>", 1)[-1]
 
     def jinja(self) -> str | None:
-        opening = jinja.text("<｜Assistant｜>" + ("<think>" if self.thinking else "</think>"))
+        opening = jinja.literal("<｜Assistant｜>" + ("<think>" if self.thinking else "</think>"))
         return jinja.fill(
             r"""
 $systems
@@ -107,7 +114,7 @@ $systems
 {%- endfor -%}
 {%- if add_generation_prompt and asked.yes -%}{{- $opening -}}{%- endif -%}""",
             systems=_SYSTEMS,
-            begin=jinja.text(self.begin),
+            begin=jinja.literal(self.prefix),
             opening=opening,
         )
 
@@ -117,37 +124,38 @@ class DeepSeekR1(DeepSeekV3):
     """DeepSeek-R1 and its distillations: asked to think. Verified against R1's and R1-Distill's templates."""
 
     name = "deepseek-r1"
-    opening = "<｜Assistant｜><think>\n"
+    generation_prompt = "<｜Assistant｜><think>\n"
 
 
 @register_style
-class Exaone4(Turns):
+class Exaone4(MarkerStyle):
     """EXAONE 4.0, not thinking: an empty think block stands before each answer. Verified against Axolotl's template."""
 
     name = "exaone4"
     stop = ("[|endofturn|]",)
     verified = True
-    markers = same("[|{role}|]\n", "[|endofturn|]\n")
-    opening = "[|assistant|]\n<think>\n\n</think>\n\n"
+    markers = shared_markers("[|{role}|]\n", "[|endofturn|]\n")
+    generation_prompt = "[|assistant|]\n<think>\n\n</think>\n\n"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         turns = []
         for role, content in super().turns(messages):
             if role == "assistant" and content:
-                content = answer(content).strip() if "</think>" in content else content
+                content = without_reasoning(content).strip() if "</think>" in content else content
                 content = f"<think>\n\n</think>\n\n{content}"
             turns.append((role, content))
         return turns
 
-    def jinja(self) -> str | None:
-        bare = '(content.split("</think>")[-1] | trim if "</think>" in content else content)'
-        return jinja.table(
-            self, content={"assistant": r'("<think>\n\n</think>\n\n" + ' + bare + ' if content else "")'}
-        )
+    jinja_parts = {
+        "content": {
+            "assistant": r'("<think>\n\n</think>\n\n" + '
+            '(content.split("</think>")[-1] | trim if "</think>" in content else content) if content else "")'
+        }
+    }
 
 
 @register_style
-class Gemma4(Turns):
+class Gemma4(MarkerStyle):
     """Gemma 4: contents are stripped, answers lose their thoughts; a second answer continues the first's turn.
 
     Verified against Gemma 4's template. thinking: ask for thoughts; if not, the text that asks for an answer holds
@@ -182,10 +190,10 @@ class Gemma4(Turns):
     def jinja(self) -> str | None:
         start, think = "", ""
         if self.thinking:
-            own = jinja.text("<|turn>system\n<|think|>\n<turn|>\n")
+            own = jinja.literal("<|turn>system\n<|think|>\n<turn|>\n")
             start = '{%- if not (messages and messages[0].role == "system") -%}{{- ' + own + " -}}{%- endif -%}"
             think = r'{%- if loop.first and message.role == "system" -%}{{- "<|think|>\n" -}}{%- endif -%}'
-        opening = jinja.text("<|turn>model\n" + ("" if self.thinking else "<|channel>thought\n<channel|>"))
+        opening = jinja.literal("<|turn>model\n" + ("" if self.thinking else "<|channel>thought\n<channel|>"))
         return jinja.fill(
             r"""
 {{- "<bos>" -}}$start
@@ -221,7 +229,7 @@ class GptOss(PromptStyle):
     """
 
     name = "gpt-oss"
-    keys = ("thinking",)
+    message_keys = ("thinking",)
     stop = ("<|return|>", "<|call|>")
     verified = True
 
@@ -229,7 +237,7 @@ class GptOss(PromptStyle):
         self.date, self.effort = date, effort
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        date = self.date or today("%Y-%m-%d", self.day)
+        date = self.date or today("%Y-%m-%d", self.current_date)
         text = (
             "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: "
             f"2024-06\nCurrent date: {date}\n\nReasoning: {self.effort}\n\n# Valid channels: analysis, commentary, "
@@ -257,7 +265,7 @@ class GptOss(PromptStyle):
         return text + ("<|start|>assistant" if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
-        date = jinja.text(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
+        date = jinja.literal(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
         return jinja.fill(
             r"""
 {{- "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: " -}}
@@ -300,7 +308,7 @@ class Glm45(PromptStyle):
     """
 
     name = "glm-4.5"
-    keys = ("reasoning_content",)
+    message_keys = ("reasoning_content",)
     stop = ("<|user|>", "<|observation|>", "<|endoftext|>")
     verified = True
 
@@ -308,7 +316,7 @@ class Glm45(PromptStyle):
         self.thinking = thinking
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text, last_question = "[gMASK]<sop>", last_user(messages)
+        text, last_question = "[gMASK]<sop>", last_user_index(messages)
         for i, message in enumerate(messages):
             role, content = message["role"], message["content"]
             if role == "assistant":
@@ -325,7 +333,7 @@ class Glm45(PromptStyle):
 
     def jinja(self) -> str | None:
         quiet = "" if self.thinking else r' + ("" if message.content.endswith("/nothink") else "/nothink")'
-        opening = jinja.text("<|assistant|>" + ("" if self.thinking else "\n<think></think>"))
+        opening = jinja.literal("<|assistant|>" + ("" if self.thinking else "\n<think></think>"))
         return jinja.fill(
             r"""
 {{- "[gMASK]<sop>" -}}
@@ -363,7 +371,7 @@ class Apertus(PromptStyle):
         self.date, self.thinking = date, thinking
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        date = self.date or today("%Y-%m-%d", self.day)
+        date = self.date or today("%Y-%m-%d", self.current_date)
         system = (
             "You are Apertus, a helpful assistant created by the SwissAI initiative.\nKnowledge cutoff: 2024-04\n"
             f"Current date: {date}"
@@ -387,7 +395,7 @@ class Apertus(PromptStyle):
         return text + ("<|assistant_start|>" if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
-        date = jinja.text(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
+        date = jinja.literal(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
         enabled = "enabled" if self.thinking else "disabled"
         return jinja.fill(
             r"""
@@ -422,7 +430,7 @@ class MiniMaxM2(PromptStyle):
     """MiniMax-M2: asked to think; answers to earlier questions lose their reasoning. Verified against its template."""
 
     name = "minimax-m2"
-    keys = ("reasoning_content",)
+    message_keys = ("reasoning_content",)
     stop = ("[e~[",)
     verified = True
 
@@ -430,7 +438,7 @@ class MiniMaxM2(PromptStyle):
         system = "You are a helpful assistant."
         if messages and messages[0]["role"] == "system":
             system, messages = messages[0]["content"] or system, messages[1:]
-        text, last_question = f"]~!b[]~b]system\n{system}[e~[\n", last_user(messages)
+        text, last_question = f"]~!b[]~b]system\n{system}[e~[\n", last_user_index(messages)
         for i, message in enumerate(messages):
             if message["role"] == "user":
                 text += f"]~b]user\n{message['content']}[e~[\n"

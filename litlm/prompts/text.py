@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
-from litlm.prompts.turns import Turn, Turns, by_role
+from litlm.prompts.turns import MarkerStyle, Turn, role_markers
 
 
 @register_style
@@ -14,7 +14,7 @@ class Plain(PromptStyle):
     """Base models: the contents one after another, nothing added. Unverified: so by definition."""
 
     name = "plain"
-    adds_prefix = True
+    adds_bos = True
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         return "".join(message["content"] for message in messages)
@@ -31,7 +31,7 @@ class Alpaca(PromptStyle):
     """
 
     name = "alpaca"
-    adds_prefix = True
+    adds_bos = True
     stop = ("### Instruction:",)
     verified = True
 
@@ -82,13 +82,13 @@ $refuse
         )
 
 
-class Sections(Turns):
+class Sections(MarkerStyle):
     """Formats of plain text. Most are published for one turn only: further turns repeat it.
 
     What separates turns is not written behind a last answer: there the end token belongs.
     """
 
-    adds_prefix = True
+    adds_bos = True
     roles = ("user", "assistant")
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -98,10 +98,9 @@ class Sections(Turns):
 
     def jinja(self) -> str | None:
         after = self.markers["assistant"][1]
-        if not after.isspace():
-            return super().jinja()
-        last = f'("" if loop.last and not add_generation_prompt else {jinja.text(after)})'
-        return jinja.table(self, after={"assistant": last})
+        last = f'("" if loop.last and not add_generation_prompt else {jinja.literal(after)})'
+        parts = {"after": {"assistant": last}} if after.isspace() else {}
+        return jinja.marker_template(self, **parts, **self.jinja_parts)
 
 
 @register_style
@@ -111,7 +110,7 @@ class NousHermes(Sections):
     name = "nous-hermes"
     stop = ("### Instruction:",)
     roles = PromptStyle.roles
-    markers = by_role(("", "\n\n"), ("### Instruction:\n", "\n\n"), ("### Response:\n", "\n\n"))
+    markers = role_markers(("", "\n\n"), ("### Instruction:\n", "\n\n"), ("### Response:\n", "\n\n"))
 
 
 @register_style
@@ -121,7 +120,7 @@ class Platypus(Sections):
     name = "platypus"
     stop = ("### Instruction:",)
     verified = True
-    markers = by_role(None, ("### Instruction:\n\n", "\n\n"), ("### Response:\n", "\n\n"))
+    markers = role_markers(None, ("### Instruction:\n\n", "\n\n"), ("### Response:\n", "\n\n"))
 
 
 @register_style
@@ -133,7 +132,7 @@ class FreeWilly2(Sections):
     roles = PromptStyle.roles
     verified = True
     default_system = "This is a system prompt, please behave and help the user."
-    markers = by_role(("### System:\n", "\n\n"), ("### User:\n", "\n\n"), ("### Assistant:\n", "\n\n"))
+    markers = role_markers(("### System:\n", "\n\n"), ("### User:\n", "\n\n"), ("### Assistant:\n", "\n\n"))
 
 
 @register_style
@@ -143,7 +142,7 @@ class StableCode(Sections):
     name = "stablecode"
     stop = ("###Instruction",)
     verified = True
-    markers = by_role(None, ("###Instruction\n", ""), ("###Response\n", "\n"))
+    markers = role_markers(None, ("###Instruction\n", ""), ("###Response\n", "\n"))
 
 
 @register_style
@@ -153,7 +152,7 @@ class Phi1(Sections):
     name = "phi-1"
     stop = ("\nAnswer:",)
     verified = True
-    markers = by_role(None, ("", "\n\n"), ("Answer:", "\n"))
+    markers = role_markers(None, ("", "\n\n"), ("Answer:", "\n"))
 
 
 @register_style
@@ -163,7 +162,7 @@ class Phi2(Sections):
     name = "phi-2"
     stop = ("\nInstruct:",)
     verified = True
-    markers = by_role(None, ("Instruct: ", "\n"), ("Output:", "\n"))
+    markers = role_markers(None, ("Instruct: ", "\n"), ("Output:", "\n"))
 
 
 @register_style
@@ -173,7 +172,7 @@ class Falcon(Sections):
     name = "falcon"
     stop = ("\nUser", "User:")
     verified = True
-    markers = by_role(None, ("", "\n"), ("Answer:", "\n"))
+    markers = role_markers(None, ("", "\n"), ("Answer:", "\n"))
 
 
 @register_style
@@ -183,16 +182,15 @@ class FalconInstruct(Sections):
     name = "falcon-instruct"
     stop = ("\nUser:",)
     verified = True
-    markers = by_role(None, ("User: ", "\n\n"), ("Assistant: ", "\n\n"))
-    opening = "Assistant:"
+    markers = role_markers(None, ("User: ", "\n\n"), ("Assistant: ", "\n\n"))
+    generation_prompt = "Assistant:"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         return [(r, c.replace("\r\n", "\n").replace("\n\n", "\n")) for r, c in super().turns(messages)]
 
-    def jinja(self) -> str | None:
-        lines = r'content | replace("\r\n", "\n") | replace("\n\n", "\n")'
-        last = r'("" if loop.last and not add_generation_prompt else "\n\n")'
-        return jinja.table(self, content=dict.fromkeys(self.markers, f"({lines})"), after={"assistant": last})
+    jinja_parts = {
+        "content": dict.fromkeys(markers, r'(content | replace("\r\n", "\n") | replace("\n\n", "\n"))')
+    }
 
 
 @register_style
@@ -202,8 +200,8 @@ class RedPajamaChat(Sections):
     name = "redpajama-chat"
     stop = ("<human>:",)
     verified = True
-    markers = by_role(None, ("<human>: ", "\n"), ("<bot>: ", "\n"))
-    opening = "<bot>:"
+    markers = role_markers(None, ("<human>: ", "\n"), ("<bot>: ", "\n"))
+    generation_prompt = "<bot>:"
 
 
 @register_style
@@ -212,8 +210,8 @@ class RedPajamaInstruct(Sections):
 
     name = "redpajama-instruct"
     stop = ("\nQ:",)
-    markers = by_role(None, ("Q: ", "\n"), ("A: ", "\n"))
-    opening = "A:"
+    markers = role_markers(None, ("Q: ", "\n"), ("A: ", "\n"))
+    generation_prompt = "A:"
 
 
 @register_style
@@ -228,8 +226,8 @@ class Vicuna(Sections):
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions."
     )
-    markers = by_role(("", " "), ("USER: ", " "), ("ASSISTANT: ", "</s>"))
-    opening = "ASSISTANT:"
+    markers = role_markers(("", " "), ("USER: ", " "), ("ASSISTANT: ", "</s>"))
+    generation_prompt = "ASSISTANT:"
 
 
 @register_style
@@ -238,12 +236,12 @@ class StarCoder2(Sections):
 
     name = "starcoder2"
     stop = ("<|endoftext|>", "### Instruction")
-    adds_prefix = False
-    begin = (
+    adds_bos = False
+    prefix = (
         "<|endoftext|>You are an exceptionally intelligent coding assistant that consistently delivers accurate and "
         "reliable responses to user instructions.\n\n"
     )
-    markers = by_role(None, ("### Instruction\n", "\n\n"), ("### Response\n", "<|endoftext|>\n\n"))
+    markers = role_markers(None, ("### Instruction\n", "\n\n"), ("### Response\n", "<|endoftext|>\n\n"))
 
 
 @register_style
@@ -253,8 +251,8 @@ class Nemotron(Sections):
     name = "nemotron"
     stop = ("<extra_id_1>",)
     roles = PromptStyle.roles
-    adds_prefix = False
+    adds_bos = False
     default_system = ""
-    markers = by_role(
+    markers = role_markers(
         ("<extra_id_0>System\n", "\n\n"), ("<extra_id_1>User\n", "\n"), ("<extra_id_1>Assistant\n", "\n")
     )  # fmt: skip
