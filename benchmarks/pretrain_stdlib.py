@@ -210,11 +210,11 @@ def save(out: Path, record: dict[str, Any]) -> None:
 
 
 def train(settings: PretrainSettings, record: dict[str, Any]) -> None:
-    from litlm.data.shards import text_tokenizer
+    from litlm.data.shards import prepared_tokenizer
     from litlm.train.flops import train_flops_per_token
     from litlm.train.run import begin, fresh, pretrain
 
-    tokenizer = text_tokenizer(settings.data)
+    tokenizer = prepared_tokenizer(settings.data)
     assert tokenizer is not None
     begin(settings)  # seeds, before the weights are drawn
     llm = fresh(settings, tokenizer.vocab_size, tokenizer.eos_id)

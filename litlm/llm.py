@@ -281,13 +281,13 @@ class LLM:
         """
         from litlm.checkpoint.hf import REPLACED, refuse_adapter
         from litlm.io.writing import atomic_folder, clear_parts, locked
-        from litlm.tokenizer import FILES
+        from litlm.tokenizer import TOKENIZER_FILES
 
         out_dir = Path(out_dir)
         refuse_adapter(out_dir)
         with locked(out_dir):
             clear_parts(out_dir)
-            with atomic_folder(out_dir, (*REPLACED, *(FILES if self._tokenizer is not None else ()))) as part:
+            with atomic_folder(out_dir, (*REPLACED, *(TOKENIZER_FILES if self._tokenizer is not None else ()))) as part:
                 self._write(part)
 
     def _write(self, out_dir: Path) -> None:
@@ -347,14 +347,14 @@ class LLM:
 
     def _take_chat_format(self, adapter: Path) -> None:
         """What an adapter's directory says about it goes before what the model's does."""
-        from litlm.tokenizer import Tokenizer, chat_templates_in, holds_tokenizer
+        from litlm.tokenizer import Tokenizer, has_tokenizer_files, read_chat_templates
 
         generation, templates, base = (
             _read_generation(adapter / GENERATION),
-            chat_templates_in(adapter),
+            read_chat_templates(adapter),
             self._tokenizer,
         )
-        own = Tokenizer.from_dir(adapter) if holds_tokenizer(adapter) else copy.copy(base)
+        own = Tokenizer.from_dir(adapter) if has_tokenizer_files(adapter) else copy.copy(base)
         if templates or STYLE in generation:
             self._generation.pop(STYLE, None)
             self._style = None
@@ -388,11 +388,11 @@ class LLM:
         if self._tokenizer is None:
             return frozenset(ids)
         if self._turn_ends is None or self._is_older_than_the_template():
-            from litlm.prompts.jinja import turn_ends
+            from litlm.prompts.jinja import end_of_turn_ids
 
             ends: frozenset[int] = frozenset()
             with contextlib.suppress(ValueError):  # a style that is unknown or broken is said when it is used
-                ends = turn_ends(self.style, self._tokenizer)
+                ends = end_of_turn_ids(self.style, self._tokenizer)
             self._turn_ends = ends
         return frozenset(ids.union(self._tokenizer.eos_ids, self._turn_ends))
 
@@ -507,7 +507,7 @@ class _Text:
     """One answer's text as it grows. What might be the start of a stop text is held back until that is decided."""
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
-        self._pieces = tokenizer.stream(skip_special_tokens=True)
+        self._pieces = tokenizer.decode_stream(skip_special_tokens=True)
         self._stop, self._held, self.stopped = stop, "", False
 
     def push(self, token: int) -> str:

@@ -655,11 +655,13 @@ def test_spans_are_those_that_templates_mark(name: str) -> None:
         (text,), (spans,) = chat_template_utils.render_jinja_template(
             [given], chat_template=source, return_assistant_tokens_mask=True, **TEXT
         )
-        marked = style.mark(messages)
+        marked = style.render_with_spans(messages)
         assert marked.text == text
         assert [text[slice(*span)].strip() for span in marked.spans] == [text[slice(*span)].strip() for span in spans]
-        assert marked.rewritten == 0
-        skipped = style.mark(messages, skip=[i for i, m in enumerate(messages) if m["role"] == "assistant"][-1:])
+        assert marked.n_rewritten == 0
+        skipped = style.render_with_spans(
+            messages, skip=[i for i, m in enumerate(messages) if m["role"] == "assistant"][-1:]
+        )
         assert skipped.spans == marked.spans[:-1]
 
 
@@ -668,7 +670,7 @@ def test_what_ends_a_conversation_is_no_answers(name: str) -> None:
     """Phi-3's template writes the end of text behind whatever comes last, beside the end of the turn."""
     style = TemplateStyle(templates()[name], eos_token="<|endoftext|>")
     for messages in (talk("q", "a", "r", "b"), talk("q", "a", "r", "b")[1:], talk("q", "b")):
-        marked = style.mark(messages)
+        marked = style.render_with_spans(messages)
         answers = [f"{m['content']}<|end|>" for m in messages if m["role"] == "assistant"]
         assert [marked.text[slice(*span)].strip() for span in marked.spans] == answers
         assert marked.text.endswith("b<|end|>\n<|endoftext|>")
@@ -777,5 +779,5 @@ def test_stops_and_bos(name: str, tokenizer: Tokenizer) -> None:
         assert any(stop.strip() in text for stop in style.stop), text
     ids = style.encode(talk("q"), tokenizer)
     starts_with_bos = ids[0] == tokenizer.bos_id
-    assert starts_with_bos == (style.adds_prefix or prompt.startswith("<s>"))
+    assert starts_with_bos == (style.adds_bos or prompt.startswith("<s>"))
     assert tokenizer.bos_id not in ids[1:]

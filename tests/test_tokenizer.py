@@ -691,7 +691,7 @@ def test_sentencepiece_gguf_without_an_unknown_piece(tmp_path: Path) -> None:
 def test_streams_add_up(folders: dict[str, Path], name: str, seed: int) -> None:
     tokenizer = Tokenizer.from_dir(folders[name])
     rng = random.Random(seed)
-    stream = {skip: tokenizer.stream(skip_special_tokens=skip) for skip in (True, False)}
+    stream = {skip: tokenizer.decode_stream(skip_special_tokens=skip) for skip in (True, False)}
     for text in [*odd_strings(seed), *ODD_TEXTS]:
         ids = tokenizer.encode(text)
         for skip in (True, False):
@@ -712,16 +712,16 @@ def test_smollm2_stream(gguf_fields: dict[str, Any]) -> None:
     tokenizer, reference = Tokenizer.from_gguf(gguf_fields), smollm2_reference(gguf_fields)
     rng = random.Random(0)
     for ids in [*(tokenizer.encode(text) for text in ODD_TEXTS), *(rng.choices(range(500), k=30) for _ in range(300))]:
-        stream = tokenizer.stream(skip_special_tokens=True)
+        stream = tokenizer.decode_stream(skip_special_tokens=True)
         assert "".join(map(stream.push, ids)) + stream.flush() == reference.decode(ids, skip_special_tokens=True)
 
 
 def test_a_stream_shows_text_as_soon_as_it_is_certain(folders: dict[str, Path]) -> None:
     tokenizer = Tokenizer.from_dir(folders[MISTRAL[0]])
-    stream = tokenizer.stream()
+    stream = tokenizer.decode_stream()
     pieces = [stream.push(token) for token in tokenizer.encode("a🤗b", add_special_tokens=False)]
     assert pieces == ["a", "", "", "", "🤗", "b"]
-    stream = Tokenizer.from_dir(folders["byte_level"]).stream()
+    stream = Tokenizer.from_dir(folders["byte_level"]).decode_stream()
     assert stream.push(Tokenizer.from_dir(folders["byte_level"]).encode("x")[-1]) == "x"
 
 
@@ -745,7 +745,7 @@ def test_a_stream_does_constant_work_per_token(
                 return core.decode(ids, **options)
 
         backend.core = Counting()
-    stream = tokenizer.stream(skip_special_tokens=True)
+    stream = tokenizer.decode_stream(skip_special_tokens=True)
     byte = tokenizer.token_to_id("<0xFF>") or 5
     ids = (tokenizer.encode("hello world 🤗 ") * 200 + [byte] * 500 + [0] * 500) * 2
     for token in ids:

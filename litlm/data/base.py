@@ -124,7 +124,7 @@ class Dataset(ABC):
         return len(self)
 
     def select(self: AnyDataset, indexes: Sequence[int]) -> AnyDataset:
-        """These examples, in this order, with shared storage. Raises NotImplementedError if a dataset can't be split."""
+        """These examples, in this order, with shared storage. Raises NotImplementedError in datasets that have none."""
         raise NotImplementedError(f"{type(self).__name__} can't be split")
 
     def split(self: AnyDataset, fraction: float, seed: int) -> tuple[AnyDataset, AnyDataset | None]:

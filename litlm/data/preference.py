@@ -282,4 +282,4 @@ def _read(
     n, n_tokens, n_trained = len(answers) // 2, len(answers.ids), int(answers.learn.sum())
     summary = f"{plural(n, 'pair')} of {n_tokens / n:.0f} tokens on average, {n_trained / n:.0f} trained on"
     notes = [f"{found.name}: {summary}", *found.notes(), *notes]
-    return PreferenceDataset(answers, notes, static_shapes=static_shapes)
+    return PreferenceDataset(answers, tuple(notes), static_shapes=static_shapes)

@@ -66,7 +66,8 @@ def prepare_command(settings: PrepareCommand) -> None:
     if result.written == 0:
         print("Already complete.")
     else:
-        print(f"Wrote {result.written:,} tokens in {result.seconds:.1f} s, {result.written / result.seconds:,.0f} tokens/s.")
+        speed = result.written / result.seconds
+        print(f"Wrote {result.written:,} tokens in {result.seconds:.1f} s, {speed:,.0f} tokens/s.")
     if result.skipped:
         print(skipped_note(result.skipped))
     print(f"Go on with: litlm pretrain MODEL --data.path {result.folder}")

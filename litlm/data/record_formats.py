@@ -33,7 +33,7 @@ _FORMATS = (
     "prompt and completion (or response), question and answer, or text"
 )
 _SYSTEM_KEYS = ("system", "system_prompt", "system_message")
-# Whether a message is trained on: OpenAI's and mistral-finetune's weight, axolotl's train and training, ms-swift's loss.
+# Whether to train on a message: OpenAI's and mistral-finetune's weight, axolotl's train and training, ms-swift's loss.
 _WEIGHT_KEYS = ("weight", "train", "training", "loss", "loss_scale")
 _MEDIA = dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "litlm trains on text only")
 _REFUSED_KEYS = _MEDIA | {

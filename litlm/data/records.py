@@ -287,4 +287,6 @@ def _from_hub(dataset: NamedDataset, split: str) -> Iterator[Record]:
     rows = rows.rename_columns(renamed) if renamed else rows
     types = dict(zip(rows.features, rows.features.arrow_schema.types, strict=True))
     records = ({k: _drop_nulls(v, types[k], json_decoded=True) for k, v in row.items()} for row in rows)
-    return _require_records(((f"{location}, row {i}", row) for i, row in enumerate(records, 1)), f"{location} holds no examples")
+    return _require_records(
+        ((f"{location}, row {i}", row) for i, row in enumerate(records, 1)), f"{location} holds no examples"
+    )

@@ -75,7 +75,7 @@ def _read(
     if not len(dataset):
         remedy = f" after cutting to max_len={max_len} tokens; raise max_len" if counts["nothing left"] else ""
         raise ValueError("\n".join([f"{found.name}: nothing to train on{remedy}", *_left_out(found.name, counts)]))
-    return replace(dataset, notes=_notes(dataset, found, counts, max_len))
+    return replace(dataset, notes=tuple(_notes(dataset, found, counts, max_len)))
 
 
 def _left_out(name: str, counts: Counter[str]) -> list[str]:
@@ -107,8 +107,8 @@ def _notes(dataset: TokenizedDataset, found: RecordSources, counts: Counter[str]
     if counts["without thinking"]:
         notes.append(
             f"{name}: the template opens a thought and writes answers without it, so "
-            f"{plural(counts['without thinking'], 'conversation')} teach answering without thinking; --data.style names "
-            "another style"
+            f"{plural(counts['without thinking'], 'conversation')} teach answering without thinking; --data.style "
+            "names another style"
         )
     return notes
 
@@ -174,7 +174,7 @@ class Encoder:
             self.counts["weight 0"] += self.loss_on != "all"
             return Example(ids, [self.loss_on == "all"] * len(ids))
         self.counts["empty"] += not any(has_content(messages[i]) for i in trained)
-        # What follows the last answer is not trained on, and templates write an answer differently before more messages.
+        # Later messages are not trained on, and templates write an answer differently if any follow.
         rendered = self.style.render_with_spans(
             messages[: trained[-1] + 1], first=first, skip=skip, allow_missing_thinking=True, **options
         )

@@ -59,8 +59,8 @@ class TextDataset(Dataset):
         for folder, index in zip(self.folders, indexes, strict=True):
             if index["next"] is not None:
                 raise ValueError(
-                    f"{folder} is incomplete ({index['tokens']:,} tokens so far); run the same `litlm prepare` again to "
-                    "resume it"
+                    f"{folder} is incomplete ({index['tokens']:,} tokens so far); run the same `litlm prepare` again "
+                    "to resume it"
                 )
             check_shards(folder, index)
             dtype = np.dtype(index["dtype"]).newbyteorder("<")

@@ -143,5 +143,5 @@ def _explain(error: Exception, hub_id: str, offline: bool) -> str:
     if "split" in message.lower():
         return f"{message}. Choose one with --data.split (litlm prepare: --split)"
     if "scripts are no longer supported" in text:
-        return f"{message}; it holds a loading script in place of data. Download its files from {page} and name one of them"
+        return f"{message}; it holds a loading script, not data. Download its files from {page} and name one of them"
     return f"{message}. Is the name right (no file or folder has it), and do you have access? See {page}"

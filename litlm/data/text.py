@@ -5,7 +5,7 @@ so the numbers (source, chunk) say where reading stopped. No torch.
 - A long document has several chunks: a file larger than memory can be read, and tokenized by several threads. It is
   split where byte-level BPE never merges: between a newline and a letter or digit, or between a word and the space
   before the next (`prepare.splits_cleanly` checks the tokenizer).
-- In folders, hidden files and files that are not UTF-8 text are skipped and counted; a file named directly must be text.
+- In folders, hidden files and files that are not UTF-8 text are skipped; a file named directly must be text.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ def documents(sources: Sequence[str], *, text_key: str = "text", split: str = "t
 
 
 # --- finding sources ----------------------------------------------------------------------------------------------
-def find_sources(
-    sources: Sequence[str], *, text_key: str, split: str, exclude: Path | None = None
-) -> list[TextSource]:
+def find_sources(sources: Sequence[str], *, text_key: str, split: str, exclude: Path | None = None) -> list[TextSource]:
     """The files and hub datasets in reading order. exclude: a folder to skip. Raises ValueError for unknown sources."""
     found: list[TextSource] = []
     problems: list[str] = []

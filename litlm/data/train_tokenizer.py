@@ -47,7 +47,9 @@ def train_tokenizer_command(settings: TrainTokenizerCommand) -> None:
     measured_on = "held-out text" if result.held_out else "its training text, which is too short to hold any out"
     print(f"{result.bytes_per_token:.2f} bytes per token on {measured_on}")
     if result.vocab_size < settings.vocab_size:
-        print(f"The text has no more pairs to merge: vocab_size={settings.vocab_size:,} was not reached. Use more text.")
+        print(
+            f"The text has no more pairs to merge: vocab_size={settings.vocab_size:,} was not reached. Use more text."
+        )
     if result.skipped:
         print(f"{result.skipped:,} files were skipped because they are not UTF-8 text")
     data = " --data ".join(settings.data)

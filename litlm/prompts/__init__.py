@@ -23,6 +23,6 @@ from litlm.prompts.turns import MarkerStyle
 
 __all__ = [
     "Alpaca", "Apertus", "ChatML", "DeepSeekV31", "Gemma4", "Glm45", "GptOss", "Granite33", "Llama2FunctionCalling",
-    "Llama3", "Llama31", "Llama32", "MarkerStyle", "Message", "Plain", "PromptStyle", "Qwen3", "SmolLM2", "SmolLM3", "TemplateStyle",
-    "Zephyr", "get_style", "register_style", "style_for",
+    "Llama3", "Llama31", "Llama32", "MarkerStyle", "Message", "Plain", "PromptStyle", "Qwen3", "SmolLM2", "SmolLM3",
+    "TemplateStyle", "Zephyr", "get_style", "register_style", "style_for",
 ]  # fmt: skip

@@ -8,7 +8,6 @@ from litlm.prompts import jinja
 from litlm.prompts.base import Message, register_style
 from litlm.prompts.turns import MarkerStyle, Turn, first_system_only, shared_markers, split_reasoning, without_reasoning
 
-
 _SYSTEM_TURN = r'{{- "<|im_start|>system\n" + system + "<|im_end|>\n" -}}'
 
 
@@ -151,7 +150,9 @@ class QwQ(ChatML):
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         *earlier, last = super().turns(messages) or [("", "")]
-        turns = [(role, without_reasoning(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier]
+        turns = [
+            (role, without_reasoning(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier
+        ]
         return [*turns, last] if last[0] else turns
 
     jinja_parts = {"content": {"assistant": r'(content if loop.last else content.split("</think>")[-1].lstrip("\n"))'}}

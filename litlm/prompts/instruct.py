@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
 from litlm.prompts.turns import MarkerStyle, Turn, role_markers, shared_markers
 

@@ -27,8 +27,8 @@ TOOL_USE = "tool_use"  # the template that transformers takes for conversations 
 def style_for(tokenizer: Tokenizer, style_name: str | None = None, saved_style: str | None = None) -> PromptStyle:
     """The style to prompt a checkpoint with: its own chat template, else the named style, else `plain`.
 
-    saved_style: the style whose name litlm saved with the checkpoint, beside its template. If the checkpoint has another
-    template by now, that is used. Raises ValueError for unknown names.
+    saved_style: the style that litlm saved with the checkpoint, by name and as its template. If the checkpoint has
+    another template by now, that is used. Raises ValueError for unknown names.
     """
     named = get_style(style_name or "plain")
     tool_use = tokenizer.chat_templates.get(TOOL_USE)
@@ -161,8 +161,8 @@ class TemplateStyle(PromptStyle):
         style._removed_suffix = self._unconditional_prompt
         if self._prompt_is_unclear:
             raise ValueError(
-                "the chat template asks for another answer behind the last one, whatever add_generation_prompt says, "
-                "so its answers can't be told from what follows them; put that part of the template into "
+                "the chat template asks for another answer after the last one, whatever add_generation_prompt says, so "
+                "its answers can't be told from what follows them; put that part of the template into "
                 "{% if add_generation_prompt %}, or name a prompt style"
             )
         return super(TemplateStyle, style).render_with_spans(*args, **options)

@@ -188,9 +188,7 @@ class FalconInstruct(Sections):
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         return [(r, c.replace("\r\n", "\n").replace("\n\n", "\n")) for r, c in super().turns(messages)]
 
-    jinja_parts = {
-        "content": dict.fromkeys(markers, r'(content | replace("\r\n", "\n") | replace("\n\n", "\n"))')
-    }
+    jinja_parts = {"content": dict.fromkeys(markers, r'(content | replace("\r\n", "\n") | replace("\n\n", "\n"))')}
 
 
 @register_style

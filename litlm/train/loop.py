@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from litlm.checkpoint.training import Checkpoints, load_checkpoint, put_weights
-from litlm.data.base import Batch, Dataset, Order
+from litlm.data.base import Batch, Dataset, EpochSampler
 from litlm.model import GPT
 from litlm.model.moe import RouterWatch, watch_routers
 from litlm.settings import TrainSettings
@@ -260,8 +260,13 @@ class Run:
         self.optimizer = make_optimizer(self.masters or model, settings)
         self.runner, self.wrapped = fabric.setup(model, self.optimizer)
         self.ahead = runs_ahead(self.device, self.optimizer)
-        self.limits, self.order = Limits(settings, len(train)), Order(len(train), seed)
-        self.kind = {"seed": seed, "batch_size": settings.batch_size, "examples": len(train), "tokens": train.digest()}
+        self.limits, self.order = Limits(settings, len(train)), EpochSampler(len(train), seed)
+        self.kind = {
+            "seed": seed,
+            "batch_size": settings.batch_size,
+            "examples": len(train),
+            "tokens": train.fingerprint(),
+        }
         self.kind |= kind
         self.state, self.result, self.spikes = State(kind=self.kind), Result(), SpikeWatch(settings.spike_factor)
         self.unsettled: list[Step] = []

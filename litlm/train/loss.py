@@ -369,4 +369,4 @@ class NextToken(Objective):
 
     def loss_sum(self, model: GPT, runner: Runner, batch: Batch) -> Tensor:
         hidden = runner(batch.tokens, output="hidden", context=batch.context())
-        return loss_sum(model, hidden, batch.targets, batch.wanted)
+        return loss_sum(model, hidden, batch.targets, batch.target_positions)

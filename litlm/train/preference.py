@@ -81,7 +81,7 @@ class Preference(Objective):
     def loss_sum(self, model: GPT, runner: Runner, batch: Batch) -> Tensor:
         assert isinstance(batch, PreferenceBatch)
         s = self.settings
-        places = send(torch.tensor(batch.places()), batch.tokens.device)  # (pairs, 2)
+        places = send(torch.tensor(batch.answer_documents()), batch.tokens.device)  # (pairs, 2)
         ref = None if s.loss == "orpo" else self._reference(model, runner, batch, places)
         policy, n_tokens = (t[places] for t in log_probs(model, runner, batch))
         scores = policy / n_tokens if ref is None else policy - ref  # (pairs, 2)
@@ -98,12 +98,12 @@ class Preference(Objective):
     @torch.no_grad()
     def _reference(self, model: GPT, runner: Runner, batch: PreferenceBatch, places: Tensor) -> Tensor:
         if self.reference is None:
-            if batch.reference is None:
+            if batch.reference_logps is None:
                 raise ValueError(
                     f"loss={self.settings.loss} compares with a reference: give Preference a context that switches the "
                     "adapters off, or data from precompute_reference"
                 )
-            return send(batch.reference, batch.tokens.device)
+            return send(batch.reference_logps, batch.tokens.device)
         with _evaluating(model), self.reference():
             return log_probs(model, runner, batch)[0][places]
 
@@ -125,7 +125,7 @@ class Preference(Objective):
 def log_probs(model: GPT, runner: Runner, batch: Batch) -> tuple[Tensor, Tensor]:
     """For each document of the batch, row by row: the log-probability of what is to be learned, and its tokens."""
     hidden = runner(batch.tokens, output="hidden", context=batch.context())
-    losses = model_token_losses(model, hidden, batch.targets, batch.wanted)
+    losses = model_token_losses(model, hidden, batch.targets, batch.target_positions)
     width = batch.tokens.size(1)
     sizes = [[*row, width - sum(row)] for row in batch.lengths]  # the last is padding, or nothing
     own = [at for row in sizes for at in [True] * (len(row) - 1) + [False]]
@@ -149,7 +149,7 @@ def precompute_reference(
                 values = log_probs(model, runner, batch.to(device))[0].cpu()
                 numbers = torch.tensor([n for row in batch.examples for n in row])
                 reference[start + numbers // 2, numbers % 2] = values
-    return replace(data, reference=reference)
+    return replace(data, reference_logps=reference)
 
 
 @contextmanager

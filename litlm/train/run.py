@@ -95,7 +95,7 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
 def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
     """Train a model on plain text, from random weights or (from_weights) from those it has."""
     from litlm.data.prepare import load_tokenizer
-    from litlm.data.shards import open_text, text_tokenizer
+    from litlm.data.shards import load_text, prepared_tokenizer
     from litlm.train.methods import apply_method
 
     if settings.train.optimizer.lower() in ("adamw", "adamw8bit", "muon"):
@@ -107,7 +107,7 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
     if settings.tokenizer is not None:
         tokenizer = load_tokenizer(settings.tokenizer)
     else:
-        tokenizer = text_tokenizer(settings.data) or (own_tokenizer(settings) if llm is None else llm.tokenizer)
+        tokenizer = prepared_tokenizer(settings.data) or (own_tokenizer(settings) if llm is None else llm.tokenizer)
     if llm is None:
         llm = fresh(settings, tokenizer.vocab_size, tokenizer.eos_id)
     usable(llm).tokenizer = tokenizer
@@ -117,7 +117,7 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
             f"data.max_len={max_len} is more than the model's context of {llm.config.max_seq_len}; lower it, or "
             f"give a new model a longer one: --model_args.max_seq_len {max_len}"
         )
-    train, val = open_text(settings.data, tokenizer, max_len, Path(settings.out_dir) / "data", seed=settings.seed)
+    train, val = load_text(settings.data, tokenizer, max_len, Path(settings.out_dir) / "data", seed=settings.seed)
     method = apply_method(llm, settings.method)
     return run(settings, llm, method, train, val, None, quiet=quiet)
 
@@ -172,7 +172,7 @@ def run(
     resume = find_checkpoint(settings, checkpoints)
     device = llm.model.embed.weight.device
     for data in filter(None, (train, val)):
-        data.whole_rows = device.type == "cuda" or compiles(t, device)
+        data.static_shapes = device.type == "cuda" or compiles(t, device)
     t = dataclasses.replace(t, precision=precision_of(settings, device))
     method.check()
     check_ids(llm, train, val)
@@ -236,11 +236,11 @@ def own_tokenizer(settings: PretrainSettings) -> Tokenizer:
 
 def check_ids(llm: LLM, *data: Dataset | None) -> None:
     """Raise a ValueError for tokens of the data that the model has no row for; on a GPU they'd be a failed assert."""
-    from litlm.tokenizer import outside
+    from litlm.tokenizer import describe_out_of_vocab
 
     rows = llm.config.vocab_size
-    tokenizer = llm._tokenizer
-    if wrong := outside((token for part in data if part for token in part.outside(rows)), rows, tokenizer):
+    tokenizer, ids = llm._tokenizer, [token for part in data if part for token in part.out_of_vocab_ids(rows)]
+    if wrong := describe_out_of_vocab(ids, rows, tokenizer):
         size = "" if tokenizer is None else f" (the tokenizer has {tokenizer.vocab_size})"
         raise ValueError(
             f"The data holds {wrong}{size}. Use the tokenizer that the model was made with, also for `litlm prepare`, "
@@ -279,8 +279,8 @@ def problems_of(settings: RunSettings, llm: LLM | None) -> list[str]:
     """What does not go together, is missing or is not there."""
     from litlm.data import text
     from litlm.data.prepare import is_prepared
-    from litlm.data.records import locate
-    from litlm.data.sources import expand
+    from litlm.data.records import resolve_source
+    from litlm.data.sources import expand_patterns
     from litlm.llm import pick_device
     from litlm.prompts import get_style
     from litlm.train.optim import check_optimizer
@@ -306,16 +306,16 @@ def problems_of(settings: RunSettings, llm: LLM | None) -> list[str]:
         attempt(get_style, style)
     for sources in (data.path, data.val_path):
         try:
-            found = expand(sources)
+            found = expand_patterns(sources)
         except ValueError as e:
             problems.append(str(e))
             continue
         if isinstance(data, TextData):
             unprepared = [source for source in found if not is_prepared(source)]
-            attempt(text.units, unprepared, text_key=data.text_key, split=data.split)
+            attempt(text.find_sources, unprepared, text_key=data.text_key, split=data.split)
         else:
             for source in found:
-                attempt(locate, source)
+                attempt(resolve_source, source)
     if t.early_stop and not data.val_path and data.val_fraction == 0:
         problems.append(f"early_stop={t.early_stop} needs data to validate on; set val_fraction or val_path")
     if isinstance(settings, PretrainSettings) and method != "full":
@@ -497,7 +497,7 @@ def sampler(llm: LLM, prompts: tuple[str, ...], day: str | None) -> Callable[[],
         return None
     from litlm.generate.decode import check_prompts
 
-    style = None if llm.style.name == "plain" else llm.style.on(day)
+    style = None if llm.style.name == "plain" else llm.style.with_date(day)
     message = lambda p: [{"role": "user", "content": p}]  # noqa: E731
     ids = [style.encode(message(p), llm.tokenizer) if style else llm.tokenizer.encode(p) for p in prompts]
     check_prompts(ids, llm.config.vocab_size, llm.config.max_seq_len, llm.tokenizer)  # not in the middle of a run

@@ -17,7 +17,7 @@ import torch
 from torch.optim import Optimizer
 
 from litlm.checkpoint.training import random_states, restore_random
-from litlm.data.base import Dataset, Order
+from litlm.data.base import Dataset, EpochSampler
 from litlm.io.writing import write_text
 from litlm.model import GPT
 from litlm.settings import PretrainSettings, RunSettings, TrainSettings
@@ -127,7 +127,7 @@ def try_rates(
 ) -> float:  # fmt: skip
     """The learning rate that a range test suggests, by steps like those of the run."""
     objective, device = objective or NextToken(), model.embed.weight.device
-    order, numbers = Order(len(train), seed + 1), itertools.count()
+    order, numbers = EpochSampler(len(train), seed + 1), itertools.count()
     micro_batch_size = settings.micro_batch_size
     assert isinstance(micro_batch_size, int)
     compiled = compiles(settings, device)

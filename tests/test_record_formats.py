@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import tiny
 
-from litlm.data.base import Example
-from litlm.data.forms import Conversation, Text, parse, template_arguments
+from litlm.data.base import Example, TokenizedDataset
 from litlm.data.preference import Pair, load_preference, parse_pair
+from litlm.data.record_formats import Conversation, Text, parse, template_arguments
 from litlm.data.records import read_records
-from litlm.data.sft import Encoder, SFTDataset, load_sft
+from litlm.data.sft import Encoder, load_sft
 from litlm.llm import LLM
 from litlm.prompts import PromptStyle, TemplateStyle, get_style
 from litlm.settings.data import DataSettings, PreferenceData
@@ -56,7 +56,9 @@ def write(path: Path, records: list[Any]) -> str:
     return str(path)
 
 
-def sft(path: Path, records: list[Any], llm: LLM, style: PromptStyle | None = None, **settings: Any) -> SFTDataset:
+def sft(
+    path: Path, records: list[Any], llm: LLM, style: PromptStyle | None = None, **settings: Any
+) -> TokenizedDataset:
     data = DataSettings(path=write(path / "d.jsonl", records), **({"val_fraction": 0} | settings))
     return load_sft(data, llm.tokenizer, style or TemplateStyle(TEMPLATE), 1000)[0]
 
@@ -211,16 +213,16 @@ def test_forms_of_messages() -> None:
         ({"content": [{"type": "image_url", "image_url": "x"}]}, "messages[1] has content with a part of type 'image"),
         ({"content": [{"type": "text", "text": "a", "weight": 0}]}, "messages[1] has content with 'weight' in a part"),
         ({"content": ["a"]}, "a part of type 'str'"),
-        ({"content": "a", "images": ["x.png"]}, "messages[1].images can't be used: litlm learns text alone"),
+        ({"content": "a", "images": ["x.png"]}, "messages[1].images can't be used: litlm trains on text only"),
         ({"content": "a", "prefix": True}, "messages[1].prefix can't be used"),
         ({"content": "a", "training_detail": [{"train": True}]}, "messages[1].training_detail can't be used"),
-        ({"content": "a", "weight": 0.5}, "messages[1].weight=0.5: a message is learned (1, true) or not"),
+        ({"content": "a", "weight": 0.5}, "messages[1].weight=0.5: a message is trained on (1, true) or not"),
         ({"content": "a", "train": "yes"}, "messages[1].train='yes'"),
         ({"tool_calls": "[{"}, "messages[1].tool_calls is not valid JSON"),
         ({"tool_calls": ["f"]}, "messages[1].tool_calls must be a list of objects"),
-        ({"tool_calls": [{"function": {"arguments": {}}}]}, "messages[1] has a call of a tool without the name"),
+        ({"tool_calls": [{"function": {"arguments": {}}}]}, "messages[1] has a tool call without the name"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": "x="}}]}, "arguments of f is not valid JSON"),
-        ({"role": "function_call", "content": "f(x)"}, "messages[1], a call of a tool, is not valid JSON"),
+        ({"role": "function_call", "content": "f(x)"}, "messages[1], a tool call, is not valid JSON"),
         ({"role": "user", "content": "a", "train": True}, "messages[1].train=True on a message of role 'user'"),
     ],
 )
@@ -262,14 +264,14 @@ def test_answers_of_weight_0_are_not_learned(key: str, tmp_path: Path, llm: LLM)
     data = sft(tmp_path, [talk(0, 0), talk(1), talk(1, 0)], llm, style, loss_on="completion")
     assert len(data) == 1
     assert data.notes[1].endswith("2 examples left out because the answers have weight 0")
-    with pytest.raises(ValueError, match=r"(?s)nothing to learn is left.*weight 0"):
+    with pytest.raises(ValueError, match=r"(?s)nothing to train on.*weight 0"):
         sft(tmp_path, [talk(0)], llm, style)
-    with pytest.raises(ValueError, match="message 1 is not to be learned.*loss_on=all"):
+    with pytest.raises(ValueError, match="message 1 is not to be trained on.*loss_on=all"):
         sft(tmp_path, [talk(0, 1)], llm, style, loss_on="all")
     assert len(sft(tmp_path, [talk(1, 1)], llm, style, loss_on="all")) == 1
     asked = {"messages": [USER | {key: 0}, SAID]}
     assert said(asked) == ["No.<|im_end|>"]
-    with pytest.raises(ValueError, match="message 0 is not to be learned.*loss_on=all"):
+    with pytest.raises(ValueError, match="message 0 is not to be trained on.*loss_on=all"):
         sft(tmp_path, [asked], llm, style, loss_on="all")
 
     prompt = talk(0, 1)["messages"]
@@ -303,7 +305,7 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("record", "text"),
     [
-        *((TOLD | {key: ["a.png"]}, f"{key} can't be used: litlm learns text alone")
+        *((TOLD | {key: ["a.png"]}, f"{key} can't be used: litlm trains on text only")
           for key in ("image", "images", "videos", "audios")),
         ({"text": "a", "image": {"bytes": "x"}}, "image can't be used"),
         (TOLD | {"available_tools": TOOLS}, "available_tools can't be used: call it tools"),
@@ -314,7 +316,7 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
         *((record | {key: false}, f"{key}={false!r} marks a bad answer")
           for record in (TOLD, {"prompt": "q", "completion": "a"}, {"question": "q", "output": "a"})
           for key in ("label", "kto_tag") for false in (False, 0, 0.0, "False", "false", "0", "no", " FALSE ")),
-        *((record | {key: false}, f"{key}={false!r} says that the record is not to be learned")
+        *((record | {key: false}, f"{key}={false!r} says not to train on the record")
           for record in (TOLD, {"prompt": "q", "completion": "a"}, {"text": "t"})
           for key in ("weight", "train", "training") for false in (False, 0, 0.0, "false", "0")),
         *((TOLD | {key: value}, f"{key} can't be used: put it into chat_template_kwargs")
@@ -326,9 +328,9 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
         (TOLD | {"conversations": ["a", "b"]}, "messages and conversations hold different messages"),
         ({"messages": [USER, SAID | {"value": "Yes."}]}, "has a content and a value that differ"),
         ({"messages": [USER | {"from": "gpt"}, SAID]}, "has a role and a from that differ"),
-        ({"prompt": "p", "question": "q", "answer": "a"}, "prompt and question are 2 questions"),
+        ({"prompt": "p", "question": "q", "answer": "a"}, "prompt and question are 2 prompts"),
         ({"prompt": "p", "output": "o", "answer": "a"}, "output and answer are 2 answers"),
-        ({"prompt": "p", "input": "o", "context": "a", "answer": "a"}, "input and context are 2 texts"),
+        ({"prompt": "p", "input": "o", "context": "a", "answer": "a"}, "input and context are 2 inputs"),
         ({"prompt": "p", "context": {"a": 1}, "answer": "a"}, "context must be text"),
         ({"prompt": [USER], "input": "o", "completion": "a"}, "input stands beside a list of messages"),
         *(({"question": "q", key: ["x"], "answer": "a"}, f"{key} can't be used beside question")
@@ -384,7 +386,7 @@ def test_empty_texts_are_left_out_and_counted(tmp_path: Path, llm: LLM) -> None:
     data = sft(tmp_path, [{"text": "ab"}, {"text": ""}, {"text": " \n"}, {"text": None, "id": 3}], llm)
     assert len(data) == 1
     assert data.notes[1].endswith("3 examples left out because the text is empty")
-    with pytest.raises(ValueError, match=r"(?s)nothing to learn is left\n.*the text is empty"):
+    with pytest.raises(ValueError, match=r"(?s)nothing to train on\n.*the text is empty"):
         sft(tmp_path, [{"text": ""}], llm)
     assert parse({"text": None}) == Text("")
 
