@@ -212,8 +212,10 @@ class LLM:
         self._style, self._style_of, self._turn_ends = style, None, None
         is_template = isinstance(style, TemplateStyle)
         self._generation = self._generation | {STYLE: None if is_template else style.name}
-        if is_template and self._tokenizer is not None:
+        if isinstance(style, TemplateStyle) and self._tokenizer is not None:
             self._tokenizer, self._style_of = _with_template(self._tokenizer, style.source), (style.source,)
+            if style.tool_use_template is not None:
+                self._tokenizer.chat_templates["tool_use"] = style.tool_use_template
 
     def generate(
         self,

@@ -88,7 +88,10 @@ def test_forms(record: dict[str, Any]) -> None:
         (dict(question=USER["content"], system="Be brief.", **TEXTS), [SYSTEM, USER]),
         (dict(prompt=USER["content"], chosen=[SYSTEM, USER, GOOD], rejected=[SYSTEM, USER, BAD]), [SYSTEM, USER]),
         *(
-            ({question: "q", about: "i"} | TEXTS, [{"role": "user", "content": "q\n\ni", "instruction_and_input": ("q", "i")}])
+            (
+                {question: "q", about: "i"} | TEXTS,
+                [{"role": "user", "content": "q\n\ni", "instruction_and_input": ("q", "i")}],
+            )
             for question in ("instruction", "prompt", "question")
             for about in ("input", "context")
         ),

@@ -348,6 +348,77 @@ def test_keys_that_can_not_be_honoured_are_refused(record: dict[str, Any], text:
         parse(record)
 
 
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        *(({"text": "t", key: "x y"}, f"{key} can't be used beside text, which does not hold it")
+          for key in ("prompt", "question", "instruction", "input", "context", "completion", "answer", "output",
+                      "reasoning", "reasoning_content", "thinking")),
+        ({"text": "t", "prompt": "", "completion": "a"}, "completion can't be used beside text"),
+        ({"text": "t", "prompt": [USER]}, "prompt can't be used beside text"),
+        *((TOLD | {key: "x y"}, f"{key} can't be used beside messages, which does not hold it")
+          for key in ("prompt", "question", "input", "context", "reasoning", "reasoning_content", "thinking")),
+        *(({"conversations": ["a", "b"], key: "x y"}, f"{key} can't be used beside conversations")
+          for key in ("input", "context", "reasoning")),
+        (TOLD | {"context": {"title": "x"}}, "context can't be used beside messages"),
+        (TOLD | {"input": [USER | {"content": "another"}]}, "input can't be used beside messages"),
+        ({"messages": [USER, SAID, USER], "completion": "lost"}, "completion can't be used beside messages"),
+        (TOLD | {"history": '[["x", "y"]]'}, "history stands beside messages"),
+        ({"prompt": "q", "completion": "a", "reasoning": "r", "thinking": "s"}, "are 2 reasoning texts"),
+        ({"prompt": "q", "completion": "a", "reasoning": ["r"]}, "reasoning can't be used: it must be text"),
+        ({"prompt": "q", "completion": [SAID], "reasoning": "r"}, "beside a text as completion"),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_is_refused_by_its_name(record: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse(record)
+
+
+def test_what_is_there_already_is_no_loss() -> None:
+    """no_robots and ultrachat repeat the first question beside the messages; Alpaca the whole record as a text."""
+    asked = [{"role": "system", "content": "s"}, {"role": "user", "content": "What  is\nit?"}, SAID]
+    for beside in (
+        {"prompt": "what is it?"},
+        {"prompt": [asked[1]]},
+        {"input": ""},
+        {"context": "[]"},
+        {"question": None},
+    ):
+        assert parse({"messages": asked} | beside) == Conversation(asked)
+    assert parse({"messages": asked, "answer": "42"}) == Conversation(asked)  # to grade with
+    whole = {"instruction": "q", "input": "i", "output": "a", "text": "### Instruction:\nq\n### Response:\na"}
+    assert parse(whole) == parse({k: v for k, v in whole.items() if k != "text"})
+    assert parse({"text": whole["text"], "prompt": "q"}) == Text(whole["text"])
+    thought = [USER, SAID | {"reasoning_content": "It is dry."}]
+    assert parse({"messages": thought, "reasoning": "It is dry."}) == Conversation(thought)
+
+
+def test_reasoning_of_a_record_comes_before_its_answer_as_in_transformers(tmp_path: Path, llm: LLM, hf: Any) -> None:
+    for key in ("reasoning", "reasoning_content", "thinking"):
+        record = {"prompt": "Rain?", "completion": "No.", key: "It is dry."}
+        messages = [USER, SAID | {"reasoning_content": "It is dry."}]
+        assert parse(record) == Conversation(messages, 1)
+        (example,) = sft(tmp_path, [record], llm)
+        assert example.ids == list(hf.apply_chat_template(messages, chat_template=TEMPLATE)["input_ids"])
+        assert learned(example, llm) == ["<think>It is dry.</think>No.<|im_end|>"]
+        with pytest.raises(ValueError, match="line 1: .*has 'reasoning_content', which this style does not write"):
+            sft(tmp_path, [record], llm, get_style("chatml"))
+        assert parse(record | {key: ""}) == parse(record | {key: None}) == Conversation([USER, SAID], 1)
+        talk = record | {"history": [["x", "y"]]}
+        assert parse(talk) == Conversation([*OLD, *messages])
+
+
+@pytest.mark.parametrize("key", ["input", "context", "reasoning", "thinking"])
+def test_pairs_lose_nothing_either(key: str) -> None:
+    whole = {"chosen": [USER, SAID], "rejected": [USER, SAID | {"content": "Yes."}]}
+    assert parse_pair(whole | {key: ""}) == parse_pair(whole | {key: "rain?"}) == parse_pair(whole)
+    with pytest.raises(ValueError, match=f"{key} can't be used beside chosen and rejected, which does not hold it"):
+        parse_pair(whole | {key: "x y"})
+    if key in ("reasoning", "thinking"):
+        with pytest.raises(ValueError, match=f"{key} can't be used beside chosen and rejected"):
+            parse_pair(PAIR | {key: "x y"})
+
+
 def test_a_false_label_in_a_cell_is_refused_and_a_true_one_is_not(tmp_path: Path, llm: LLM) -> None:
     for label, fine in (("True", True), ("1", True), ("yes", True), ("", True), ("False", False), ("0", False)):
         (tmp_path / "l.csv").write_text(f"prompt,completion,label\nq,a,{label}\n", encoding="utf-8")
@@ -427,23 +498,48 @@ def test_earlier_calls_tell_prompts_apart_but_not_by_their_ids(tmp_path: Path, l
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-def test_json_in_cells_is_text_unless_it_is_messages(tmp_path: Path) -> None:
+CELLS = (
+    "instruction", "prompt", "question", "input", "context", "output", "completion", "response", "answer", "chosen",
+    "rejected", "text",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("column", CELLS)
+def test_json_in_cells_is_text_unless_it_is_messages(column: str, tmp_path: Path) -> None:
     texts = [
-        '[{"name": "Ann"}]',
-        '[{"role": "admin", "content": "x"}]',
-        '[{"role": "user"}]',
-        "[]",
-        "[1]",
-        '{"a": 1}',
-        "[",
-    ]
-    messages = [[USER], [{"from": "human", "value": "q"}], [{"role": "assistant", "tool_calls": [CALL]}], TALK]
-    for column in ("prompt", "completion", "chosen", "rejected"):
+        '[{"name": "Ann"}]', '[{"role": "admin", "content": "x"}]', '[{"role": "user"}]', "[]", "[1]", '{"a": 1}', "[",
+        "{", "[{'name': 'Ann'}]", '{"content": "x"}', "null", "3",
+    ]  # fmt: skip
+    messages = [[USER], [{"from": "human", "value": "q"}], [{"role": "assistant", "tool_calls": [CALL]}], TALK, USER]
+    cells = [*texts, *map(json.dumps, messages), " " + json.dumps(messages[0])]
+    with (tmp_path / "d.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([[column, "tools"], *([text, ""] for text in cells)])
+    assert [record[column] for _, record in read_records(tmp_path / "d.csv")] == [*texts, *messages, messages[0]]
+    # what pandas makes of a list: Python, which is no JSON
+    for cell in (str([USER]), str(USER), "[{'content': 'a', 'role': 'user'}\n {'content'", '[{"role": "user", "conte'):
+        with (tmp_path / "p.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([[column], [cell]])
+        with pytest.raises(ValueError, match=f"line 2: the cell {column} is not valid JSON .*json.dumps"):
+            list(read_records(tmp_path / "p.csv"))
+
+
+def test_messages_in_cells_are_learned_as_those_of_json_lines(tmp_path: Path, llm: LLM) -> None:
+    for asked, answer in (("question", "answer"), ("instruction", "output"), ("prompt", "response")):
+        record = {asked: [USER, CALLED, RESULT], answer: [SAID]}
         with (tmp_path / "d.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(
-                [[column, "tools"], *([text, ""] for text in (*texts, *map(json.dumps, messages)))]
-            )
-        assert [record[column] for _, record in read_records(tmp_path / "d.csv")] == [*texts, *messages]
+            csv.writer(file).writerows([record, map(json.dumps, record.values())])
+        data = DataSettings(path=str(tmp_path / "d.csv"), val_fraction=0)
+        found, _ = load_sft(data, llm.tokenizer, TemplateStyle(TEMPLATE), 1000)
+        assert found[0] == sft(tmp_path, [record], llm)[0]
+    for column in ("input", "context", "text"):  # these take no messages, and say so
+        with (tmp_path / "d.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["prompt", "completion", column], ["q", "a", json.dumps([USER])]])
+            if column == "text":
+                file.seek(0)
+                file.truncate()
+                csv.writer(file).writerows([["text"], [json.dumps([USER])]])
+        with pytest.raises(ValueError, match=f"line 2: {column} must be text"):
+            load_sft(DataSettings(path=str(tmp_path / "d.csv"), val_fraction=0), llm.tokenizer, llm.style, 1000)
 
 
 def test_columns_of_structs_lose_their_padding(tmp_path: Path) -> None:

@@ -384,7 +384,10 @@ def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ),
         (ValueError("Config name is missing.\nPlease pick one among ['a', 'b']"), r"\['a', 'b'\].*x/y:CONFIG"),
         (ConnectionError("Couldn't reach x/y"), r"the hub does not answer \(Couldn't reach x/y\).*name one of them"),
-        (RuntimeError("Dataset scripts are no longer supported, but found y.py"), "holds a loading script.*name one of them"),
+        (
+            RuntimeError("Dataset scripts are no longer supported, but found y.py"),
+            "holds a loading script.*name one of them",
+        ),
         (KeyError(), "KeyError"),
     ],
 )

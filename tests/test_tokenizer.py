@@ -708,6 +708,33 @@ def test_streams_add_up(folders: dict[str, Path], name: str, seed: int) -> None:
             assert text == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
+@pytest.mark.parametrize("name", [*BUILDERS, *MISTRAL])
+def test_a_stream_continues_a_prompt_as_the_whole_text_does(folders: dict[str, Path], name: str) -> None:
+    """transformers decodes prompt and answer together and leaves out the prompt's text; so do vLLM and TGI."""
+    ours = Tokenizer.from_dir(folders[name])
+    if name in MISTRAL:
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folders[name] / "tokenizer.model"))
+        decode, prefix = model.decode, [1]
+    else:
+        theirs = hf(folders[name])
+        decode = lambda ids: theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)  # noqa: E731
+        prefix = list(ours.prefix_ids)
+    rng, compared, spaces = random.Random(0), 0, 0
+    for text in [*odd_strings(0), *ODD_TEXTS, *stdlib_texts(5)]:
+        ids = [*prefix, *ours.encode(text, add_special_tokens=False)][:600]
+        for k in rng.sample(range(len(ids) + 1), min(6, len(ids) + 1)):
+            whole, before = decode(ids), decode(ids[:k])
+            if not whole.startswith(before) or before.endswith("\ufffd"):  # within a character
+                continue
+            stream = ours.decode_stream(ids[:k], skip_special_tokens=True)
+            assert "".join(map(stream.push, ids[k:])) + stream.flush() == whole[len(before) :]
+            compared += 1
+            alone = ours.decode_stream(skip_special_tokens=True)
+            spaces += "".join(map(alone.push, ids[k:])) + alone.flush() != whole[len(before) :]
+    assert compared > 50
+    assert (spaces > 5) == (name in ("metaspace", "wordpiece", *MISTRAL))  # where the first token is a special case
+
+
 def test_smollm2_stream(gguf_fields: dict[str, Any]) -> None:
     tokenizer, reference = Tokenizer.from_gguf(gguf_fields), smollm2_reference(gguf_fields)
     rng = random.Random(0)
