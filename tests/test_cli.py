@@ -21,7 +21,7 @@ from litlm.settings import FinetuneSettings, GenerateCommand, MethodSettings
 from litlm.zoo import get_model, list_models
 
 Run = Callable[..., tuple[int, str, str]]
-NOWHERE = "/tmp/litlm-no-such-run"  # never made
+NOWHERE = "OUT_DIR"  # stands for a folder of the test's own that is never made
 
 
 @pytest.fixture
@@ -228,8 +228,11 @@ def test_an_unknown_command_is_answered_with_the_closest(typed: str, meant: str,
     ],
     ids=lambda value: None if isinstance(value[0], str) and " " in value[0] else "-".join(map(str, value))[:50],
 )
-def test_mistakes_are_answered_in_a_few_lines(argv: tuple[Any, ...], texts: tuple[str, ...], run: Run) -> None:
-    code, out, err = run(*(arg() if callable(arg) else arg for arg in argv))
+def test_mistakes_are_answered_in_a_few_lines(
+    argv: tuple[Any, ...], texts: tuple[str, ...], run: Run, tmp_path: Path
+) -> None:
+    out_dir = tmp_path / "run"
+    code, out, err = run(*(arg() if callable(arg) else out_dir if arg == NOWHERE else arg for arg in argv))
     assert code in (1, 2)
     assert out == ""
     for text in texts:
@@ -237,7 +240,7 @@ def test_mistakes_are_answered_in_a_few_lines(argv: tuple[Any, ...], texts: tupl
     assert "Traceback" not in err
     assert [word for word in ("<class", "typing.", "Parser key") if word in err] == []
     assert len(err.splitlines()) <= 6
-    assert not Path(NOWHERE).exists()
+    assert not out_dir.exists()
 
 
 def test_a_traceback_on_request() -> None:
