@@ -627,9 +627,12 @@ def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr().out
     assert told.count("tokens of 10 documents in 1 shard (uint16)") == 2
     assert (
-        told.count("3 files were left out, being no UTF-8 text: docs/image.png, docs/latin.txt, docs/no-gzip.gz\n") == 2
+        told.count(
+            "3 files were skipped because they are not UTF-8 text: docs/image.png, docs/latin.txt, docs/no-gzip.gz\n"
+        )
+        == 2
     )
-    assert told.count("Everything was there already.") == 1
+    assert told.count("Already complete.") == 1
     assert told.endswith(f"Go on with: litlm pretrain MODEL --data.path {tmp_path / 'out'}\n")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import itertools
 import json
 import os
@@ -202,7 +203,8 @@ def _read_text(source: TextSource, split_long: bool) -> Iterator[Chunk]:
         if not source.explicit and b"\0" in first[:8192]:
             raise _NotTextError("binary")
         if len(first) <= _BLOCK_SIZE:
-            yield from _chunks(source.path, [_decode_utf8(first)], split_long, lambda: source.size)
+            text = "".join(_blocks(io.BytesIO(first)))
+            yield from _chunks(source.path, [text], split_long, lambda: source.size)
             return
     with _open(source) as (file, _):
         for _ in _blocks(file):  # a long file must prove to be text before its first chunk
@@ -222,13 +224,6 @@ def _blocks(file: IO[bytes]) -> Iterator[str]:
         raise _NotTextError(str(e)) from None
 
 
-def _decode_utf8(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise _NotTextError(str(e)) from None
-
-
 def _read_jsonl(source: TextSource, split_long: bool) -> Iterator[Chunk]:
     with _open(source) as (file, position):
         for number, line in enumerate(file, 1):
@@ -241,7 +236,7 @@ def _read_jsonl(source: TextSource, split_long: bool) -> Iterator[Chunk]:
 def _read_json(source: TextSource, split_long: bool) -> Iterator[Chunk]:
     """A list of records, one record, or one record per line. In a folder, any other JSON is a text document."""
     with _open(source) as (file, _):
-        text = _decode_utf8(file.read())
+        text = "".join(_blocks(file))
     try:
         value = json.loads(text)
         records = list(enumerate(value if isinstance(value, list) else [value], 1))

@@ -51,7 +51,7 @@ class PromptStyle:
         message_keys: of messages, beside role and content, that it writes: "reasoning_content", "thinking".
         adds_bos: whether the tokenizer's prefix (BOS) belongs before the text (styles of plain text).
         suffix: what follows a conversation that asks for no answer; it belongs to no message.
-        verified: whether a test compares the text with an external source, which the docstring names.
+        unverified: whether no test compares the text with an external source, which the docstring otherwise names.
         current_date: what the text gives as today's date; None: the actual date.
     """
 
@@ -61,7 +61,7 @@ class PromptStyle:
     message_keys: tuple[str, ...] = ()
     adds_bos: bool = False
     suffix: str = ""
-    verified: bool = False
+    unverified: bool = False
     current_date: date | None = None
 
     def with_date(self: Style, day: str | date | None) -> Style:

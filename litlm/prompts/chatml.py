@@ -13,13 +13,12 @@ _SYSTEM_TURN = r'{{- "<|im_start|>system\n" + system + "<|im_end|>\n" -}}'
 
 @register_style
 class ChatML(MarkerStyle):
-    """ChatML as it is: Yi, OpenHermes, Hermes 2 and 3, Qwen3-Instruct-2507, Qwen3-Coder. Verified against Axolotl's
+    """Plain ChatML: Yi, OpenHermes, Hermes 2 and 3, Qwen3-Instruct-2507, Qwen3-Coder. Verified against Axolotl's
     template and Qwen's.
     """
 
     name = "chatml"
     stop = ("<|im_end|>",)
-    verified = True
     markers = shared_markers("<|im_start|>{role}\n", "<|im_end|>\n")
 
 
@@ -33,7 +32,7 @@ class SmolLM2(ChatML):
 
 @register_style
 class SmolLM3(ChatML):
-    """SmolLM3: a system turn that tells whether to reason; `/think` and `/no_think` in a system message switch it.
+    """SmolLM3: a system turn that says whether to reason; `/think` and `/no_think` in a system message switch it.
 
     date: "Today Date" in the system turn, such as "08 July 2025"; left out if None. Verified, without a date, against
     llama.cpp's copy of the template.
@@ -58,6 +57,7 @@ class SmolLM3(ChatML):
         self.thinking, self.date = thinking, date
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Starts with a system turn of metadata; writes no other system messages."""
         given = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
         thinking = "/no_think" not in given and (self.thinking or "/think" in given)
         own = self._reason if thinking else "You are a helpful AI assistant named SmolLM, trained by Hugging Face."
@@ -77,6 +77,7 @@ class SmolLM3(ChatML):
         return text + (header if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
+        """With this style's reasoning mode and date."""
         own, brief = map(
             jinja.literal, (self._reason, "You are a helpful AI assistant named SmolLM, trained by Hugging Face.")
         )
@@ -85,8 +86,7 @@ class SmolLM3(ChatML):
         about = jinja.literal(
             f"<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\n{dated}Reasoning Mode: "
         )
-        return jinja.fill(
-            r"""
+        template = r"""
 {%- set given = messages[0].content if messages and messages[0].role == "system" else "" -%}
 {%- set thinking = "/no_think" not in given and ($thinking) -%}
 {%- set system = given.replace("/no_think", "").replace("/think", "").rstrip() or ($own if thinking else $brief) -%}
@@ -99,12 +99,8 @@ class SmolLM3(ChatML):
 {%- elif message.role != "system" -%}$refuse
 {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- header -}}{%- endif -%}""",
-            thinking=thinking,
-            own=own,
-            brief=brief,
-            about=about,
-        )
+{%- if add_generation_prompt -%}{{- header -}}{%- endif -%}"""
+        return jinja.fill(template, thinking=thinking, own=own, brief=brief, about=about)
 
 
 @register_style
@@ -149,6 +145,7 @@ class QwQ(ChatML):
     generation_prompt = "<|im_start|>assistant\n<think>\n"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Earlier answers lose their reasoning."""
         *earlier, last = super().turns(messages) or [("", "")]
         turns = [
             (role, without_reasoning(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier
@@ -170,7 +167,8 @@ class Qwen3(ChatML):
     message_keys = ("reasoning_content",)
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        queries = [i for i, message in enumerate(messages) if message["role"] == "user" and not _tool_answer(message)]
+        """Answers after the last question get their reasoning, earlier ones lose it."""
+        queries = [i for i, m in enumerate(messages) if m["role"] == "user" and not _is_tool_result(m)]
         last_query = max(queries, default=len(messages))
         turns = []
         for i, message in enumerate(messages):
@@ -204,14 +202,14 @@ class Qwen3(ChatML):
     }
 
 
-def _tool_answer(message: Message) -> bool:
-    """Qwen's way of passing a tool's result: as the user, in tags."""
+def _is_tool_result(message: Message) -> bool:
+    """Whether a user message is a tool's result, which Qwen passes in tags."""
     return message["content"].startswith("<tool_response>") and message["content"].endswith("</tool_response>")
 
 
 @register_style
 class Qwen3NoThink(Qwen3):
-    """Qwen3 that is not to think. Verified against Qwen3-0.6B's template with `enable_thinking` off."""
+    """Qwen3 with thinking disabled. Verified against Qwen3-0.6B's template with `enable_thinking` off."""
 
     name = "qwen3-no-think"
     generation_prompt = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -222,7 +220,7 @@ class Qwen3Thinking(Qwen3):
     """Qwen3-Thinking-2507: as Qwen3, asked to think. Unverified: no template to compare the opening with."""
 
     name = "qwen3-thinking"
-    verified = False
+    unverified = True
     generation_prompt = "<|im_start|>assistant\n<think>\n"
 
 
@@ -249,6 +247,7 @@ class FalconH1(ChatML):
     prefix = "<|begin_of_text|>"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Without later system messages."""
         return super().turns(first_system_only(messages))
 
     jinja_parts = {"system_turn": _SYSTEM_TURN, "condition": 'message.role != "system"'}
@@ -262,6 +261,7 @@ class LFM2(ChatML):
     prefix = "<|startoftext|>"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Without an empty system message."""
         turns = super().turns(messages)
         return turns[1:] if turns[:1] == [("system", "")] else turns
 
@@ -270,14 +270,14 @@ class LFM2(ChatML):
 
 @register_style
 class OLMo3(ChatML):
-    """Olmo-3-Instruct: tells that there are no functions; `<|endoftext|>` ends the last answer.
+    """Olmo-3-Instruct: says that there are no functions; `<|endoftext|>` ends the last answer.
 
     Unverified: no template to compare with.
     """
 
     name = "olmo3"
     stop = ("<|endoftext|>", "<|im_end|>")
-    verified = False
+    unverified = True
     default_system = (
         "You are a helpful function-calling AI assistant. You do not currently have access to any functions. "
         "<functions></functions>"
@@ -285,6 +285,7 @@ class OLMo3(ChatML):
     _no_functions = " You do not currently have access to any functions. <functions></functions>"
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """System texts say that there are no functions; the last answer ends the text."""
         told = [{**m, "content": m["content"] + self._no_functions} if m["role"] == "system" else m for m in messages]
         text = super().render(told, add_generation_prompt)
         if messages and messages[-1]["role"] == "assistant" and not add_generation_prompt:
@@ -340,6 +341,7 @@ class Phi4Reasoning(Phi4):
     )
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Without later system messages."""
         return super().turns(first_system_only(messages))
 
     jinja_parts = {"condition": 'message.role != "system"'}
@@ -351,6 +353,5 @@ class KimiK2(MarkerStyle):
 
     name = "kimi-k2"
     stop = ("<|im_end|>",)
-    verified = True
     default_system = "You are a helpful assistant"
     markers = shared_markers("<|im_{role}|>{role}<|im_middle|>", "<|im_end|>")

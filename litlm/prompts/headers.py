@@ -1,4 +1,4 @@
-"""Prompt styles with a marker for each role before its content."""
+"""Prompt styles with a header for each role before its content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ class Llama3(MarkerStyle):
 
     name = "llama3"
     stop = ("<|eot_id|>", "<|eom_id|>")
-    verified = True
     prefix = "<|begin_of_text|>"
     markers = shared_markers("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
     strip = ("system", "user", "assistant")
@@ -34,12 +33,14 @@ class Llama31(Llama3):
         self.date = date
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """The system turn begins with dates."""
         turns = super().turns(messages)
         given = turns.pop(0)[1] if turns and turns[0][0] == "system" else ""
         date = self.date or today("%d %b %Y", self.current_date)
         return [("system", f"Cutting Knowledge Date: December 2023\nToday Date: {date}\n\n{given}"), *turns]
 
     def jinja(self) -> str | None:
+        """With this style's date, or today's."""
         date = jinja.literal(self.date) if self.date else 'strftime_now("%d %b %Y")'
         told = r'"Cutting Knowledge Date: December 2023\nToday Date: " + ' + date + r' + "\n\n" + system'
         before, after = map(jinja.literal, self.markers["system"])
@@ -62,7 +63,6 @@ class Llama4(MarkerStyle):
 
     name = "llama4"
     stop = ("<|eot|>", "<|eom|>")
-    verified = True
     prefix = "<|begin_of_text|>"
     markers = shared_markers("<|header_start|>{role}<|header_end|>\n\n", "<|eot|>")
     strip = ("system",)
@@ -74,7 +74,6 @@ class Zephyr(MarkerStyle):
 
     name = "zephyr"
     stop = ("</s>",)
-    verified = True
     markers = shared_markers("<|{role}|>\n", "</s>\n")
 
 
@@ -92,7 +91,6 @@ class StableLMZephyr(MarkerStyle):
 
     name = "stablelm-zephyr"
     stop = ("<|endoftext|>",)
-    verified = True
     markers = shared_markers("<|{role}|>\n", "<|endoftext|>\n")
 
 
@@ -102,7 +100,6 @@ class StableLMAlpha(MarkerStyle):
 
     name = "stablelm-alpha"
     stop = ("<|USER|>", "<|SYSTEM|>", "<|ASSISTANT|>")
-    verified = True
     markers = role_markers(("<|SYSTEM|>", ""), ("<|USER|>", ""), ("<|ASSISTANT|>", ""))
     default_system = (
         "# StableLM Tuned (Alpha version)\n"
@@ -121,7 +118,6 @@ class OLMo(MarkerStyle):
 
     name = "olmo"
     stop = ("<|endoftext|>",)
-    verified = True
     prefix = "<|endoftext|>"
     markers = role_markers(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
 
@@ -129,15 +125,15 @@ class OLMo(MarkerStyle):
 class Tulu(MarkerStyle):
     """Ai2's Tulu form: no line end behind the last answer's end token."""
 
-    verified = True
-
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Without a newline after the last answer."""
         text = super().render(messages, False)
         if messages and messages[-1]["role"] == "assistant":
             text = text.removesuffix("\n")
         return text + (self.markers["assistant"][0] if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
+        """Without a newline after the last answer."""
         before, after = self.markers["assistant"]
         last = f"({jinja.literal(after.removesuffix(chr(10)))} if loop.last else {jinja.literal(after)})"
         return jinja.marker_template(self, after={"assistant": last})
@@ -169,7 +165,7 @@ class Tulu3(Tulu):
 
     name = "tulu3"
     stop = ("<|end_of_text|>",)
-    verified = False
+    unverified = True
     markers = role_markers(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|end_of_text|>\n"))
 
 
@@ -179,7 +175,7 @@ class Falcon3(Tulu):
 
     name = "falcon3"
     stop = ("<|endoftext|>",)
-    verified = False
+    unverified = True
     markers = role_markers(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
 
 
@@ -189,11 +185,11 @@ class Phi3(MarkerStyle):
 
     name = "phi-3"
     stop = ("<|end|>", "<|endoftext|>")
-    verified = True
     markers = shared_markers("<|{role}|>\n", "<|end|>\n")
     suffix = "<|endoftext|>"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Without empty system messages."""
         return [turn for turn in super().turns(messages) if turn != ("system", "")]
 
     jinja_parts = {"condition": 'message.role != "system" or message.content'}
@@ -205,7 +201,6 @@ class Phi4Mini(MarkerStyle):
 
     name = "phi-4-mini"
     stop = ("<|end|>", "<|endoftext|>")
-    verified = True
     markers = shared_markers("<|{role}|>", "<|end|>")
     suffix = "<|endoftext|>"
 
@@ -224,7 +219,6 @@ class Granite(MarkerStyle):
 
     name = "granite"
     stop = ("<|end_of_text|>",)
-    verified = True
     markers = shared_markers("<|start_of_role|>{role}<|end_of_role|>", "<|end_of_text|>\n")
 
 
@@ -243,12 +237,14 @@ class Granite33(Granite):
         self.date = date
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Its own system text gives the date."""
         turns = super().turns(messages)
         if messages and messages[0]["role"] == "system":
             return turns
         return [("system", (self.date or today("%B %d, %Y", self.current_date)).join(self._own)), *turns]
 
     def jinja(self) -> str | None:
+        """With this style's date, or today's."""
         date = jinja.literal(self.date) if self.date else 'strftime_now("%B %d, %Y")'
         return jinja.marker_template(self, default_system=f" + {date} + ".join(map(jinja.literal, self._own)))
 
@@ -261,6 +257,7 @@ class Granite4(Granite):
     default_system = "You are a helpful assistant. Please ensure responses are professional, accurate, and safe."
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Its own system text replaces an empty one."""
         empty = messages and messages[0]["role"] == "system" and not messages[0]["content"]
         return super().turns(messages[1:] if empty else messages)
 
@@ -284,7 +281,6 @@ class Exaone(MarkerStyle):
 
     name = "exaone"
     stop = ("[|endofturn|]",)
-    verified = True
     default_system = ""
     markers = role_markers(
         ("[|system|]", "[|endofturn|]\n"), ("[|user|]", "\n"), ("[|assistant|]", "[|endofturn|]\n")
@@ -298,7 +294,6 @@ class Danube(MarkerStyle):
     name = "danube"
     stop = ("</s>",)
     roles = ("user", "assistant")
-    verified = True
     markers = role_markers(None, ("<|prompt|>", "</s>"), ("<|answer|>", "</s>"))
 
 
@@ -308,7 +303,6 @@ class OpenChat(MarkerStyle):
 
     name = "openchat"
     stop = ("<|end_of_turn|>",)
-    verified = True
     prefix = "<s>"
     markers = shared_markers(
         "GPT4 Correct {role}: ", "<|end_of_turn|>", system="System", user="User", assistant="Assistant"
@@ -322,11 +316,11 @@ class SeedOSS(MarkerStyle):
 
     name = "seed-oss"
     stop = ("<seed:eos>",)
-    verified = True
     markers = shared_markers("<seed:bos>{role}\n", "<seed:eos>")
     strip = ("assistant",)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """An empty answer is only its header."""
         text = ""
         for role, content in self.turns(messages):
             silent = role == "assistant" and not content
@@ -342,13 +336,12 @@ class SeedOSS(MarkerStyle):
 
 @register_style
 class CommandA(MarkerStyle):
-    """Command A: its own preamble comes first, a system message adds to it; an answer is always asked for, of one kind
-    or the other. Verified against Axolotl's copy of its template.
+    """Command A: its own preamble comes first, and a system message adds to it; the text always ends with a request for
+    an answer. Verified against Axolotl's copy of its template.
     """
 
     name = "command-a"
     stop = ("<|END_OF_TURN_TOKEN|>",)
-    verified = True
     prefix = "<BOS_TOKEN>"
     markers = role_markers(
         ("<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
@@ -398,12 +391,14 @@ class CommandA(MarkerStyle):
     )
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """The system turn begins with the preamble."""
         turns, system = super().turns(messages), self._preamble
         if turns and turns[0][0] == "system" and turns[0][1]:
             system += self._more + turns.pop(0)[1]
         return [("system", system), *turns]
 
     def jinja(self) -> str | None:
+        """The system turn begins with the preamble."""
         start, end = map(jinja.literal, self.markers["system"])
         told = f"({jinja.literal(self._more)} + system if system else {jinja.literal('')})"
         empty = (
@@ -422,11 +417,11 @@ class Glm4(MarkerStyle):
 
     name = "glm4"
     stop = ("<|user|>", "<|observation|>", "<|endoftext|>")
-    verified = True
     prefix = "[gMASK]<sop>"
     markers = shared_markers("<|{role}|>\n", "")
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Without empty turns."""
         return [turn for turn in super().turns(messages) if turn[1]]
 
     jinja_parts = {"condition": "message.content"}
@@ -438,7 +433,6 @@ class Ernie45(MarkerStyle):
 
     name = "ernie4.5"
     stop = ("<|end_of_sentence|>", "</s>")
-    verified = True
     prefix = "<|begin_of_sentence|>"
     markers = role_markers(("", "\n"), ("User: ", "\n"), ("Assistant: ", "<|end_of_sentence|>"))
 
@@ -449,7 +443,6 @@ class Hunyuan(MarkerStyle):
 
     name = "hunyuan"
     stop = ("<｜hy_place▁holder▁no▁2｜>",)
-    verified = True
     prefix = "<｜hy_begin▁of▁sentence｜>"
     markers = role_markers(
         ("", "<｜hy_place▁holder▁no▁3｜>"), ("<｜hy_User｜>", ""), ("<｜hy_Assistant｜>", "<｜hy_place▁holder▁no▁2｜>")
@@ -462,13 +455,14 @@ class HunyuanA13B(MarkerStyle):
 
     name = "hunyuan-a13b"
     stop = ("<|eos|>",)
-    verified = True
     markers = role_markers(("<|startoftext|>", "<|extra_4|>"), ("<|startoftext|>", "<|extra_0|>"), ("", "<|eos|>"))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """A system text shares the user's start token."""
         text = super().render(messages, add_generation_prompt)
         return text.replace("<|extra_4|><|startoftext|>", "<|extra_4|>", 1)  # a system text shares the user's start
 
     def jinja(self) -> str | None:
+        """A system text shares the user's start token."""
         shared = '{{- text | replace("<|extra_4|><|startoftext|>", "<|extra_4|>", 1) -}}'
         return "{%- set text -%}\n" + jinja.marker_template(self) + "\n{%- endset -%}\n" + shared

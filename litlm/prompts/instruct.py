@@ -15,7 +15,6 @@ class Gemma(MarkerStyle):
     name = "gemma"
     stop = ("<end_of_turn>",)
     roles = ("user", "assistant")
-    verified = True
     prefix = "<bos>"
     markers = shared_markers("<start_of_turn>{role}\n", "<end_of_turn>\n", assistant="model")
     strip = ("user", "assistant")
@@ -37,13 +36,13 @@ class Llama2(MarkerStyle):
 
     name = "llama2"
     stop = ("</s>",)
-    verified = True
     markers = role_markers(None, ("<s>[INST] ", " [/INST]"), (" ", " </s>"))
     alternating = True
     merge_system = ("<<SYS>>\n", "\n<</SYS>>\n\n")
     generation_prompt = ""
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Contents are stripped, also with a system text in them."""
         return [(role, content.strip()) for role, content in super().turns(messages)]
 
     jinja_parts = {"content": dict.fromkeys(markers, "(content | trim)")}
@@ -79,7 +78,6 @@ class MistralV1(MarkerStyle):
 
     name = "mistral-v1"
     stop = ("</s>",)
-    verified = True
     prefix = "<s>"
     markers = role_markers(None, (" [INST] ", " [/INST]"), (" ", "</s>"))
     generation_prompt = ""
@@ -137,7 +135,6 @@ class CommandR(MarkerStyle):
 
     name = "command-r"
     stop = ("<|END_OF_TURN_TOKEN|>",)
-    verified = True
     prefix = "<BOS_TOKEN>"
     markers = shared_markers(
         "<|START_OF_TURN_TOKEN|><|{role}_TOKEN|>", "<|END_OF_TURN_TOKEN|>", system="SYSTEM", user="USER",

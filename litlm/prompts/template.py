@@ -64,7 +64,6 @@ class TemplateStyle(PromptStyle):
 
     name = "template"
     roles = ("system", "developer", "user", "assistant", "tool")
-    verified = True
 
     def __init__(self, template: str, *, tool_use_template: str | None = None, **variables: Any) -> None:
         import jinja2
@@ -156,7 +155,9 @@ class TemplateStyle(PromptStyle):
             raise ValueError(f"the chat template rejects this conversation: {error}") from None
 
     def render_with_spans(self, *args: Any, **options: Any) -> RenderedConversation:
-        """As `PromptStyle` does, without the generation prompt that some templates write in any case."""
+        """As `PromptStyle` does, without the generation prompt that some templates write in any case. Raises ValueError
+        if that can't be told from the text before it.
+        """
         style = copy.copy(self)
         style._removed_suffix = self._unconditional_prompt
         if self._prompt_is_unclear:

@@ -11,9 +11,10 @@ from litlm.prompts.turns import MarkerStyle, Turn, role_markers
 
 @register_style
 class Plain(PromptStyle):
-    """Base models: the contents one after another, nothing added. Unverified: so by definition."""
+    """Base models: the concatenated contents. Unverified: there is nothing to compare with."""
 
     name = "plain"
+    unverified = True
     adds_bos = True
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -33,7 +34,6 @@ class Alpaca(PromptStyle):
     name = "alpaca"
     adds_bos = True
     stop = ("### Instruction:",)
-    verified = True
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         with_input = next((message.get("input") for message in messages if message["role"] == "user"), None)
@@ -83,20 +83,22 @@ $refuse
 
 
 class Sections(MarkerStyle):
-    """Formats of plain text. Most are published for one turn only: further turns repeat it.
+    """Plain text formats. Most are published for one turn only; further turns repeat it.
 
-    What separates turns is not written behind a last answer: there the end token belongs.
+    The separator between turns is not written after a last answer, where the end token belongs.
     """
 
     adds_bos = True
     roles = ("user", "assistant")
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Without the separator after a last answer."""
         text, after = super().render(messages, add_generation_prompt), self.markers["assistant"][1]
         finished = messages and messages[-1]["role"] == "assistant" and not add_generation_prompt
         return text.removesuffix(after) if finished and after.isspace() else text
 
     def jinja(self) -> str | None:
+        """Without the separator after a last answer."""
         after = self.markers["assistant"][1]
         last = f'("" if loop.last and not add_generation_prompt else {jinja.literal(after)})'
         parts = {"after": {"assistant": last}} if after.isspace() else {}
@@ -108,6 +110,7 @@ class NousHermes(Sections):
     """Nous-Hermes (Llama 2): Alpaca's sections without its opening. Unverified: its model card shows one turn."""
 
     name = "nous-hermes"
+    unverified = True
     stop = ("### Instruction:",)
     roles = PromptStyle.roles
     markers = role_markers(("", "\n\n"), ("### Instruction:\n", "\n\n"), ("### Response:\n", "\n\n"))
@@ -119,7 +122,6 @@ class Platypus(Sections):
 
     name = "platypus"
     stop = ("### Instruction:",)
-    verified = True
     markers = role_markers(None, ("### Instruction:\n\n", "\n\n"), ("### Response:\n", "\n\n"))
 
 
@@ -130,7 +132,6 @@ class FreeWilly2(Sections):
     name = "freewilly2"
     stop = ("### User:",)
     roles = PromptStyle.roles
-    verified = True
     default_system = "This is a system prompt, please behave and help the user."
     markers = role_markers(("### System:\n", "\n\n"), ("### User:\n", "\n\n"), ("### Assistant:\n", "\n\n"))
 
@@ -141,7 +142,6 @@ class StableCode(Sections):
 
     name = "stablecode"
     stop = ("###Instruction",)
-    verified = True
     markers = role_markers(None, ("###Instruction\n", ""), ("###Response\n", "\n"))
 
 
@@ -151,7 +151,6 @@ class Phi1(Sections):
 
     name = "phi-1"
     stop = ("\nAnswer:",)
-    verified = True
     markers = role_markers(None, ("", "\n\n"), ("Answer:", "\n"))
 
 
@@ -161,17 +160,15 @@ class Phi2(Sections):
 
     name = "phi-2"
     stop = ("\nInstruct:",)
-    verified = True
     markers = role_markers(None, ("Instruct: ", "\n"), ("Output:", "\n"))
 
 
 @register_style
 class Falcon(Sections):
-    """Falcon base models asked a question, LitGPT's choice for all of Falcon. Verified against it for one turn."""
+    """Falcon base models asked a question, LitGPT's style for all of Falcon. Verified against it for one turn."""
 
     name = "falcon"
     stop = ("\nUser", "User:")
-    verified = True
     markers = role_markers(None, ("", "\n"), ("Answer:", "\n"))
 
 
@@ -181,11 +178,11 @@ class FalconInstruct(Sections):
 
     name = "falcon-instruct"
     stop = ("\nUser:",)
-    verified = True
     markers = role_markers(None, ("User: ", "\n\n"), ("Assistant: ", "\n\n"))
     generation_prompt = "Assistant:"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Empty lines become newlines."""
         return [(r, c.replace("\r\n", "\n").replace("\n\n", "\n")) for r, c in super().turns(messages)]
 
     jinja_parts = {"content": dict.fromkeys(markers, r'(content | replace("\r\n", "\n") | replace("\n\n", "\n"))')}
@@ -197,7 +194,6 @@ class RedPajamaChat(Sections):
 
     name = "redpajama-chat"
     stop = ("<human>:",)
-    verified = True
     markers = role_markers(None, ("<human>: ", "\n"), ("<bot>: ", "\n"))
     generation_prompt = "<bot>:"
 
@@ -207,6 +203,7 @@ class RedPajamaInstruct(Sections):
     """RedPajama-INCITE-Instruct, asked a question. Unverified: the models were made for few-shot prompts."""
 
     name = "redpajama-instruct"
+    unverified = True
     stop = ("\nQ:",)
     markers = role_markers(None, ("Q: ", "\n"), ("A: ", "\n"))
     generation_prompt = "A:"
@@ -219,7 +216,6 @@ class Vicuna(Sections):
     name = "vicuna"
     stop = ("</s>", "USER:")
     roles = PromptStyle.roles
-    verified = True
     default_system = (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions."
@@ -233,6 +229,7 @@ class StarCoder2(Sections):
     """starcoder2-15b-instruct. Unverified: no template to compare with."""
 
     name = "starcoder2"
+    unverified = True
     stop = ("<|endoftext|>", "### Instruction")
     adds_bos = False
     prefix = (
@@ -247,6 +244,7 @@ class Nemotron(Sections):
     """Nemotron-4, Minitron and Nemotron-Mini instruct. Unverified: no template to compare with."""
 
     name = "nemotron"
+    unverified = True
     stop = ("<extra_id_1>",)
     roles = PromptStyle.roles
     adds_bos = False

@@ -104,11 +104,6 @@ def first_system_only(messages: Sequence[Message]) -> list[Message]:
     return [message for i, message in enumerate(messages) if i == 0 or message["role"] != "system"]
 
 
-def last_user_index(messages: Sequence[Message]) -> int:
-    """The index of the last user message, or -1."""
-    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
-
-
 def today(format: str, day: date | None = None) -> str:
     """A date (None: today's) in strftime's format. A date has no time: hours and minutes are 0."""
     return (day or datetime.now()).strftime(format)

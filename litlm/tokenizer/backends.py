@@ -441,3 +441,6 @@ class _PieceStream:
                 text, width = text + "\ufffd", 1
             self._pending = self._pending[width:]
         return text
+
+
+Backend = FastBackend | SentencePieceBackend

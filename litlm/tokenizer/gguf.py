@@ -19,6 +19,7 @@ from litlm.tokenizer.backends import (
     SPACE,
     UNKNOWN,
     USER_DEFINED,
+    Backend,
     FastBackend,
     SentencePieceBackend,
     TokenizerMetadata,
@@ -158,7 +159,7 @@ _END_TEXTS = (
 )  # fmt: skip
 
 
-def rebuild(fields: Mapping[str, Any]) -> tuple[FastBackend | SentencePieceBackend, TokenizerMetadata]:
+def rebuild(fields: Mapping[str, Any]) -> tuple[Backend, TokenizerMetadata]:
     """Backend and metadata for `Tokenizer.from_gguf`, which describes `fields`. Raises ValueError as it does."""
 
     def get(name: str, default: Any = None) -> Any:
@@ -193,7 +194,7 @@ def rebuild(fields: Mapping[str, Any]) -> tuple[FastBackend | SentencePieceBacke
     if problems:
         raise ValueError("; ".join(problems))
 
-    backend: FastBackend | SentencePieceBackend
+    backend: Backend
     if model_type == "gpt2":
         backend, add_bos = _byte_level(tokens, types, get("merges"), get("pre"))
         add_eos = False

@@ -19,6 +19,7 @@ from litlm.io.writing import write_file
 from litlm.tokenizer.backends import (
     ADDED_TOKEN_FLAGS,
     AddedTokenSpec,
+    Backend,
     FastBackend,
     SentencePieceBackend,
     TokenizerMetadata,
@@ -77,20 +78,6 @@ class DecodeStream(Protocol):
         ...
 
 
-class _Backend(Protocol):
-    size: int  # ids are below this
-    special_ids: frozenset[int]  # skipped by decode(skip_special=True)
-
-    def encode(self, text: str) -> list[int]: ...
-    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
-    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
-    def decode(self, ids: Sequence[int], skip_special: bool) -> str: ...
-    def decode_stream(self, skip_special: bool) -> DecodeStream: ...
-    def id_to_token(self, token: int) -> str | None: ...
-    def token_to_id(self, token: str) -> int | None: ...
-    def write(self, folder: Path) -> None: ...
-
-
 class Tokenizer:
     """Text to token ids and back. Make one with `from_dir` or `from_gguf`.
 
@@ -104,7 +91,7 @@ class Tokenizer:
         chat_templates: the checkpoint's Jinja templates by name; a single one is `default`.
     """
 
-    def __init__(self, backend: _Backend, meta: TokenizerMetadata) -> None:
+    def __init__(self, backend: Backend, meta: TokenizerMetadata) -> None:
         self._backend = backend
         self._meta = meta
         self.vocab_size: int = backend.size
@@ -532,7 +519,7 @@ def _load_sentencepiece(path: Path, added: list[AddedTokenSpec], config: Mapping
         raise ValueError(f"{path} is not a SentencePiece model ({error}); download or copy the file again") from None
 
 
-def _read_dir(folder: Path) -> tuple[FastBackend | SentencePieceBackend, TokenizerMetadata]:
+def _read_dir(folder: Path) -> tuple[Backend, TokenizerMetadata]:
     present = [name for name in _VOCABULARY_FILES if (folder / name).is_file()]
     if not present:
         state = "holds no tokenizer" if folder.is_dir() else "is no directory"
@@ -544,7 +531,7 @@ def _read_dir(folder: Path) -> tuple[FastBackend | SentencePieceBackend, Tokeniz
     generation, model = _read_json(folder / "generation_config.json"), _read_json(folder / "config.json")
     named, unnamed = _special_tokens(config, special_map)
     listed = _read_json(folder / "added_tokens.json")
-    backend: FastBackend | SentencePieceBackend
+    backend: Backend
     if present[0] == "tokenizer.json":
         core = _open_fast(folder / "tokenizer.json")
         added = _added_tokens(config, named, unnamed, listed, _present(core))
