@@ -186,8 +186,11 @@ def test_the_template_is_the_one_that_transformers_takes(names: tuple[str, ...],
                 continue
             expected = theirs.apply_chat_template(messages, tools=tools, add_generation_prompt=prompt)["input_ids"]
             assert style.encode(messages, tokenizer, add_generation_prompt=prompt, tools=tools) == list(expected)
-        if messages[-1]["role"] == "assistant" and (not tools or "tool_use" in names):
-            assert style.encode_with_mask(messages, tokenizer, tools=tools)[0] == list(expected)
+    if "tool_use" in names:
+        expected = theirs.apply_chat_template(talk("q", "a"), tools=TOOLS)["input_ids"]
+        ids, mask = style.encode_with_mask(talk("q", "a"), tokenizer, tools=TOOLS)
+        assert ids == list(expected)
+        assert tokenizer.decode([i for i, trained in zip(ids, mask, strict=True) if trained]) == "a<|im_end|>"
 
 
 def test_templates_for_tools_alone_are_no_error_for_those_who_have_tools(tmp_path: Path) -> None:

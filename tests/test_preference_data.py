@@ -119,14 +119,14 @@ def test_the_implicit_prompt_is_that_of_trl() -> None:
     [
         (dict(prompt="a", chosen="b"), "has the keys chosen, prompt; needed are chosen and rejected"),
         (dict(), r"has the keys \(none\)"),
-        (dict(**TEXTS), "chosen is an answer alone"),
-        (dict(prompt="", **TEXTS), "chosen is an answer alone"),
-        (dict(chosen=[GOOD], rejected=[BAD]), "chosen is an answer alone"),
+        (dict(**TEXTS), "chosen is only an answer"),
+        (dict(prompt="", **TEXTS), "chosen is only an answer"),
+        (dict(chosen=[GOOD], rejected=[BAD]), "chosen is only an answer"),
         (dict(prompt=7, **TEXTS), "prompt must be text or a list of messages"),
         (dict(instruction="a", input=["b"], **TEXTS), "input must be text"),
         (dict(prompt="p", instruction="a", input="b", **TEXTS), "instruction and prompt are 2 prompts"),
         (dict(prompt="p", input="b", context="c", **TEXTS), "input and context are 2 inputs"),
-        (dict(prompt=[USER], input="b", **TEXTS), "input stands beside a list of messages"),
+        (dict(prompt=[USER], input="b", **TEXTS), "input can't be used beside a list of messages"),
         (dict(question="p", choices=["b"], **TEXTS), "choices can't be used beside question"),
         (dict(prompt="p", chosen=[USER, GOOD], rejected=[USER, BAD]), "does not begin with the messages of prompt"),
         (

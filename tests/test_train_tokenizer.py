@@ -131,7 +131,7 @@ def test_bad_settings_are_named(trained: Path, tmp_path: Path) -> None:
         train_tokenizer(TrainTokenizerCommand(data=(SOURCES[0],), out_dir=str(trained), special_tokens=()))
     assert "special_tokens is empty" in str(e.value)
     assert (trained / "tokenizer.json").read_bytes() == before
-    with pytest.raises(ValueError, match="each another"):
+    with pytest.raises(ValueError, match="distinct, non-empty texts"):
         train_tokenizer(TrainTokenizerCommand(data=(SOURCES[0],), out_dir=str(tmp_path), special_tokens=("a", "a")))
     (tmp_path / "none.txt").write_text("")
     with pytest.raises(ValueError, match=r"There is no text in .*none\.txt"):

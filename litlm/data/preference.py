@@ -170,7 +170,7 @@ def _prompt(record: dict[str, Any], chosen: list[Message]) -> list[Message]:
     if key is not None:
         return prompt_messages(record, key)
     if history_messages(record):
-        raise ValueError("history stands beside messages; put the earlier rounds there")
+        raise ValueError("history can't be used beside messages; put the earlier rounds there")
     return []
 
 
@@ -178,7 +178,7 @@ def _conversation(record: dict[str, Any], prompt: list[Message], key: str, answe
     has_prompt = len(answer) > len(prompt) and all(map(_says_same, prompt, answer))
     if answer[0]["role"] == "assistant" and not (has_prompt and len(answer) > 1):
         if not prompt:
-            raise ValueError(f"{key} is an answer alone; needed are {_FORMATS}")
+            raise ValueError(f"{key} is only an answer; needed are {_FORMATS}")
         answer = [*prompt, *answer]
     elif prompt and not has_prompt:
         asked = prompt_key(record) or "messages"

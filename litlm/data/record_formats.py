@@ -100,7 +100,7 @@ def parse(record: Mapping[str, Any]) -> Conversation | Text:
 
 def _from_messages(record: dict[str, Any], key: str) -> Conversation:
     if beside := [name for name in ("history", "text") if _has_value(record.get(name))]:
-        raise ValueError(f"{' and '.join(beside)} stands beside {key}; put everything into {key}")
+        raise ValueError(f"{' and '.join(beside)} can't be used beside {key}; put everything into {key}")
     _refuse_bad_label(record)
     messages = parse_messages(record[key], key)
     other = record.get("conversations") if key == "messages" else None
@@ -222,7 +222,7 @@ def prompt_messages(record: Mapping[str, Any], prompt: str) -> list[Message]:
     input_text = (record[key] if key else "") or ""
     beside = [name for name in (key, "history") if name and _has_value(record.get(name))]
     if not isinstance(record[prompt], str) and beside:
-        raise ValueError(f"{' and '.join(beside)} stands beside a list of messages; put it into {prompt}")
+        raise ValueError(f"{' and '.join(beside)} can't be used beside a list of messages; put it into {prompt}")
     if unused := [name for name in _UNSUPPORTED_INPUTS if record.get(name)]:
         raise ValueError(f"{' and '.join(unused)} can't be used beside {prompt}; write it into {prompt}")
     if not isinstance(input_text, str):

@@ -236,7 +236,7 @@ def _parse_cell(column: str, text: str) -> Any:
 def _are_messages(value: Any) -> bool:
     messages, says = value if isinstance(value, list) else [value], {"content", "value", "tool_calls", "function_call"}
     return bool(messages) and all(
-        isinstance(m, dict) and m.get("role", m.get("from")) in ROLES and says & m.keys() for m in messages
+        isinstance(m, dict) and str(m.get("role", m.get("from"))) in ROLES and says & m.keys() for m in messages
     )
 
 

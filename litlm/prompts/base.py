@@ -177,7 +177,7 @@ class PromptStyle:
             if span is None:
                 raise ValueError(
                     f"prompt style {self.name!r}: message {i}, the last assistant turn, is not written as a "
-                    "continuation of its own prompt, so its tokens cannot be told from the template's; end the "
+                    "continuation of its own prompt, so its tokens can't be distinguished from the template's; end the "
                     "conversation with it, or use another template"
                 )
         found = tuple(span for span in spans.values() if span is not None)

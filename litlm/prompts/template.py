@@ -163,7 +163,7 @@ class TemplateStyle(PromptStyle):
         if self._prompt_is_unclear:
             raise ValueError(
                 "the chat template asks for another answer after the last one, whatever add_generation_prompt says, so "
-                "its answers can't be told from what follows them; put that part of the template into "
+                "its answers can't be distinguished from what follows them; put that part of the template into "
                 "{% if add_generation_prompt %}, or name a prompt style"
             )
         return super(TemplateStyle, style).render_with_spans(*args, **options)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import importlib
 import json
+import os.path
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -158,6 +159,10 @@ class _ByteStream:
         self._alphabet = _byte_alphabet()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
+    def skip(self, ids: Sequence[int]) -> None:
+        for token in ids:
+            self.push(token)
+
     def push(self, token: int) -> str:
         piece = None if token in self._skipped else self._core.id_to_token(token)
         if piece is None:
@@ -189,6 +194,9 @@ class _WindowStream:
         self._emitted: list[int] = []  # tokens whose text was emitted: context for the next ones
         self._pending: list[int] = []
 
+    def skip(self, ids: Sequence[int]) -> None:
+        self._emitted += [i for i in ids if i not in self._skipped and self._core.id_to_token(i) is not None]
+
     def push(self, token: int) -> str:
         piece = None if token in self._skipped else self._core.id_to_token(token)
         if piece is None:
@@ -213,7 +221,7 @@ class _WindowStream:
         else:
             self._emitted = self._emitted + self._pending
         self._pending = []
-        return after[len(before) :]
+        return after[len(os.path.commonprefix([before, after])) :]  # a skipped prompt may end within a character
 
 
 def _byte_value(piece: str) -> int | None:
@@ -402,6 +410,10 @@ class _PieceStream:
         self._pieces, self._bytes, self._literal = pieces, byte_values, literal
         self._strips_first, self._strips_all = strips_first, strips_all
         self._at_start, self._pending = True, b""
+
+    def skip(self, ids: Sequence[int]) -> None:
+        for token in ids:
+            self.push(token)
 
     def push(self, token: int) -> str:
         value = self._bytes.get(token)

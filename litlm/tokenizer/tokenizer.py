@@ -69,6 +69,10 @@ def read_chat_templates(folder: Path) -> dict[str, str]:
 class DecodeStream(Protocol):
     """Incremental decoder: the texts of all `push` calls and a final `flush` add up to `decode` of the ids."""
 
+    def skip(self, ids: Sequence[int]) -> None:
+        """Continue a text that ends with these ids, which are not part of the output."""
+        ...
+
     def push(self, token: int) -> str:
         """The text that is final after this token; may be empty, never ends inside a character."""
         ...
@@ -239,8 +243,7 @@ class Tokenizer:
         prompt: ids that the text continues: SentencePiece then keeps the space of the first new token.
         """
         stream = self._backend.decode_stream(skip_special_tokens)
-        for token in prompt[-_PROMPT_CONTEXT:]:
-            stream.push(token)
+        stream.skip(prompt[-_PROMPT_CONTEXT:])
         return stream
 
     def token_to_id(self, token: str) -> int | None:
