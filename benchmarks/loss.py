@@ -30,7 +30,7 @@ from torch import Tensor
 
 from litlm.data.base import IGNORE
 from litlm.train import loss as module
-from litlm.train.loss import cross_entropy_sum
+from litlm.ops.cross_entropy import cross_entropy_sum
 
 MB = 2**20
 CHUNKS = {"256MB": 256 * MB, "512MB": 512 * MB, "1GB": 1024 * MB, "whole": 2**50}

@@ -110,7 +110,7 @@ def prepare(
     from litlm.data.prepare import prepare as tokenize
     from litlm.data.train_tokenizer import train_tokenizer
     from litlm.settings import PrepareCommand, TrainTokenizerCommand
-    from litlm.train.report import settings_text
+    from litlm.train.files import settings_text
 
     settings = settings or recipe(data)
     files = sources(library or Path(sysconfig.get_paths()["stdlib"]))

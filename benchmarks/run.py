@@ -123,7 +123,7 @@ def lora(engine: str, dtype: str, targets: str) -> dict[str, Any]:
     if engine == "litlm":
         from litlm import LLM
         from litlm.settings import MethodSettings
-        from litlm.train.loss import cross_entropy_sum
+        from litlm.ops.cross_entropy import cross_entropy_sum
         from litlm.transforms.lora import apply_lora
 
         model = LLM.load(folder).model

@@ -255,7 +255,7 @@ def varied(names: set[str]) -> Iterator[None]:
 def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
     from litlm.settings import MethodSettings, PreferenceSettings, TrainSettings
     from litlm.train.loop import fit
-    from litlm.transforms.lora import adapters_off, apply_lora
+    from litlm.transforms.lora import adapters_disabled, apply_lora
 
     vocab, more = SHAPES[row.shape].vocab_size, dict[str, Any]()
     batch = micro = row.batch
@@ -274,7 +274,7 @@ def litlm(row: Row, variants: set[str], profile: Path | None) -> dict[str, Any]:
         from litlm.train.preference import Preference
 
         data, batch, micro = Pairs(vocab, row.length), 1, 1
-        more["objective"] = Preference(PreferenceSettings(), lambda: adapters_off(model))
+        more["objective"] = Preference(PreferenceSettings(), lambda: adapters_disabled(model))
     elif row.kind == "packing":
         data, batch = Examples(vocab, row.length, "padded" not in variants), 8 * row.batch
     checkpointing: Any = next(

@@ -113,9 +113,9 @@ class LLM:
         from litlm.zoo import find_model
 
         if quantize is not None:
-            from litlm.transforms.quantize import check_kind
+            from litlm.transforms.quantize import check_quant_type
 
-            check_kind(quantize)
+            check_quant_type(quantize)
         place, info = pick_device(device), find_model(str(source))
         path = resolve(source)
         adapter = adapter and model_directory(Path(adapter))

@@ -25,12 +25,12 @@ from torch.optim import Optimizer
 
 from litlm.settings import MethodSettings, TrainSettings
 from litlm.train import optim
-from litlm.train.mixed import MasterWeights
+from litlm.train.precision import MasterWeights
 from litlm.train.optim import (
     MixedAdamW,
-    can_leave_out,
+    can_skip_on_device,
     clip_gradients,
-    leave_out,
+    skip_step_if,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
@@ -75,12 +75,12 @@ class Case:
         ]
 
     def step(self, grads: list[Tensor], factor: float | None = None, bad: float | None = None) -> None:
-        from litlm.train.kernels import adamw_
+        from litlm.ops.adamw import adamw_
 
         adamw_(
             self.params, grads, self.means, self.squares, self.steps,
             [low[:n] if i != 3 else None for i, (n, low) in enumerate(zip(SIZES, self.low, strict=True))],
-            factor=None if factor is None else torch.tensor(factor, device=DEVICE),
+            clip_coef=None if factor is None else torch.tensor(factor, device=DEVICE),
             found_inf=None if bad is None else torch.tensor(bad, device=DEVICE), **self.options,
         )  # fmt: skip
 
@@ -176,14 +176,14 @@ class TestEdges:
     pytestmark = with_kernel
 
     def test_no_gradient_and_no_elements(self) -> None:
-        from litlm.train.kernels import adamw_
+        from litlm.ops.adamw import adamw_
 
         some = [torch.zeros(3, device=DEVICE), torch.zeros(0, 4, device=DEVICE)]
         p, m, v = ([t.clone() for t in some] for _ in range(3))
         p[0] += 2
         steps = [torch.zeros((), device=DEVICE) for _ in some]
         options: dict[str, Any] = dict(lr=0.5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.5)
-        adamw_(p, some, m, v, steps, [None, None], factor=None, found_inf=None, **options)
+        adamw_(p, some, m, v, steps, [None, None], clip_coef=None, found_inf=None, **options)
         assert p[0].tolist() == [1.5] * 3  # decayed, and no 0 / 0
         assert not m[0].any()
         assert steps[1] == 1
@@ -242,7 +242,7 @@ class Trained:
         for (name, p), q in zip(self.params().items(), self.copies.values(), strict=True):
             assert p.dtype == torch.float32
             assert (p - q).abs().max() <= 1e-6 * q.abs().max(), name
-            ours, model = self.model.get_parameter(name), self.masters.rounded.get(p)
+            ours, model = self.model.get_parameter(name), self.masters.model_params.get(p)
             assert ours is (p if model is None else model)
             if not INTERPRETED:
                 assert torch.equal(ours, p.to(ours.dtype)), name
@@ -277,10 +277,10 @@ class TestOptimizer:
     @pytest.fixture(autouse=True)
     def _everywhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         if INTERPRETED:
-            from litlm.train import kernels
+            from litlm.ops import adamw as kernels
 
             monkeypatch.setattr(optim, "_suits_kernel", lambda masters, _: isinstance(masters, MasterWeights))
-            monkeypatch.setattr(kernels, "FLAT_BLOCK", 2**16)  # it takes its time for each program
+            monkeypatch.setattr(kernels, "BLOCK", 2**16)  # it takes its time for each program
 
     @pytest.mark.parametrize("adapters", [False, True])
     @pytest.mark.parametrize(("micro_batches", "most"), [(1, None), (1, 0.5), (3, 0.5)])
@@ -317,7 +317,7 @@ class TestOptimizer:
         before = [t.detach().clone() for t in tensors]
         known = {name: value.clone() for name, value in optimizer_state(trained.optimizer)[0].items()}
         trained.gradients(1, 2)
-        leave_out(trained.optimizer, torch.ones((), device=DEVICE))
+        skip_step_if(trained.optimizer, torch.ones((), device=DEVICE))
         clip_gradients(trained.optimizer, trained.params().values(), 0.1)
         trained.optimizer.step()
         trained.optimizer.zero_grad()
@@ -326,7 +326,7 @@ class TestOptimizer:
         for name, value in state.items():
             assert torch.equal(value, known.get(name, torch.zeros_like(value))), name
         # ... and the steps after it are those of a run that never tried.
-        leave_out(trained.optimizer, torch.zeros((), device=DEVICE))
+        skip_step_if(trained.optimizer, torch.zeros((), device=DEVICE))
         trained.step(2, 1, 0.5)
         trained.check()
 
@@ -335,7 +335,7 @@ class TestOptimizer:
         trained.gradients(0, 1)
         name, left = next(iter(trained.params().items()))
         before = left.detach().clone()
-        del trained.masters.low[left]
+        del trained.masters.bf16_grads[left]
         trained.optimizer.step()
         assert torch.equal(left, before)
         assert f"step/{name}" not in optimizer_state(trained.optimizer)[0]
@@ -349,12 +349,12 @@ class TestOptimizer:
         _, wrapped = fabric.setup(trained.model, trained.optimizer)
         trained.gradients(0, 1)
         clip_gradients(wrapped, trained.params().values(), 0.5)
-        leave_out(wrapped, torch.zeros((), device=DEVICE))
+        skip_step_if(wrapped, torch.zeros((), device=DEVICE))
         clip_gradients(trained.theirs, trained.copies.values(), 0.5)
         wrapped.step()
         trained.theirs.step()
         wrapped.zero_grad(set_to_none=True)
-        assert not trained.masters.low
+        assert not trained.masters.bf16_grads
         trained.check()
 
 
@@ -378,14 +378,14 @@ if not INTERPRETED:
                         (trained.optimizer, trained.params()), (trained.theirs, trained.copies)
                     ):  # fmt: skip
                         clip_gradients(optimizer, params.values(), 0.5)
-                        leave_out(optimizer, bad)
+                        skip_step_if(optimizer, bad)
                         optimizer.step()
                         optimizer.zero_grad()
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
 
         def test_rates_compile_nothing_anew(self) -> None:
-            from litlm.train import kernels
+            from litlm.ops import adamw as kernels
 
             trained = Trained(adapters=False)
             trained.step(0, 1)
@@ -405,26 +405,26 @@ if not INTERPRETED:
             for args in ({}, {"eps": 1e-6}, {"betas": (0.9, 0.95)}):
                 optimizer = made(optimizer_args=args)
                 assert isinstance(optimizer, MixedAdamW)
-                assert can_leave_out(optimizer)
+                assert can_skip_on_device(optimizer)
             for args in ({"amsgrad": True}, {"maximize": True}, {"foreach": True}, {"fused": True}):
                 optimizer = made(optimizer_args=args)
                 assert type(optimizer) is torch.optim.AdamW
-                assert can_leave_out(optimizer) == ("foreach" not in args)
+                assert can_skip_on_device(optimizer) == ("foreach" not in args)
             for name in ("muon", "sgd", "adamw8bit"):
-                assert not can_leave_out(made(optimizer=name))
+                assert not can_skip_on_device(made(optimizer=name))
             behind = made(optimizer_in_backward=True, grad_clip=None)
             assert isinstance(behind, optim.StepInBackward)
-            assert not can_leave_out(behind)
+            assert not can_skip_on_device(behind)
 
         def test_torchs_own_leave_a_step_out(self) -> None:
             trained = Trained(adapters=False)
             trained.step(0, 1)
             before = [p.detach().clone() for p in trained.copies.values()]
             trained.gradients(1, 1)
-            leave_out(trained.theirs, torch.ones((), device=DEVICE))
+            skip_step_if(trained.theirs, torch.ones((), device=DEVICE))
             trained.theirs.step()
             assert all(torch.equal(p, b) for p, b in zip(trained.copies.values(), before, strict=True))
-            leave_out(trained.theirs, torch.zeros((), device=DEVICE))
+            skip_step_if(trained.theirs, torch.zeros((), device=DEVICE))
             trained.theirs.step()
             assert not any(torch.equal(p, b) for p, b in zip(trained.copies.values(), before, strict=True))
             assert all(trained.theirs.state[p]["step"] == 2 for p in trained.copies.values())
@@ -433,14 +433,16 @@ if not INTERPRETED:
             torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory < 60e9, reason="too small"
         )
         def test_more_elements_than_32_bits_count(self) -> None:
-            from litlm.train.kernels import adamw_
+            from litlm.ops.adamw import adamw_
 
             n = 2**31 + 4099
             p = torch.ones(n, device=DEVICE)
             m, v = torch.zeros_like(p), torch.zeros_like(p)
             g, low = torch.ones(n, device=DEVICE).bfloat16(), torch.zeros(n, device=DEVICE).bfloat16()
             options: dict[str, Any] = dict(lr=0.5, betas=(0.9, 0.95), eps=0.0, weight_decay=0.0)
-            adamw_([p], [g], [m], [v], [torch.zeros((), device=DEVICE)], [low], factor=None, found_inf=None, **options)
+            adamw_(
+                [p], [g], [m], [v], [torch.zeros((), device=DEVICE)], [low], clip_coef=None, found_inf=None, **options
+            )
             for part in (slice(0, 2**20), slice(2**31 - 2**20, 2**31), slice(2**31, n)):
                 assert (p[part] - 0.5).abs().max() < 1e-6
                 assert torch.equal(low[part], p[part].bfloat16())
@@ -460,22 +462,22 @@ if not INTERPRETED:
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from litlm.train import kernels
+from litlm.ops import adamw as kernels
 names = kernels._adamw.arg_names
 types = dict(weights="*fp32", means="*fp32", squares="*fp32", rates="*fp32", i="i32", n="i32")
 types |= dict.fromkeys(("decay", "rest1", "rest2", "eps"), "fp32")
 for grad, size, more in (
-    ("*bf16", "i32", dict(rounded="*bf16", factor="*fp32", found_inf="*fp32")), ("*fp32", "i64", {})
+    ("*bf16", "i32", dict(model_params="*bf16", clip_coef="*fp32", found_inf="*fp32")), ("*fp32", "i64", {})
 ):
     known = types | more | dict(gradients=grad, n=size)
-    constants = dict.fromkeys(("rounded", "factor", "found_inf"), None) | dict(BLOCK=kernels.FLAT_BLOCK)
+    constants = dict.fromkeys(("model_params", "clip_coef", "found_inf"), None) | dict(BLOCK=kernels.BLOCK)
     constants = {name: value for name, value in constants.items() if name not in more}
     aligned = [i for i, name in enumerate(names) if known.get(name, "")[:1] == "*" or name == "n"]
     source = ASTSource(
         kernels._adamw, {name: known.get(name, "constexpr") for name in names}, constants,
         {(i,): [["tt.divisibility", 16]] for i in aligned},
     )
-    options = dict(num_warps=kernels.FLAT_WARPS, enable_fp_fusion=True)
+    options = dict(num_warps=kernels.WARPS, enable_fp_fusion=True)
     print("=====", triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"])
 """
         env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}

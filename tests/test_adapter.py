@@ -33,7 +33,7 @@ from litlm.transforms.adapter import (
     NormCopy,
     Prompt,
     ScaleBias,
-    adapters_off,
+    adapters_disabled,
     apply_adapter,
     prompt_adapters,
     refuse_to_merge,
@@ -57,7 +57,7 @@ def settings(name: Literal["adapter", "adapter_v2"], length: int = 3, start: int
 
 def adapted(case: Case, name: Literal["adapter", "adapter_v2"], *, fill: int | None = 0) -> GPT:
     model = cases.load(cases.write(case))
-    apply_adapter(model, settings(name))
+    apply_adapter(model, settings(name), v2=name == "adapter_v2")
     if fill is not None:
         fill_adapters(model, fill)
     return model
@@ -158,7 +158,7 @@ def test_values_and_gradients_equal_litgpt(
         theirs.transformer.ln_f.requires_grad_(False)
         theirs.transformer.ln_f.load_state_dict(lit.build(case).transformer.ln_f.state_dict())
     plain = ours(lit.tokens(case)).detach()
-    apply_adapter(ours, settings(name, length, start))
+    apply_adapter(ours, settings(name, length, start), v2=name == "adapter_v2")
     with torch.no_grad():
         for mine, value in pairs(theirs, ours, lambda p: p):
             mine.copy_(value)
@@ -198,7 +198,7 @@ def test_the_model_starts_unchanged_to_the_bit(
     model = cases.load(cases.write(case), dtype)
     tokens = cases.tokens(case, 2, 13)
     before = model(tokens)
-    names = apply_adapter(model, settings(name))
+    names = apply_adapter(model, settings(name), v2=name == "adapter_v2")
     assert torch.equal(model(tokens), before)
     assert sorted(names) == sorted(n for n, _ in prompt_adapters(model))
     assert all(p.dtype == torch.float32 for p in trainable(model).values())
@@ -271,10 +271,10 @@ def test_a_cache_keeps_the_prompts_keys(name: Literal["adapter", "adapter_v2"]) 
 def test_off_is_the_model_before(case: Case, name: Literal["adapter", "adapter_v2"]) -> None:
     model, tokens = adapted(case, name), cases.tokens(case, 2, 7)
     on, plain = model(tokens), cases.ours(case)(tokens)
-    with adapters_off(model):
+    with adapters_disabled(model):
         assert torch.equal(model(tokens), plain)
     assert torch.equal(model(tokens), on)
-    with pytest.raises(IndexError), adapters_off(model):
+    with pytest.raises(IndexError), adapters_disabled(model):
         model(tokens + 1000)
     assert torch.equal(model(tokens), on)
     assert (on - plain).abs().max() > 0.01 * plain.abs().max()
@@ -305,7 +305,7 @@ def test_layers_as_training_runs_them(
     with training_blocks(model, **options):
         for a, b in zip(values(), expected, strict=True):
             close(a, b)
-        with adapters_off(model), torch.no_grad():
+        with adapters_disabled(model), torch.no_grad():
             close(model(tokens), cases.ours(case)(tokens))
         close(model(tokens).detach(), expected[0])
 
@@ -317,7 +317,7 @@ def test_compiled_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     path, answers = cases.write(FAMILIES[0]), []
     for compile in (False, True):
         llm = LLM.load(path)
-        apply_adapter(llm.model, settings("adapter_v2"))
+        apply_adapter(llm.model, settings("adapter_v2"), v2=True)
         fill_adapters(llm.model, 0)
         if compile:
             transform.compile_decoding(llm.model)
@@ -340,7 +340,7 @@ def test_a_quantized_model_learns(name: Literal["adapter", "adapter_v2"], kind: 
         plain.get_parameter(f"{path_in_model}.weight").data = module.dequantized()
     values = []
     for model in (packed, plain):
-        apply_adapter(model, settings(name))
+        apply_adapter(model, settings(name), v2=name == "adapter_v2")
         fill_adapters(model, 0)
         logits = model(tokens)
         logits.square().sum().backward()
@@ -442,7 +442,7 @@ def test_models_without_keys_and_values_of_their_own_are_refused() -> None:
     shared = [c for c in cases.CASES if c.family == "gemma4_text" and c.hf.get("num_kv_shared_layers")]
     model = cases.load(cases.write(shared[0]))
     with pytest.raises(ValueError, match=r"gemma4_text: layers \d+ to \d+ read another layer's"):
-        apply_adapter(model, settings("adapter_v2"))
+        apply_adapter(model, settings("adapter_v2"), v2=True)
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -451,7 +451,7 @@ def test_wrong_settings_and_second_adapters_are_refused() -> None:
     n = model.config.n_layer
     with pytest.raises(ValueError, match=f"start_layer={n} must be less than the model's {n} layers"):
         apply_adapter(model, settings("adapter", start=n))
-    apply_adapter(model, settings("adapter_v2"))
+    apply_adapter(model, settings("adapter_v2"), v2=True)
     with pytest.raises(ValueError, match="has adapters already") as e:
         apply_adapter(model, settings("adapter", start=n))
     assert f"start_layer={n}" in str(e.value)

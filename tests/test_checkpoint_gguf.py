@@ -26,7 +26,7 @@ from parity.cases import Case, close
 from litlm.checkpoint.base import load_model
 from litlm.checkpoint.gguf import GGUFSource, _reader
 from litlm.config import LinearScaling, Llama3Scaling, LongRopeScaling, YarnScaling
-from litlm.families.gguf import share_of
+from litlm.families.gguf import rotary_fraction
 from litlm.model import GPT
 from litlm.tokenizer import Tokenizer
 
@@ -335,7 +335,7 @@ def test_every_share_of_a_head_survives() -> None:
     """The file has the number of turned dimensions; as a fraction of the head it must round back to it."""
     for size in range(2, 257, 2):
         for turned in range(2, size + 1, 2):
-            assert int(size * share_of(turned, size)) == turned, (size, turned)
+            assert int(size * rotary_fraction(turned, size)) == turned, (size, turned)
 
 
 # --- what can't be read --------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def test_layers_differ_where_the_pattern_says_so() -> None:
         (
             dict(rope=RopeConfig(scaling=LongRopeScaling(
                 factor=2.0, original_max_seq_len=9, short_factor=(1.0,), long_factor=(1.0, 2.0)))),
-            ["rope.scaling.short_factor has 1 entries", "rope turns 2 pairs"],
+            ["rope.scaling.short_factor has 1 entries", "rope rotates 2 pairs"],
         ),
         (
             dict(attention=AttentionConfig(

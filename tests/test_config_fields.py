@@ -158,7 +158,7 @@ def test_ignored_fields_of_every_command(tmp_path: Path, monkeypatch: pytest.Mon
     main(["describe", str(folder), "--ignore_fields", "mystery"])
     from litlm.settings import PretrainSettings
     from litlm.settings.data import TextData
-    from litlm.train.run import fresh
+    from litlm.train.run import init_model
 
     settings = PretrainSettings(model=str(folder), data=TextData(path=(str(data),)), ignore_fields=("mystery",))
     assert fresh(settings, 64, None).config.n_layer == 2

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import litlm.cli.describe
-from litlm.cli.describe import count, forward_flops, lora_parameters, machine, needs, parameters_of, seen, size
+from litlm.cli.describe import lora_parameters, machine, needs, parameters_of
 from litlm.cli.main import main
 from litlm.config import Config
+from litlm.config.counts import forward_flops, mean_attended
+from litlm.io.format import format_bytes, format_count
 from litlm.settings import DescribeCommand
 from litlm.zoo import get_model, list_models
 
@@ -111,7 +113,7 @@ def test_tokens_that_a_token_sees(window: int | None, chunked: bool) -> None:
                     total += query // (window or 1) == key // (window or 1)
                 else:
                     total += 1
-        assert seen(length, config.layer(0)) == pytest.approx(total / length, rel=1e-12)
+        assert mean_attended(length, config.layer(0)) == pytest.approx(total / length, rel=1e-12)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -182,10 +184,10 @@ def test_published_operations() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [count(n) for n in (12, 9400, 134515008, 8.03e9, 1.04e12)] == ["12", "9.4k", "135M", "8.03B", "1.04T"]
-    assert [count(n) for n in (999.4, 999.6, 999.4e6, 999.6e6, 1e9)] == ["999", "1k", "999M", "1B", "1B"]
-    assert [size(n) for n in (12, 46080, 1.6e10, 2.7e12)] == ["12 bytes", "46.1 kB", "16 GB", "2.7 TB"]
-    assert [size(n) for n in (999, 999.6e3, 999.4e9)] == ["999 bytes", "1 MB", "999 GB"]
+    assert [format_count(n) for n in (12, 9400, 134515008, 8.03e9, 1.04e12)] == ["12", "9.4k", "135M", "8.03B", "1.04T"]
+    assert [format_count(n) for n in (999.4, 999.6, 999.4e6, 999.6e6, 1e9)] == ["999", "1k", "999M", "1B", "1B"]
+    assert [format_bytes(n) for n in (12, 46080, 1.6e10, 2.7e12)] == ["12 bytes", "46.1 kB", "16 GB", "2.7 TB"]
+    assert [format_bytes(n) for n in (999, 999.6e3, 999.4e9)] == ["999 bytes", "1 MB", "999 GB"]
     assert [parameters_of(t) for t in ("8B", " 700m", "1e9", "1.5k", "2T")] == [8e9, 7e8, 1e9, 1.5e3, 2e12]
     for text in ("", "big", "8GB", "-1B", "1.2.3M"):
         with pytest.raises(ValueError, match="write it as 8B or 700M"):

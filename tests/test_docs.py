@@ -1,7 +1,7 @@
-"""The commands and programs shown in the tutorials and the README run as they are printed.
+"""The commands and programs shown in the tutorials and the README run as they are printed, and what pages name exists.
 
 Blocks marked `bash` and `python` are run, a document's blocks in order and in one empty folder. Blocks marked `sh` or
-`text` are only shown (cloning, make, transcripts).
+`text` are only shown (make, pip, transcripts).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def test_document_runs(document: Path, tmp_path: Path, smollm2_gguf: Path) -> No
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_what_is_named_exists(document: Path) -> None:
-    """Links, recipes, commands and options, also in blocks and sentences that are not run."""
+    """Recipes, commands and options, also in blocks and sentences that are not run."""
     import dataclasses
     import typing
 
@@ -77,8 +77,6 @@ def test_what_is_named_exists(document: Path) -> None:
     from litlm.cli.main import COMMANDS, recipe
 
     text = re.sub(r"^```text.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
-    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-        assert (document.parent / link).exists(), link
     for name in re.findall(r"--config ((?:finetune|dpo|pretrain)/[\w.-]+)", text):
         assert Path(recipe(name)).is_file()
     for name in re.findall(r"(?:^|`)litlm ([a-z][a-z-]*)", text, re.M):
@@ -102,3 +100,80 @@ def test_readme_shows_both_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make quickstart" in text
     assert "make test" in text
+
+
+PAGES = [
+    page
+    for pattern in ("*.md", "docs/*.md", "tutorials/*.md", "*/README.md", "extensions/*/README.md")
+    for page in sorted(ROOT.glob(pattern))
+]
+# They name files as they were at the time.
+LOGS = ("CHANGELOG.md", "decisions.md", "architecture.md")
+FOLDERS = {path.name for parent in (ROOT, ROOT / "litlm") for path in parent.iterdir() if path.is_dir()}
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    found = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    """Relative links with their anchors, and paths of this repository in backticks."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for link, anchor in re.findall(r"(?:\]\(|src=\")(?!\w+:)([^)#\"]*)#?([^)\"]*)", text):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), f"{link}#{anchor}"
+    if page.name in LOGS:
+        return
+    for path in re.findall(r"`([\w.-]+/[\w./-]*)`", text):
+        if path.split("/")[0] in FOLDERS and "NAME" not in path:
+            assert (ROOT / path).exists() or (ROOT / "litlm" / path).exists(), path
+
+
+def test_readme_counts_what_there_is() -> None:
+    from litlm.families import list_families
+    from litlm.zoo import list_models
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = (ROOT / "docs" / "families.md").read_text(encoding="utf-8").split("\n\n")[2]
+    built_in = {path.stem for path in (ROOT / "litlm" / "families").glob("*.py")}
+    families = (built_in & set(list_families())) - {"litlm"}
+    assert set(re.findall(r"`(\w+)`", listed)) == families
+    assert f"[{len(families)} families]" in text
+    assert f"{len(list_models())} have names" in text
+
+
+def test_diagram_draws_the_arrows() -> None:
+    """README's groups hold each package once, and their arrows are the imports that test_quality allows."""
+    from test_quality import ARROWS
+
+    drawn = re.search(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert drawn
+    group_of: dict[str, str] = {}
+    arrows, group = set(), ""
+    for line in drawn[1].splitlines():
+        if started := re.match(r"\s*subgraph (\w+)", line):
+            group = started[1]
+        elif line.strip() == "end":
+            group = ""
+        elif chain := re.findall(r"(?:^|-->)\s*(\w+)", line):
+            arrows |= {(a, b) for a, b in zip(chain, chain[1:], strict=False)}
+            if group:
+                group_of |= dict.fromkeys(chain, group)
+    groups = set(group_of.values())
+    assert set(group_of) == {name for name in ARROWS if "." not in name}
+
+    imports = {(a.split(".")[0], b.split(".")[0]) for a, row in ARROWS.items() for b in row.split()}
+    assert {(a, b) for a, b in arrows if a not in groups} <= imports
+    between = {(group_of[a], group_of[b]) for a, b in imports if group_of[a] != group_of[b]}
+    drawn_between = {(a, b) for a, b in arrows if a in groups}
+    assert drawn_between <= between
+
+    def reached(start: str) -> set[str]:
+        return {c for a, b in drawn_between if a == start for c in {b, *reached(b)}}
+
+    assert all(b in reached(a) for a, b in between)

@@ -21,7 +21,7 @@ from litlm.checkpoint.hf import INDEX, SafetensorsSource
 from litlm.checkpoint.litgpt import LitGPTSource, _unpickle
 from litlm.checkpoint.peft import load_adapter, save_adapter
 from litlm.checkpoint.training import load_checkpoint
-from litlm.cli.describe import config_named
+from litlm.checkpoint.config import load_config
 from litlm.data.prepare import load_tokenizer, read_index
 from litlm.io import reading as files
 from litlm.llm import LLM
@@ -80,7 +80,7 @@ READERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "litgpt weights": (lambda folder: _unpickle(folder / "lit_model.pth"), ("lit_model.pth",)),
     "adapter": (_load_adapter, ("adapter_config.json", "adapter_model.safetensors")),
     "gguf": (lambda folder: LLM.load(folder / "m.gguf"), ("m.gguf",)),
-    "yaml": (lambda folder: config_named(str(folder / "config.yaml")), ("config.yaml",)),
+    "yaml": (lambda folder: load_config(str(folder / "config.yaml")), ("config.yaml",)),
     "checkpoint": (load_checkpoint, ("training/state.json", "training/weights.safetensors")),
     "prepared": (read_index, ("index.json",)),
 }
@@ -162,7 +162,7 @@ def test_a_run_stands_for_its_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     shutil.rmtree(run / "final")
     assert resolve(run) == run / "step-001000"
     assert "step-001000, the newest checkpoint of a run that has no final/ yet" in capsys.readouterr().err
-    assert config_named(str(run)).n_layer == 2
+    assert load_config(str(run)).n_layer == 2
     assert load_tokenizer(run).vocab_size == tiny.shared().tokenizer.vocab_size
     assert resolve(run / "step-000900") == run / "step-000900"
     shutil.copy(run / "step-000900" / "config.json", run)  # a model itself, whatever else is in there

@@ -21,8 +21,9 @@ from litlm.data.base import Batch, Dataset, EpochSampler, Example, micro_batches
 from litlm.llm import LLM
 from litlm.settings import MethodSettings, TrainSettings
 from litlm.train import Result, fit, loop
-from litlm.train.loop import make_fabric, stop_on_signals, validate
+from litlm.train.loop import validate
 from litlm.train.loss import NextToken
+from litlm.train.process import stop_on_signals
 from litlm.train.report import Report
 from litlm.train.schedule import learning_rate
 from litlm.train.spikes import SpikeWatch
@@ -159,20 +160,20 @@ def test_router_losses_count_no_padding_and_weigh_by_tokens() -> None:
     found = {}
     for packing in (True, False):
         (batch,) = _dataset((3, 60, 8, 25), packing=packing).batches([0, 1, 2, 3], 4)
-        gradients(model, model, NextToken(), [batch], settings)
+        gradients(model, NextToken(), [batch], settings)
         found[packing] = {name: p.grad for name, p in model.named_parameters()}
         model.zero_grad(set_to_none=True)
     for name, grad in found[True].items():
         torch.testing.assert_close(grad, found[False][name], rtol=1e-4, atol=1e-6, msg=name)
     # Each example alone, weighed by its tokens, and the cross-entropies by their targets.
     parts = _dataset((3, 60, 8, 25)).batches([0, 1, 2, 3], 1)
-    gradients(model, model, NextToken(), parts, settings)
+    gradients(model, NextToken(), parts, settings)
     wanted = model.layers[0].mlp.router.weight.grad.clone()
     model.zero_grad(set_to_none=True)
     n_tokens, n_targets = sum(b.n_tokens for b in parts), sum(b.n_targets for b in parts)
     for b in parts:
         with watch_routers(model) as routers:
-            loss = NextToken().loss_sum(model, model, b) / n_targets
+            loss = NextToken().loss_sum(model, b) / n_targets
             extra = 0.7 * routers.balance_loss(b.mask()) + 0.3 * routers.z_loss(b.mask())
             (loss + extra * b.n_tokens / n_tokens).backward()
     torch.testing.assert_close(model.layers[0].mlp.router.weight.grad, wanted, rtol=1e-5, atol=1e-7)
@@ -242,9 +243,9 @@ class Broken(NextToken):
     def __init__(self, *times: int) -> None:
         self.times, self.calls = times, 0
 
-    def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
+    def loss_sum(self, model: Any, batch: Batch) -> Tensor:
         self.calls += 1
-        return super().loss_sum(model, runner, batch) * (math.inf if self.calls in self.times else 1)
+        return super().loss_sum(model, batch) * (math.inf if self.calls in self.times else 1)
 
 
 def _fit_broken(
@@ -328,9 +329,9 @@ def test_a_jump_is_left_out_on_the_device(tmp_path: Path, monkeypatch: pytest.Mo
     class Jumps(NextToken):
         calls = 0
 
-        def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
+        def loss_sum(self, model: Any, batch: Batch) -> Tensor:
             self.calls += 1
-            return super().loss_sum(model, runner, batch) * (50 if self.calls in (30, 31) else 1)
+            return super().loss_sum(model, batch) * (50 if self.calls in (30, 31) else 1)
 
     weights = {}
     for ahead in (False, True):
@@ -361,11 +362,11 @@ def test_a_step_that_fails_costs_no_row_of_the_one_before(tmp_path: Path, monkey
     class Fails(NextToken):
         calls = 0
 
-        def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
+        def loss_sum(self, model: Any, batch: Batch) -> Tensor:
             self.calls += 1
             if self.calls == 5:
                 raise RuntimeError("no more memory")
-            return super().loss_sum(model, runner, batch)
+            return super().loss_sum(model, batch)
 
     monkeypatch.setattr(loop, "runs_ahead", lambda *_: True)
     llm = tiny.load()
@@ -384,9 +385,9 @@ def test_limits_of_spikes_survive_a_stop(ahead: bool, tmp_path: Path, monkeypatc
 
     def run(name: str, steps: int, resume: bool = False) -> None:
         class Noted(SpikeWatch):
-            def forbids(self, loss: Tensor, norm: Tensor | None, limit: float, *, for_good: bool) -> Tensor:
+            def is_bad(self, loss: Tensor, norm: Tensor | None, limit: float, *, for_good: bool) -> Tensor:
                 limits[name].append(limit)
-                return super().forbids(loss, norm, limit, for_good=for_good)
+                return super().is_bad(loss, norm, limit, for_good=for_good)
 
         monkeypatch.setattr(loop, "SpikeWatch", Noted)
         llm = tiny.load()
@@ -417,9 +418,8 @@ def test_validation_leaves_the_mode_and_no_gradient(tmp_path: Path) -> None:
     llm = tiny.load()
     apply_lora(llm.model, MethodSettings(dropout=0.5))
     val = _dataset((5, 9, 4, 30, 7))
-    fabric = make_fabric(llm.model)
     llm.model.train()
-    losses = [validate(fabric, llm.model, val, NextToken(), 5, size)["val_loss"] for size in (1, 2, 5)]
+    losses = [validate(llm.model, val, NextToken(), 5, size)["val_loss"] for size in (1, 2, 5)]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
     assert llm.model.training
     assert all(p.grad is None for p in llm.model.parameters())

@@ -244,7 +244,7 @@ def test_what_gemma4_can_not_be(changes: dict[str, Any], values: list[float], me
     metadata = source.metadata | {f"gemma4.{key}": value for key, value in changes.items()}
     assert source.family.gguf is not None
     with pytest.raises(ValueError, match=message):
-        source.family.gguf.config(GGUFFields(metadata, source.shapes(), divisors))
+        source.family.gguf.from_gguf(GGUFFields(metadata, source.shapes(), divisors))
 
 
 def test_what_is_not_read_is_refused_by_the_converter(files: Path) -> None:

@@ -177,7 +177,7 @@ def _step(model: GPT, batches: list[Batch], objective: Objective | None = None) 
     objective, device = objective or NextToken(), model.embed.weight.device
     count, total = sum(map(objective.count, batches)), 0.0
     for batch in batches:
-        loss = objective.loss_sum(model, model, batch.to(device)) / count
+        loss = objective.loss_sum(model, batch.to(device)) / count
         loss.backward()
         total += loss.item()
     return total, {n: p.grad.float().cpu() for n, p in model.named_parameters() if p.grad is not None}
@@ -248,12 +248,12 @@ def test_a_step_equals_the_cpus(
 
 @pytest.mark.parametrize(("compiled", "dtype"), [(False, FP32), (True, BF16)])
 def test_preference_equals_the_cpus(compiled: bool, dtype: torch.dtype) -> None:
-    from litlm.transforms.lora import adapters_off
+    from litlm.transforms.lora import adapters_disabled
 
     steps, metrics = [], []
     for device, kind, micro in (("cpu", FP32, 1), (DEVICE, dtype, 4)):
         model = _adapted("llama", "lora", device, kind)
-        objective = Preference(PreferenceSettings(beta=0.05), lambda m=model: adapters_off(m))
+        objective = Preference(PreferenceSettings(beta=0.05), lambda m=model: adapters_disabled(m))
         with training_blocks(model, compile=compiled and device == DEVICE):
             steps.append(_step(model, _pairs().batches(range(4), micro), objective))
         metrics.append({key: float(value) for key, value in objective.metrics().items()})
@@ -369,14 +369,14 @@ def test_a_bad_step_leaves_no_trace(on_spike: str, tmp_path: Path, monkeypatch: 
     class Broken(NextToken):
         calls = 0
 
-        def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
+        def loss_sum(self, model: Any, batch: Batch) -> Tensor:
             self.calls += 1
-            return super().loss_sum(model, runner, batch) * (math.inf if self.calls == 6 else 1)
+            return super().loss_sum(model, batch) * (math.inf if self.calls == 6 else 1)
 
     found = []
     for ahead in (False, True):
         if not ahead:
-            monkeypatch.setattr(import_module("litlm.train.loop"), "can_leave_out", lambda _: False)
+            monkeypatch.setattr(import_module("litlm.train.loop"), "can_skip_on_device", lambda _: False)
         llm = _llm("llama")
         settings = TrainSettings(
             batch_size=4, micro_batch_size=4, max_steps=9, lr=1e-3, warmup_steps=0, on_spike=on_spike, save_interval=2,
@@ -407,7 +407,7 @@ def test_preference_learns(tmp_path: Path) -> None:
     llm = _llm("llama", "lora", dtype=BF16)
     applied = apply_method(llm, METHODS["lora"])
     result, rows = _fit(
-        llm, _pairs(), tmp_path, objective=Preference(PreferenceSettings(), applied.off), batch_size=4,
+        llm, _pairs(), tmp_path, objective=Preference(PreferenceSettings(), applied.disabled), batch_size=4,
         micro_batch_size=2, max_steps=30, lr=3e-3, warmup_steps=2, schedule="constant", precision="bf16-true",
         compile=False,
     )  # fmt: skip
@@ -492,8 +492,8 @@ class Counting(NextToken):
         self.layouts: set[Any] = set()
         self.kinds: list[Any] = []
 
-    def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
-        loss = super().loss_sum(model, runner, batch)
+    def loss_sum(self, model: Any, batch: Batch) -> Tensor:
+        loss = super().loss_sum(model, batch)
         self.graphs.append(counters["stats"]["unique_graphs"])
         self.layouts.add(batch.lengths)
         full = batch.n_tokens == batch.tokens.numel()
@@ -578,7 +578,9 @@ WIDE, ROWS = 131_072, 16_384  # logits of 8.6 GB in fp32, 4.3 GB in bf16
 def test_the_loss_never_holds_all_logits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held at once depends on the device's memory, so the test says how much that is: an eighth."""
     size = 2 if dtype == BF16 else 4
-    monkeypatch.setattr(import_module("litlm.train.loss"), "_kernel_bytes", lambda device: ROWS * WIDE * size // 8)
+    monkeypatch.setattr(
+        import_module("litlm.ops.cross_entropy"), "_kernel_bytes", lambda device: ROWS * WIDE * size // 8
+    )
     model = _deep(n_layer=1, vocab_size=WIDE, tie_embeddings=True).to(dtype)
     hidden = torch.randn(1, ROWS, 128, device=DEVICE, dtype=dtype, requires_grad=True)
     targets = torch.randint(WIDE, (1, ROWS), device=DEVICE)
@@ -667,7 +669,8 @@ def test_too_little_memory_is_said_with_what_helps(tmp_path: Path, monkeypatch: 
     from litlm.settings.data import DataSettings
     from litlm.train.run import run
 
-    monkeypatch.setattr("litlm.train.report.write_settings", lambda *args: None)  # names versions of installed packages
+    # Names versions of installed packages.
+    monkeypatch.setattr("litlm.train.files.write_settings", lambda *args, **options: None)
     llm = _llm("llama")
     train = _data((192,) * 8).select([i % 8 for i in range(AUTO)])
     settings = FinetuneSettings(

@@ -17,7 +17,7 @@ from test_run import Files, content, run, settings_of, write_files
 
 from litlm.llm import LLM
 from litlm.settings import DPOSettings, MethodSettings
-from litlm.train.identity import checksums
+from litlm.train.fingerprint import checksums
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def expected(data: bytes) -> str:
 @pytest.mark.parametrize("n", [1, 7, 4096, 100_001, 2**18 * 3 + 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.int8])
 def test_a_checksum_is_that_of_all_bytes(n: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("litlm.train.identity._CHUNK", 2**15)
+    monkeypatch.setattr("litlm.train.fingerprint._CHUNK", 2**15)
     module, values = torch.nn.Module(), torch.randn(n, generator=torch.Generator().manual_seed(n)) * 50
     module.register_buffer("w", tensor := values.to(dtype))
     kind, whole, sample = checksums(module)["w"].split(":")
@@ -168,11 +168,11 @@ def test_checksums_tell_models_apart() -> None:
 
 def test_every_field_of_the_settings_is_json() -> None:
     """What is compared is read back from a file."""
-    from litlm.train.identity import identity
+    from litlm.train.fingerprint import run_fingerprint
 
     llm = tiny.shared()
     for settings in (dataclasses.replace(s) for s in _settings()):
-        found = identity(settings, llm)
+        found = run_fingerprint(settings, llm)
         assert json.loads(json.dumps(found)) == found
         assert found["model"]["config"]["rope.theta"] == 10000.0
         assert "max_seq_len" not in found["model"]["config"]

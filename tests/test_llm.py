@@ -385,7 +385,7 @@ def test_real_logits_equal_transformers(smollm2: LLM, reference: Any, capsys: py
     for ids in [*map(smollm2.tokenizer.encode, PROMPTS), long]:
         keep = torch.arange(max(0, len(ids) - 64), len(ids))
         expected = reference(torch.tensor([ids]), logits_to_keep=keep, use_cache=False).logits
-        actual = smollm2.model(torch.tensor([ids]), keep=keep[None])
+        actual = smollm2.model(torch.tensor([ids]), logit_positions=keep[None])
         assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 

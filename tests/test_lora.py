@@ -21,13 +21,14 @@ from litlm.checkpoint.peft import load_adapter, places, save_adapter
 from litlm.model import GPT
 from litlm.model.moe import Experts
 from litlm.settings import MethodSettings
-from litlm.train.loss import cross_entropy_sum, loss_sum
+from litlm.ops.cross_entropy import cross_entropy_sum
+from litlm.train.loss import loss_sum
 from litlm.transforms.lora import (
     ALL_LINEAR,
     LoRA,
-    Original,
+    OriginalWeights,
     adapters,
-    adapters_off,
+    adapters_disabled,
     apply_lora,
     attach,
     merge,
@@ -353,7 +354,7 @@ def test_every_kind_starts_unchanged_merges_and_can_be_off(
         _fill(model)
         adapted = model(tokens)
         assert (adapted - before).abs().max() > 0.05 * before.abs().max()
-        with adapters_off(model):
+        with adapters_disabled(model):
             assert torch.equal(model(tokens), before)
         assert torch.equal(model(tokens), adapted)
         state, exact = merged_state(model), _exact(model, plain)
@@ -373,7 +374,7 @@ def test_every_kind_starts_unchanged_merges_and_can_be_off(
         assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in plain.items()}
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, state[name])
-    assert not any(isinstance(m, (LoRA, Original)) or m._forward_hooks for m in model.modules())
+    assert not any(isinstance(m, (LoRA, OriginalWeights)) or m._forward_hooks for m in model.modules())
     assert all(type(m) is Experts for m in model.modules() if isinstance(m, Experts))
 
 
@@ -428,7 +429,7 @@ def test_off_is_undone_after_an_error_and_gradients_flow_as_before() -> None:
     apply_lora(model, MethodSettings(r=2, dora=True, modules_to_save=("norm",)))
     _fill(model)
     loss = model(tokens).square().mean()
-    with pytest.raises(IndexError), adapters_off(model), torch.no_grad():
+    with pytest.raises(IndexError), adapters_disabled(model), torch.no_grad():
         model(tokens + 10**6)
     loss.backward()
     first = [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -478,10 +479,10 @@ def test_experts_with_dropout_keep_the_mean() -> None:
     ends = torch.arange(1, E + 1, dtype=torch.int32)
     with torch.no_grad():
         exact = torch.stack([lora.scale * lora.B[e] @ (lora.A[e] @ x[e]) for e in range(E)])
-        cases.close(lora.eval().rows(x, ends, which), exact)
+        cases.close(lora.eval().grouped(x, ends, which), exact)
         lora.train()
         torch.manual_seed(0)
-        runs = torch.stack([lora.rows(x, ends, which) for _ in range(3000)])
+        runs = torch.stack([lora.grouped(x, ends, which) for _ in range(3000)])
     assert not torch.equal(runs[0], runs[1])
     assert ((runs.mean(0) - exact).abs() < 6 * runs.std(0) / 3000**0.5).all()
 
@@ -510,7 +511,7 @@ def test_an_adapted_layer_is_one_graph(case: Case, options: dict[str, Any], drop
     # Compiled, plain LoRA draws its mask otherwise.
     for off in (True,) if dropout and not options.get("dora") else (False, True):
         step(last, *seen["args"], **seen["kwargs"])
-        with adapters_off(model) if off else contextlib.nullcontext():
+        with adapters_disabled(model) if off else contextlib.nullcontext():
             torch.manual_seed(0)
             expected = last(*seen["args"], **seen["kwargs"])
             torch.manual_seed(0)

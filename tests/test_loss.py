@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from litlm.data.base import IGNORE
-from litlm.train import loss as module
-from litlm.train.loss import cross_entropy_sum, token_losses
+from litlm.ops import cross_entropy as module
+from litlm.ops.cross_entropy import cross_entropy_sum, token_losses
 
 
 def _case(B: int, T: int, C: int, V: int, seed: int, masked: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from interpreted import passed_in_interpreter
 from torch import Tensor
 
-from litlm.train import loss as module
-from litlm.train.loss import IGNORE, cross_entropy_sum, token_losses
+from litlm.ops import cross_entropy as module
+from litlm.ops.cross_entropy import IGNORE, cross_entropy_sum, token_losses
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -55,7 +55,7 @@ def _finish(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
 
 
 def _run(logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
-    from litlm.train.kernels import softmax_gradient_
+    from litlm.ops.cross_entropy_triton import softmax_gradient_
 
     losses = torch.full(targets.shape, torch.nan, device=logits.device)
     softmax_gradient_(logits, targets, losses, **options)
@@ -85,7 +85,7 @@ class TestKernel:
 
     @pytest.fixture(autouse=True)
     def _variant(self, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        from litlm.train import kernels
+        from litlm.ops import cross_entropy_triton as kernels
 
         monkeypatch.setattr(kernels, "BLOCK", block)
 
@@ -125,7 +125,7 @@ class TestFarOut:
 
     def test_nothing_overflows(self, shift: float, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
         """Logits around +-30,000 that differ by tens of thousands."""
-        from litlm.train import kernels
+        from litlm.ops import cross_entropy_triton as kernels
 
         monkeypatch.setattr(kernels, "BLOCK", 32)
         _, logits, targets = _rows_case(6, 150, 192, torch.float32, size=1e4)
@@ -155,7 +155,7 @@ class TestScaled:
     pytestmark = with_kernel
 
     def test_it_is_a_product(self, shape: tuple[int, ...], into: torch.dtype) -> None:
-        from litlm.train import kernels
+        from litlm.ops import cross_entropy_triton as kernels
 
         gen = torch.Generator().manual_seed(len(shape))
         for dtype in (torch.float32, torch.bfloat16):
@@ -193,7 +193,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _exa
         monkeypatch.setattr(module, "_kernel_bytes", lambda _: module._KERNEL_BYTES)
         monkeypatch.setattr(module, "_TILE", 4)
         return "cpu"
-    from litlm.train import kernels
+    from litlm.ops import cross_entropy_triton as kernels
 
     if INTERPRETED:
         monkeypatch.setattr(module, "_kernels", lambda *_: kernels)
@@ -252,7 +252,7 @@ class TestChunks:
         inputs, targets, _ = _case(sizes, masked, biased, dtype, device)
         expected, gradients = _expected(inputs, targets, torch.full(targets.shape, 0.5, device=device), scale, softcap)
         options: dict[str, Any] = dict(scale=scale, softcap=softcap)
-        options["wanted"] = (targets.flatten() != IGNORE).nonzero()[:, 0] if told else None
+        options["target_positions"] = (targets.flatten() != IGNORE).nonzero()[:, 0] if told else None
         for want in ((True,) * 3, (True, False, False), (False, True, True)):
             mine = [t.clone().requires_grad_(w) for t, w in zip(inputs, want, strict=False)]
             value = cross_entropy_sum(mine[0], mine[1], targets, bias=mine[2] if biased else None, **options)
@@ -278,7 +278,13 @@ class TestChunks:
         mine = [t.clone().requires_grad_() for t in inputs]
         wanted = (targets.flatten() != IGNORE).nonzero()[:, 0] if told else None
         losses = token_losses(
-            mine[0], mine[1], targets, bias=mine[2] if biased else None, scale=scale, softcap=softcap, wanted=wanted
+            mine[0],
+            mine[1],
+            targets,
+            bias=mine[2] if biased else None,
+            scale=scale,
+            softcap=softcap,
+            target_positions=wanted,
         )
         assert losses.dtype == torch.float32
         assert losses.shape == targets.shape
@@ -295,7 +301,7 @@ def test_nothing_to_learn(device: str, told: bool) -> None:
     mine = [t.requires_grad_() for t in inputs]
     wanted = torch.zeros(0, dtype=torch.int64, device=device) if told else None
     for function in (cross_entropy_sum, token_losses):
-        value = function(mine[0], mine[1], targets, bias=mine[2], wanted=wanted).sum()
+        value = function(mine[0], mine[1], targets, bias=mine[2], target_positions=wanted).sum()
         assert value.item() == 0
         value.backward()
         for t in mine:
@@ -319,7 +325,7 @@ if not INTERPRETED:
                 for mode in ("default", "error"):  # the first time, kernels are compiled
                     torch.cuda.set_sync_debug_mode(mode)
                     try:
-                        cross_entropy_sum(mine[0], mine[1], targets, bias=mine[2], wanted=told).backward()
+                        cross_entropy_sum(mine[0], mine[1], targets, bias=mine[2], target_positions=told).backward()
                     finally:
                         torch.cuda.set_sync_debug_mode("default")
 
@@ -367,12 +373,12 @@ if not INTERPRETED:
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from litlm.train import kernels
+from litlm.ops import cross_entropy_triton as kernels
 types = dict(logits="*bf16", targets="*i64", losses="*fp32", V="i32", stride="i32", scale="fp32", softcap="fp32")
 aligned = {(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 4)}
 for capped in (False, True):
     constants = dict(CAPPED=capped, GRADIENT=True, BLOCK=kernels.BLOCK)
-    source = ASTSource(kernels._row, types | dict.fromkeys(constants, "constexpr"), constants, aligned)
+    source = ASTSource(kernels._softmax_gradient, types | dict.fromkeys(constants, "constexpr"), constants, aligned)
     options = dict(num_warps=kernels.WARPS, enable_fp_fusion=True)
     print("=====", triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"])
 """

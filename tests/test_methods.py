@@ -14,7 +14,9 @@ from torch import Tensor
 
 from litlm.llm import LLM
 from litlm.settings import MethodSettings
-from litlm.train.methods import apply_method, select, trained
+from litlm.train.methods import apply_method
+from litlm.train.methods.full import select
+from litlm.transforms.quantize import count_parameters
 
 TOKENS = torch.tensor([[5, 9, 200, 31, 7, 7, 90]])
 
@@ -80,17 +82,17 @@ def test_what_is_trained() -> None:
     llm = tiny.load()
     llm.model.requires_grad_(False)
     assert apply_method(llm, MethodSettings(name="full")).notes == []
-    assert trained(llm.model) == (every, every)
+    assert count_parameters(llm.model) == (every, every)
     applied = apply_method(llm, MethodSettings(name="full", freeze=("layers.0.attn",)))
     attention = 48 * 14 * (4 + 2 + 2 + 4)
     assert applied.notes == ["4 tensors frozen"]
-    assert applied.off is None
-    assert trained(llm.model) == (every - attention, every)
+    assert applied.disabled is None
+    assert count_parameters(llm.model) == (every - attention, every)
     with pytest.raises(ValueError, match=r"freeze=.* leaves nothing to train; name fewer parameters"):
         apply_method(llm, MethodSettings(name="full", freeze=("*",)))
     lora = apply_method(llm, MethodSettings(name="lora", r=3, targets=("q_proj",)))
     assert lora.notes == ["2 layers adapted"]
-    assert trained(llm.model)[0] == 2 * 3 * (48 + 56)
+    assert count_parameters(llm.model)[0] == 2 * 3 * (48 + 56)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_packed_weights_are_counted_as_weights(case: str, kind: str) -> None:
     for quantize in (None, kind):
         llm = LLM.load(path, device="cpu", dtype="float32", quantize=quantize)
         apply_method(llm, MethodSettings(r=3, targets=("q_proj", "experts") if "mix" in case else ("q_proj",)))
-        counts.append(trained(llm.model))
+        counts.append(count_parameters(llm.model))
     assert counts[0] == counts[1]
     adapters = sum(p.numel() for name, p in llm.model.named_parameters() if ".lora." in name)
     assert counts[1] == (adapters, cases.ours(cases.by_name(case)).config.n_parameters() + adapters)
@@ -136,8 +138,8 @@ def test_what_adapters_export_loads_with_the_same_logits(name: str, tmp_path: Pa
     loaded = LLM.load(base, adapter=tmp_path, device="cpu", dtype="float32")
     with torch.no_grad():
         close(loaded.model(TOKENS), logits)
-        assert applied.off is not None
-        with applied.off():
+        assert applied.disabled is not None
+        with applied.disabled():
             assert torch.equal(llm.model(TOKENS), tiny.shared().model(TOKENS))
         assert (logits - tiny.shared().model(TOKENS)).abs().max() > 0.1
 

@@ -18,7 +18,8 @@ from litlm.data.base import Batch, Example, collate
 from litlm.model import GPT
 from litlm.settings import MethodSettings, TrainSettings
 from litlm.train.loss import NextToken
-from litlm.train.mixed import MasterWeights, hooks_of
+from litlm.train.optim import hooks_removed
+from litlm.train.precision import MasterWeights
 from litlm.train.optim import make_optimizer
 from litlm.transforms.lora import apply_lora
 
@@ -45,7 +46,7 @@ def bf16_gradients(weights: dict[str, Tensor], like: GPT, step: int, n: int) -> 
     sums = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in weights.items()}
     for batch in batches(step, n):
         model.zero_grad(set_to_none=True)
-        (NextToken().loss_sum(model, model, batch) / 40).backward()
+        (NextToken().loss_sum(model, batch) / 40).backward()
         for name, p in model.named_parameters():
             if p.grad is not None:
                 assert p.grad.dtype == torch.bfloat16
@@ -70,7 +71,7 @@ def test_steps_are_those_of_adamw_on_fp32_copies(case: str, clip: float | None) 
     masters = MasterWeights(model)
     ours = torch.optim.AdamW([p for _, p in masters.named_parameters()], **ADAMW)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    with hooks_of(masters):
+    with hooks_removed(masters):
         for step in range(4):
             sums = bf16_gradients(weights, plain, step, 3)
             for name, p in copies.items():
@@ -80,7 +81,7 @@ def test_steps_are_those_of_adamw_on_fp32_copies(case: str, clip: float | None) 
             weights.update((name, p.detach().bfloat16().float()) for name, p in copies.items())
 
             for batch in batches(step, 3):
-                (NextToken().loss_sum(model, model, batch) / 40).backward()
+                (NextToken().loss_sum(model, batch) / 40).backward()
                 assert all(p.grad is None for p in model.parameters())
             found = dict(masters.named_parameters())
             assert found.keys() == copies.keys()
@@ -90,7 +91,7 @@ def test_steps_are_those_of_adamw_on_fp32_copies(case: str, clip: float | None) 
             )
             assert clip is None or norm > clip
             ours.step()
-            masters.publish()
+            masters.copy_to_model()
             ours.zero_grad(set_to_none=True)
             for name, p in found.items():
                 torch.testing.assert_close(p, copies[name], rtol=1e-6, atol=1e-7)
@@ -116,7 +117,7 @@ def test_a_first_gradient_may_stay_bf16(arrivals: int) -> None:
     model = tiny.load().model
     apply_lora(model, MethodSettings(name="lora", r=2, modules_to_save=("norm", "embed")))
     masters = MasterWeights(model)
-    masters.keeps_low = True
+    masters.keep_bf16_grads = True
     given = {name: p for name, p in model.named_parameters() if p.requires_grad}
     kinds = {name: p.dtype for name, p in given.items()}
     assert list(given) == [name for name, _ in masters.named_parameters()]
@@ -125,7 +126,7 @@ def test_a_first_gradient_may_stay_bf16(arrivals: int) -> None:
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in given.items()}
     counts = dict.fromkeys(given, 0)
     assert masters.gradients() == []
-    with hooks_of(masters):
+    with hooks_removed(masters):
         for i in range(arrivals):
             gen = torch.Generator().manual_seed(i)
             total = torch.zeros(())
@@ -149,19 +150,19 @@ def test_a_first_gradient_may_stay_bf16(arrivals: int) -> None:
         if counts[name] == 1:
             assert torch.equal(grad.double(), sums[name])
         torch.testing.assert_close(grad.double(), sums[name], rtol=1e-6, atol=1e-3 if arrivals == 3 else 1e-5)
-    masters.clear()
-    assert masters.low == {}
+    masters.bf16_grads.clear()
+    assert masters.bf16_grads == {}
     assert len(masters.gradients()) == len([p for _, p in masters.named_parameters() if p.grad is not None])
 
 
 @pytest.mark.parametrize("arrivals", [1, 2, 3])
 def test_kept_gradients_add_up_to_the_same_bits(arrivals: int) -> None:
     found = []
-    for keeps_low in (False, True):
+    for keep_bf16_grads in (False, True):
         masters = MasterWeights(model := tiny.load().model)
-        masters.keeps_low = keeps_low
+        masters.keep_bf16_grads = keep_bf16_grads
         for batch in batches(5, arrivals):
-            NextToken().loss_sum(model, model, batch).backward()
+            NextToken().loss_sum(model, batch).backward()
         found.append([grad.float() for grad in masters.gradients()])
         masters.remove_hooks()
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -185,7 +186,7 @@ def test_tiny_updates_are_not_lost() -> None:
                 p.grad = (1e-5 * before[name]).to(p.dtype)
             optimizer.step()
             if masters is not None:
-                masters.publish()
+                masters.copy_to_model()
         moved[mixed] = params, before
     for name, p in moved[True][0].items():  # 200 roundings, by at most 6e-8 each
         torch.testing.assert_close(p, moved[True][1][name] * (1 - 200e-5), rtol=2e-5, atol=1e-8)
@@ -195,9 +196,9 @@ def test_tiny_updates_are_not_lost() -> None:
 def test_without_hooks_the_model_learns_no_more() -> None:
     model = tiny.load().model
     masters = MasterWeights(model)
-    with pytest.raises(KeyError), hooks_of(masters, None):
+    with pytest.raises(KeyError), hooks_removed(masters, None):
         raise KeyError
-    NextToken().loss_sum(model, model, batches(0, 1)[0]).backward()
+    NextToken().loss_sum(model, batches(0, 1)[0]).backward()
     assert all(master.grad is None for _, master in masters.named_parameters())
     assert all(p.grad is not None for p in model.parameters())
 
@@ -206,7 +207,7 @@ def test_adapters_train_beside_a_bf16_model() -> None:
     model = tiny.load().model
     apply_lora(model, MethodSettings(name="lora", r=2, modules_to_save=("norm",)))
     masters = MasterWeights(model)
-    NextToken().loss_sum(model, model, batches(0, 1)[0]).backward()
+    NextToken().loss_sum(model, batches(0, 1)[0]).backward()
     trained = dict(masters.named_parameters())
     assert set(trained) == {name for name, p in model.named_parameters() if p.requires_grad}
     assert all(name.endswith(("lora.A", "lora.B")) or name == "norm.weight" for name in trained)
@@ -222,7 +223,7 @@ def test_packed_weights_of_quantized_layers_are_left_alone() -> None:
     packed = [name for name, p in before.items() if not p.is_floating_point()]
     assert packed
     assert all(torch.equal(model.get_parameter(name), before[name]) for name in packed)
-    NextToken().loss_sum(model, model, batches(0, 1)[0]).backward()
+    NextToken().loss_sum(model, batches(0, 1)[0]).backward()
     assert all(master.grad is not None for _, master in masters.named_parameters())
 
 

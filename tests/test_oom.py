@@ -24,11 +24,11 @@ class Full(NextToken):
     def __init__(self, at: int) -> None:
         self.at, self.calls = at, 0
 
-    def loss_sum(self, model: Any, runner: Any, batch: Batch) -> Tensor:
+    def loss_sum(self, model: Any, batch: Batch) -> Tensor:
         self.calls += 1
         if self.calls == self.at:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB.")
-        return super().loss_sum(model, runner, batch)
+        return super().loss_sum(model, batch)
 
 
 def _run(out_dir: Path, at: int, **options: Any) -> Result:

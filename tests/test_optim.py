@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from litlm.settings import TrainSettings
-from litlm.train.mixed import MasterWeights
+from litlm.train.precision import MasterWeights
 from litlm.train.optim import (
-    Joined,
+    CombinedOptimizer,
     MixedAdamW,
     StepInBackward,
-    can_leave_out,
+    can_skip_on_device,
     clip_gradients,
-    leave_out,
+    skip_step_if,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
@@ -366,7 +366,7 @@ def test_joined_optimizers_pass_for_one() -> None:
     settings = TrainSettings(optimizer="muon")
     model, resumed = Toy(), Toy()
     optimizer = make_optimizer(model, settings)
-    assert isinstance(optimizer, Joined)
+    assert isinstance(optimizer, CombinedOptimizer)
     train(model, optimizer, range(3))
     resumed.load_state_dict(model.state_dict())
     again = make_optimizer(resumed, settings)
@@ -422,7 +422,7 @@ def mixed(seed: int = 0) -> tuple[MasterWeights, MixedAdamW]:
     masters = MasterWeights(Toy(seed))  # type: ignore[arg-type]
     optimizer = make_optimizer(masters, TrainSettings())
     assert type(optimizer) is torch.optim.AdamW, "on a CPU"
-    assert not masters.keeps_low
+    assert not masters.keep_bf16_grads
     return masters, MixedAdamW(optimizer, masters)
 
 
@@ -432,13 +432,13 @@ def mixed(seed: int = 0) -> tuple[MasterWeights, MixedAdamW]:
 def test_the_mixed_optimizer_clips_when_it_steps(arrivals: int, most: float | None, seed: int) -> None:
     masters, optimizer = mixed(seed)
     params = dict(masters.named_parameters())
-    assert masters.keeps_low
+    assert masters.keep_bf16_grads
     gen, sums = torch.Generator().manual_seed(seed), {name: torch.zeros(p.shape).double() for name, p in params.items()}
     for _ in range(arrivals):
         for name, p in params.items():
             g = torch.randn(p.shape, generator=gen).bfloat16()
             sums[name] += g.double()
-            (masters.rounded[p] * g).sum().backward()
+            (masters.model_params[p] * g).sum().backward()
     before = [grad.clone() for grad in masters.gradients()]
     norm = clip_gradients(optimizer, params.values(), most)
     if not arrivals:
@@ -453,10 +453,10 @@ def test_the_mixed_optimizer_clips_when_it_steps(arrivals: int, most: float | No
     assert all(torch.equal(a, b) for a, b in zip(before, masters.gradients(), strict=True))
     assert {g.dtype for g in before} == {torch.bfloat16 if arrivals == 1 else torch.float32}
     if most is None:
-        assert optimizer.factor is None
+        assert optimizer.clip_coef is None
     else:
-        assert optimizer.factor is not None
-        assert optimizer.factor.item() == pytest.approx(min(1.0, most / exactly.item()), rel=rtol)
+        assert optimizer.clip_coef is not None
+        assert optimizer.clip_coef.item() == pytest.approx(min(1.0, most / exactly.item()), rel=rtol)
     optimizer.zero_grad()
     assert masters.gradients() == []
 
@@ -484,17 +484,17 @@ def test_steps_are_left_out_on_a_device_only() -> None:
         make_optimizer(model, TrainSettings(optimizer=name)) for name in ("adamw", "muon", "sgd", "adamw8bit")
     ]
     optimizers.append(make_optimizer(Toy(), TrainSettings(optimizer_in_backward=True, grad_clip=None)))
-    assert not any(can_leave_out(optimizer) for optimizer in optimizers)
+    assert not any(can_skip_on_device(optimizer) for optimizer in optimizers)
     bad = torch.ones(())
     for optimizer in (optimizers[0], mixed()[1]):
-        leave_out(optimizer, bad)
+        skip_step_if(optimizer, bad)
         assert optimizer.found_inf is bad  # type: ignore[attr-defined]
     # torch's fused one knows of it on a CPU too.
     before = copy.deepcopy(model)
     fill(list(model.parameters()), torch.float32, 0)
     optimizers[0].step()
     assert_same(model, before)
-    leave_out(optimizers[0], torch.zeros(()))
+    skip_step_if(optimizers[0], torch.zeros(()))
     optimizers[0].step()
     assert not torch.equal(model.late.weight, before.late.weight)
 

@@ -162,7 +162,7 @@ def _check_training(case: Case, model: GPT) -> None:
     objective, total = NextToken(), 0.0
     sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for batch in batches:
-        loss = objective.loss_sum(model, model, batch)
+        loss = objective.loss_sum(model, batch)
         total += loss.item()
         parts = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
         for name, part in zip(sums, parts, strict=True):

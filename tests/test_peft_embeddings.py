@@ -20,7 +20,7 @@ from litlm.llm import LLM
 from litlm.model import GPT
 from litlm.settings import MethodSettings
 from litlm.train import loss as losses
-from litlm.transforms.lora import LoRA, adapters, adapters_off, apply_lora, merge, merged_state, trained_whole
+from litlm.transforms.lora import LoRA, adapters, adapters_disabled, apply_lora, merge, merged_state, trained_whole
 from litlm.transforms.resize import resize_embeddings
 
 pytestmark = [
@@ -101,7 +101,7 @@ def _check(case: Case, theirs: Any, folder: Path, rows: int = 0, *, tied: bool |
     llm = LLM.load(cases.write(case), adapter=folder / "a", device="cpu")
     cases.close(llm.model(tokens), expected)
     if not rows:
-        with adapters_off(llm.model):
+        with adapters_disabled(llm.model):
             cases.close(llm.model(tokens), plain)
         cases.close(llm.model(tokens), expected)
     llm.save(folder / "merged")
@@ -366,7 +366,7 @@ def test_an_embedding_trained_whole_is_apart_from_the_head(tmp_path: Path) -> No
     save_adapter(model, tmp_path, base=str(cases.write(TIED)))
     with torch.no_grad():
         cases.close(model(tokens), _read_by_peft(TIED, tmp_path)(tokens).logits)
-        with adapters_off(model):
+        with adapters_disabled(model):
             cases.close(model(tokens), cases.hf_logits(TIED, tokens))
     state = merged_state(model)
     assert not torch.equal(state["embed.weight"], state["lm_head.weight"])
@@ -441,9 +441,11 @@ def test_an_adapter_does_not_grow() -> None:
 
 def test_new_tokens_need_their_embeddings_whole() -> None:
     from litlm.settings import DataSettings, FinetuneSettings
-    from litlm.train.run import problems_of
+    from litlm.train.preflight import find_problems
 
     settings = FinetuneSettings(
         model="x", data=DataSettings(path="x"), new_tokens=("<|new|>",), method=MethodSettings(targets=("lm_head",))
     )
-    assert "new_tokens trains the embeddings whole; leave lm_head out of targets" in problems_of(settings, tiny.load())
+    assert "new_tokens trains the embeddings whole; leave lm_head out of targets" in find_problems(
+        settings, tiny.load()
+    )

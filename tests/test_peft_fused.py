@@ -18,8 +18,8 @@ from torch import Tensor
 from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, places, save_adapter
 from litlm.model import GPT
 from litlm.settings import MethodSettings
-from litlm.train.loss import cross_entropy_sum
-from litlm.transforms.lora import adapters, adapters_off, apply_lora, merged_state, trained_whole
+from litlm.ops.cross_entropy import cross_entropy_sum
+from litlm.transforms.lora import adapters, adapters_disabled, apply_lora, merged_state, trained_whole
 
 pytestmark = [
     # PEFT reads a property that transformers has renamed.
@@ -321,7 +321,7 @@ def test_peft_reads_modules_trained_whole(case: Case, whole: tuple[str, ...], tm
     tokens = cases.tokens(case, 2, 9)
     with torch.no_grad():
         assert torch.equal(again(tokens), model(tokens))
-        with theirs.disable_adapter(), adapters_off(again):
+        with theirs.disable_adapter(), adapters_disabled(again):
             expected = theirs(tokens).logits
             cases.close(again(tokens), expected)
             cases.close(expected, cases.hf_logits(case, tokens))

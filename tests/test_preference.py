@@ -25,14 +25,15 @@ import torch.nn.functional as F
 from packages import unpacked
 from torch import Tensor, nn
 
-from litlm.data.base import Batch, Example, TokenizedDataset
+from litlm.data.base import Batch, Example
 from litlm.data.preference import PreferenceDataset
+from litlm.data.sft import TokenizedDataset
 from litlm.model import GPT
 from litlm.settings import MethodSettings, PreferenceSettings
 from litlm.train.preference import Preference, log_probs, orpo, precompute_reference
 from litlm.transforms import adapter as prompts
 from litlm.transforms import lora
-from litlm.transforms.lora import adapters_off, apply_lora
+from litlm.transforms.lora import adapters_disabled, apply_lora
 
 VOCAB = 340
 SETTINGS = {
@@ -85,7 +86,7 @@ def _model(
 
 
 def _objective(name: str, model: GPT) -> Preference:
-    return Preference(SETTINGS[name], lambda: adapters_off(model))
+    return Preference(SETTINGS[name], lambda: adapters_disabled(model))
 
 
 def _totals(objective: Preference, model: GPT, batches: list[Batch]) -> tuple[float, int, Weights]:
@@ -93,7 +94,7 @@ def _totals(objective: Preference, model: GPT, batches: list[Batch]) -> tuple[fl
     model.zero_grad()
     total, pairs = 0.0, 0
     for batch in batches:
-        loss = objective.loss_sum(model, model, batch)
+        loss = objective.loss_sum(model, batch)
         assert loss.dtype == torch.float32
         assert loss.shape == ()
         loss.backward()
@@ -270,7 +271,7 @@ def test_log_probs_of_packed_documents() -> None:
     found = {}
     for batch in data.batches(range(6), 3):
         assert any(len(row) > 1 for row in batch.lengths)
-        values, lengths = log_probs(model, model, batch)
+        values, lengths = log_probs(model, batch)
         numbers = [n for row in batch.examples for n in row]
         found |= {n: (v, k) for n, v, k in zip(numbers, values.tolist(), lengths.tolist(), strict=True)}
     assert len(found) == 12
@@ -340,7 +341,7 @@ def test_orpo_of_answers_that_are_certain_or_impossible() -> None:
 
 
 def _off(method: str, model: GPT) -> AbstractContextManager[None]:
-    return adapters_off(model) if method == "lora" else prompts.adapters_off(model)
+    return adapters_disabled(model) if method == "lora" else prompts.adapters_disabled(model)
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
@@ -350,12 +351,12 @@ def test_at_the_start_the_loss_is_log_2_and_margins_are_zero(method: str, packin
     if method == "lora":
         apply_lora(model, MethodSettings(dropout=0.5))
     else:
-        prompts.apply_adapter(model, MethodSettings(name=method, start_layer=0))  # type: ignore[arg-type]
+        prompts.apply_adapter(model, MethodSettings(name=method, start_layer=0), v2=method == "adapter_v2")  # type: ignore[arg-type]
     model.train()
     objective = Preference(PreferenceSettings(), lambda: _off(method, model))
     for batch in _data(6, packing=packing).batches(range(6), 3):
         n = objective.count(batch)
-        loss = objective.loss_sum(model, model, batch)
+        loss = objective.loss_sum(model, batch)
         assert loss.item() == (torch.full((n,), 2.0).log().sum()).item()
         loss.backward()
     assert _metrics(objective) == dict(rewards_chosen=0.0, rewards_rejected=0.0, margin=0.0, accuracy=0.0)
@@ -369,7 +370,7 @@ def test_the_reference_stays_what_the_model_was(options: dict[str, Any]) -> None
     """Also where a module is trained whole, and for the other kinds of LoRA."""
     model, data = tiny.load("mistral").model, _data(4, 1)
     batches = data.batches(range(4), 2)
-    before = [log_probs(model, model, batch)[0] for batch in batches]
+    before = [log_probs(model, batch)[0] for batch in batches]
     apply_lora(model, MethodSettings(r=2, **options))
     model.train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.2)
@@ -380,10 +381,10 @@ def test_the_reference_stays_what_the_model_was(options: dict[str, Any]) -> None
         optimizer.step()
     assert all(not torch.equal(p, first[n]) for n, p in model.named_parameters() if n in first)
     for batch, expected in zip(batches, before, strict=True):
-        rewards = 0.3 * (log_probs(model, model, batch)[0] - expected).detach()
+        rewards = 0.3 * (log_probs(model, batch)[0] - expected).detach()
         chosen, rejected = rewards[torch.tensor(batch.answer_documents())].T  # type: ignore[attr-defined]
         objective.metrics()
-        objective.loss_sum(model, model, batch)
+        objective.loss_sum(model, batch)
         metrics = _metrics(objective)
         assert metrics["rewards_chosen"] == pytest.approx(chosen.mean().item(), rel=1e-4, abs=1e-5)
         assert metrics["rewards_rejected"] == pytest.approx(rejected.mean().item(), rel=1e-4, abs=1e-5)
@@ -399,22 +400,23 @@ def test_gradients_reach_the_adapters_only() -> None:
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
-def test_the_reference_has_no_dropout_and_the_policy_has() -> None:
+def test_the_reference_has_no_dropout_and_the_policy_has(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = _model(dropout=0.4), _data()
     model.norm.register_forward_hook(lambda module, _, out: F.dropout(out, 0.3, module.training))
     seen: list[tuple[bool, bool, bool]] = []
     states: list[Tensor] = []
+    forward = model.forward
 
-    def runner(*args: Any, **options: Any) -> Tensor:
-        off = all(adapter.off for _, adapter in lora.adapters(model))
-        seen.append((model.training, torch.is_grad_enabled(), off))
-        states.append(model(*args, **options))
-        return states[-1]
+    def spy(tokens: Tensor, *, output: Any, **options: Any) -> Tensor:
+        disabled = all(adapter.disabled for _, adapter in lora.adapters(model))
+        seen.append((model.training, torch.is_grad_enabled(), disabled))
+        return forward(tokens, output=lambda hidden: (states.append(hidden), output(hidden))[1], **options)
 
+    monkeypatch.setattr(model, "forward", spy)
     (batch,) = data.batches(range(5), 5)
     objective = _objective("dpo", model)
     for _ in range(2):
-        objective.loss_sum(model, runner, batch)
+        objective.loss_sum(model, batch)
     assert seen == [(False, False, True), (True, True, False)] * 2
     assert model.training
     assert all(module.training for module in model.modules())
@@ -423,23 +425,24 @@ def test_the_reference_has_no_dropout_and_the_policy_has() -> None:
     torch.testing.assert_close(states[0], plain, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(states[1], states[3], rtol=1e-2)
     with torch.no_grad():  # validation: nothing is switched to training
-        objective.loss_sum(model.eval(), runner, batch)
+        objective.loss_sum(model.eval(), batch)
     assert not any(module.training for module in model.modules())
 
 
-def test_an_error_in_the_reference_pass_leaves_the_model_as_it_was() -> None:
+def test_an_error_in_the_reference_pass_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
 
-    def runner(*_: Any, **__: Any) -> Tensor:
+    def fail(*_: Any, **__: Any) -> Tensor:
         raise RuntimeError("out of memory")
 
+    monkeypatch.setattr(model, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        _objective("dpo", model).loss_sum(model, runner, _data().batches([0], 1)[0])
+        _objective("dpo", model).loss_sum(model, _data().batches([0], 1)[0])
     assert model.training
-    assert not any(adapter.off for _, adapter in lora.adapters(model))
+    assert not any(adapter.disabled for _, adapter in lora.adapters(model))
 
 
-def test_there_is_no_second_copy_of_the_weights() -> None:
+def test_there_is_no_second_copy_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
     shapes = {p.shape for n, p in model.named_parameters() if ".lora." not in n and p.dim() == 2}
 
@@ -451,30 +454,33 @@ def test_there_is_no_second_copy_of_the_weights() -> None:
     before, places = held(), {n: (id(p), p.data_ptr()) for n, p in model.named_parameters()}
     objective = _objective("dpo", model)
     during: list[int] = []
+    forward = model.forward
 
-    def runner(*args: Any, **options: Any) -> Tensor:
+    def spy(*args: Any, **options: Any) -> Tensor:
         during.append(held())
-        return model(*args, **options)
+        return forward(*args, **options)
 
-    loss = objective.loss_sum(model, runner, _data().batches([0, 1], 2)[0])
+    monkeypatch.setattr(model, "forward", spy)
+    loss = objective.loss_sum(model, _data().batches([0, 1], 2)[0])
     assert during == [before, before]
     assert held() == before
     loss.backward()
     assert {n: (id(p), p.data_ptr()) for n, p in model.named_parameters()} == places
 
 
-def test_orpo_needs_no_reference() -> None:
+def test_orpo_needs_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = _model(), _data()
-    passes = 0
+    passes, forward = 0, model.forward
 
-    def runner(*args: Any, **options: Any) -> Tensor:
+    def spy(*args: Any, **options: Any) -> Tensor:
         nonlocal passes
         passes += 1
-        return model(*args, **options)
+        return forward(*args, **options)
 
+    monkeypatch.setattr(model, "forward", spy)
     batches = data.batches(range(5), 1)
     for batch in batches:
-        Preference(SETTINGS["orpo"]).loss_sum(model, runner, batch)
+        Preference(SETTINGS["orpo"]).loss_sum(model, batch)
     assert passes == len(batches)
 
 
@@ -485,7 +491,7 @@ def test_orpo_needs_no_reference() -> None:
 def test_a_reference_computed_before_training_is_that_of_transformers(packing: bool) -> None:
     model = tiny.load().model.train()
     data = _data(9, 2, packing=packing)
-    kept = precompute_reference(model, model, data, 2, torch.device("cpu"))
+    kept = precompute_reference(model, data, 2, torch.device("cpu"))
     assert model.training
     assert data.reference_logps is None
     expected = _token_log_probs(data, {}).sum(1).view(2, 9).T
@@ -493,7 +499,7 @@ def test_a_reference_computed_before_training_is_that_of_transformers(packing: b
     assert not kept.reference_logps.requires_grad
     torch.testing.assert_close(kept.reference_logps.double(), expected.detach(), rtol=1e-5, atol=1e-4)
     many = PreferenceDataset(kept.answers.select([n for _ in range(15) for n in range(18)]))  # more than one part
-    again = precompute_reference(model, model, many, 4, torch.device("cpu")).reference
+    again = precompute_reference(model, many, 4, torch.device("cpu")).reference
     torch.testing.assert_close(again, kept.reference_logps.repeat(15, 1), rtol=1e-5, atol=1e-4)
 
 
@@ -501,7 +507,7 @@ def test_a_reference_computed_before_training_is_that_of_transformers(packing: b
 def test_training_all_weights(name: str) -> None:
     """Loss and gradients of every weight, of a model that has moved away from its reference."""
     model = tiny.load().model.train()
-    data = precompute_reference(model, model, _data(5, 4), 2, torch.device("cpu"))
+    data = precompute_reference(model, _data(5, 4), 2, torch.device("cpu"))
     gen = torch.Generator().manual_seed(8)
     with torch.no_grad():
         for p in model.parameters():
@@ -520,7 +526,7 @@ def test_training_all_weights(name: str) -> None:
 def test_without_any_reference_there_is_an_error_not_a_number() -> None:
     model = tiny.load().model
     with pytest.raises(ValueError, match="loss=dpo compares with a reference"):
-        Preference(SETTINGS["dpo"]).loss_sum(model, model, _data().batches([0], 1)[0])
+        Preference(SETTINGS["dpo"]).loss_sum(model, _data().batches([0], 1)[0])
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -534,7 +540,7 @@ def test_one_pair_is_learned(name: str) -> None:
     (batch,) = data.batches([0], 1)
     losses, margins, accuracy = [], [], 0.0
     for _ in range(25):
-        loss = objective.loss_sum(model, model, batch)
+        loss = objective.loss_sum(model, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -567,7 +573,7 @@ def test_metrics_are_means_over_pairs_since_the_last_call() -> None:
     with torch.no_grad():
         for indexes, sizes in (([0, 1, 2], 2), ([3], 1), ([4, 0], 1)):
             for batch in data.batches(indexes, sizes):
-                objective.loss_sum(model, model, batch)
+                objective.loss_sum(model, batch)
             assert _metrics(objective) == pytest.approx(expected(indexes), rel=1e-4, abs=1e-5)
             assert _metrics(objective) == {}
 
@@ -578,12 +584,12 @@ def test_bf16_starts_at_log_2_too() -> None:
     model.train()
     objective = _objective("dpo", model)
     (batch,) = _data().batches(range(5), 5)
-    assert Preference(PreferenceSettings(), objective.reference).loss_sum(model, model, batch).item() == pytest.approx(
+    assert Preference(PreferenceSettings(), objective.reference).loss_sum(model, batch).item() == pytest.approx(
         5 * math.log(2), rel=1e-6
     )
     _fill(model, 1)
     wide = copy.deepcopy(model).float()
-    values = [log_probs(m, m, batch)[0] for m in (model, wide)]
+    values = [log_probs(m, batch)[0] for m in (model, wide)]
     assert ((values[0] - values[1]).norm() / values[1].norm()).item() < 0.03
 
 

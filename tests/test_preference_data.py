@@ -375,7 +375,7 @@ def test_packing_takes_fewer_rows() -> None:
 def test_static_shapes_have_one_width() -> None:
     data = _random(9, 30, 2)
     assert {b.tokens.size(1) for b in data.batches(range(9), 1)} != {30}
-    data.static_shapes = True  # as a run does once it knows whether it compiles
+    data.static_shapes = True
     assert {b.tokens.size(1) for b in data.batches(range(9), 1)} == {30}
     assert data.select([1, 2]).static_shapes
 

@@ -17,7 +17,7 @@ import yaml
 from litlm.cli.main import COMMANDS, main, parse
 from litlm.config import Config
 from litlm.data.named import find_dataset
-from litlm.train.report import settings_text
+from litlm.train.files import settings_text
 from litlm.zoo import get_model, list_models
 
 HUB = Path(__file__).parent.parent / "config_hub"

@@ -311,7 +311,7 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
         (TOLD | {"available_tools": TOOLS}, "available_tools can't be used: call it tools"),
         (TOLD | {"only_last": True}, "--data.loss_on completion"),
         (TOLD | {"history": [["x", "y"]]}, "history can't be used beside messages"),
-        ({"prompt": [USER], "completion": "a", "history": [["x", "y"]]}, "history can't be used beside a list of messages"),
+        ({"prompt": [USER], "completion": "a", "history": [["x", "y"]]}, "history can't be used beside a list of mess"),
         ({"prompt": "q", "completion": "a", "history": [["x"]]}, "history must be a list of rounds"),
         *((record | {key: false}, f"{key}={false!r} marks a bad answer")
           for record in (TOLD, {"prompt": "q", "completion": "a"}, {"question": "q", "output": "a"})

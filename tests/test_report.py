@@ -36,9 +36,9 @@ from litlm.settings import (
     TrainSettings,
 )
 from litlm.train import report as reports
-from litlm.train.files import duration, flat, read_metrics, read_samples, read_settings
+from litlm.train.files import duration, flat, read_metrics, read_samples, read_settings, write_settings
 from litlm.train.html import charts, controls, defaults, extent, numbers, running_mean, series, thin, ticks
-from litlm.train.report import Report, between, check_loggers, write_settings
+from litlm.train.report import Report, between, check_loggers
 
 SETTINGS = FinetuneSettings(
     model="some/model", data=DataSettings(path="data.jsonl"), method=MethodSettings(name="qlora", r=4),

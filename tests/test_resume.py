@@ -35,7 +35,8 @@ from litlm.cli.main import main
 from litlm.data.base import EpochSampler
 from litlm.settings import DataSettings, MethodSettings, RunSettings
 from litlm.train.loss import NextToken
-from litlm.train.report import Report, write_settings
+from litlm.train.files import write_settings
+from litlm.train.report import Report
 
 TIMES = ("tokens_per_s", "seconds")  # columns of metrics.csv that differ between equal runs
 

@@ -177,7 +177,7 @@ def test_the_page_of_a_resumed_run_shows_all_of_it(files: Files, tmp_path: Path)
     """It is there after each validation, and names the model and what it computes in."""
     from test_report import Page
 
-    from litlm.train.loop import Run
+    from litlm.train.loop import Trainer
     from litlm.train.report import Report
 
     def page() -> Page:
@@ -191,7 +191,7 @@ def test_the_page_of_a_resumed_run_shows_all_of_it(files: Files, tmp_path: Path)
 
     with pytest.MonkeyPatch.context() as patch:
         draw = Report.draw
-        patch.setattr(Report, "draw", lambda self: (draw(self), patch.setattr(Run, "save", stop)))
+        patch.setattr(Report, "draw", lambda self: (draw(self), patch.setattr(Trainer, "save", stop)))
         with pytest.raises(KeyboardInterrupt):
             run(settings_of("lora", files, tmp_path, val_interval=3))
     assert "Running, step 3" in seen[0].text
@@ -277,7 +277,6 @@ def test_the_written_settings_run_again(files: Files, tmp_path: Path, capsys: py
 
 def test_a_separate_validation_file_and_none(files: Files, tmp_path: Path) -> None:
     from litlm.data.sft import load_sft
-    from litlm.train.loop import make_fabric
     from litlm.train.loss import NextToken
 
     val = tmp_path / "val.json"
@@ -287,7 +286,7 @@ def test_a_separate_validation_file_and_none(files: Files, tmp_path: Path) -> No
     llm = tiny.load(adapter=tmp_path / "run" / "final")
     expected, _ = load_sft(DataSettings(path=str(val), val_fraction=0.0), llm.tokenizer, llm.style, 256)
     assert len(expected) == 2
-    loss = validate(make_fabric(llm.model), llm.model, expected, NextToken(), 4, 2)["val_loss"]
+    loss = validate(llm.model, expected, NextToken(), 4, 2)["val_loss"]
     assert result.val_losses == [(1, pytest.approx(loss, rel=1e-5))]
     without = DataSettings(path=str(files.records), val_fraction=0.0)
     result = run(settings_of("lora", files, tmp_path / "b", run=dict(data=without), max_steps=1))

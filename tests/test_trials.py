@@ -18,7 +18,7 @@ from litlm.data.sft import load_sft
 from litlm.settings import DataSettings, MethodSettings, TrainSettings
 from litlm.train.methods import apply_method
 from litlm.train.report import Report
-from litlm.train.trials import largest_micro_batch, out_of_memory, trial, try_rates
+from litlm.train.trials import largest_micro_batch, oom_advice, trial, try_rates
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_what_helps_against_too_little_memory_is_in_the_order_of_its_cost(
 ) -> None:
     """And nothing that is so already, or that the command refuses."""
     files = Files(tmp_path, tmp_path, tmp_path)
-    text = out_of_memory(settings_of(case, files, tmp_path, **train))
+    text = oom_advice(settings_of(case, files, tmp_path, **train))
     said = text.removeprefix("the GPU's memory is not enough. Try, in this order: ").split("; ")
     expected = [advice for i, advice in enumerate(ADVICE) if i not in gone]
     assert len(said) == len(expected)

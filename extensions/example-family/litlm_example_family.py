@@ -12,7 +12,8 @@ from typing import Any
 
 from litlm.config import Config, NormConfig
 from litlm.families import Family, HFFields, Rule, rename
-from litlm.families.base import hf_common, hf_rope, in_two
+from litlm.families.base import hf_common, hf_rope
+from litlm.families.weights import fused_gate_up
 
 # litlm's field -> the name it has here.
 NAMES = {
@@ -69,7 +70,7 @@ FAMILY = Family(
         Rule(
             "layers.{i}.feed_forward.w13.weight",
             ("layers.{i}.mlp.gate_proj.weight", "layers.{i}.mlp.up_proj.weight"),
-            **in_two(),
+            **fused_gate_up(),
         ),
         rename("layers.{i}.feed_forward.w2.weight", "layers.{i}.mlp.down_proj.weight"),
         rename("norm.weight", "norm.weight"),

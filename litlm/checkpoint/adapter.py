@@ -68,7 +68,7 @@ def load(model: GPT, path: str | Path) -> dict[str, Any]:
         if not file.is_file():
             raise ValueError(f"{path} is not an adapter: it has no {file.name}")
     config = read_json(path / CONFIG)
-    made = make_adapters(model, read_method(config, path / CONFIG))
+    made = make_adapters(model, read_method(config, path / CONFIG), v2=config["peft_type"] == "LITLM_ADAPTER_V2")
     check_readable(path / WEIGHTS)
     try:
         with safe_open(path / WEIGHTS, framework="pt") as f:

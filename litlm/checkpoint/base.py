@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from litlm.config import Config
 from litlm.families import WeightMap, get_family
-from litlm.families.base import Match
+from litlm.families.weights import Match
 from litlm.model import GPT
 from litlm.model.rope import Rope
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
-from litlm.families import GGUFFields, GGUFSpec, Rule, WeightMap, config_from_hf, family_of_gguf
+from litlm.families import GGUFFields, GGUFSpec, Rule, WeightMap, family_of_gguf
 from litlm.io.reading import unreadable
 
 Split = Callable[[Any, Config], Sequence[Any]]
@@ -87,8 +87,8 @@ class GGUFSource(WeightSource):
 
     def _config(self) -> Config:
         gguf = self._fields()
-        fields = self._spec.config(gguf)
-        for key in self._spec.values.values():
+        fields = self._spec.from_gguf(gguf)
+        for key in self._spec.metadata_tensors.values():
             gguf.get(key)
         if unread := gguf.unread():
             named = ", ".join(f"{key}={value!r}" for key, value in unread.items())
@@ -96,16 +96,16 @@ class GGUFSource(WeightSource):
         layers = gguf.get("block_count")
         if layers > len(self._tensors):
             raise ValueError(f"{gguf.arch}.block_count={layers}, but the file holds {len(self._tensors)} tensors")
-        if "rope_freqs.weight" in self._tensors and not self._spec.divisors:
+        if "rope_freqs.weight" in self._tensors and not self._spec.reads_rope_freqs:
             fields["rope_scaling"] = self._llama3_scaling(fields)
-        return config_from_hf(fields)
+        return Config.from_hf(fields)
 
     def _llama3_scaling(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The published rule that gives the file's divisors, or else these themselves."""
         from litlm.model.rope import rope_frequencies
 
         divisors = self._factors("rope_freqs.weight") or []
-        plain = config_from_hf(fields)
+        plain = Config.from_hf(fields)
         assert plain.rope is not None
         frequencies = rope_frequencies(plain.rope, plain.head_dim)[0]
         if len(divisors) != len(frequencies) or not all(0 < divisor < math.inf for divisor in divisors):
@@ -113,7 +113,7 @@ class GGUFSource(WeightSource):
         for factor in _LLAMA3_FACTORS:
             scaling: dict[str, Any] = dict(rope_type="llama3", factor=factor, low_freq_factor=1.0, high_freq_factor=4.0)
             scaling |= dict(original_max_position_embeddings=8192)
-            scaled = config_from_hf(fields | {"rope_scaling": scaling}).rope
+            scaled = Config.from_hf(fields | {"rope_scaling": scaling}).rope
             assert scaled is not None
             ratio = frequencies / rope_frequencies(scaled, plain.head_dim)[0]
             if torch.allclose(ratio, torch.tensor(divisors), rtol=1e-4):
@@ -136,7 +136,7 @@ class GGUFSource(WeightSource):
                 stored = [part.format(i=i) for part in parts]
                 if all(part in self._tensors for part in stored):
                     merged[name.format(i=i)] = (stored, join)
-        for name, key in self._spec.values.items():
+        for name, key in self._spec.metadata_tensors.items():
             listed = self.metadata.get(key)
             if not isinstance(listed, list):
                 raise ValueError(f"{key} is missing or no list with a number for each layer")
@@ -148,7 +148,7 @@ class GGUFSource(WeightSource):
         import gguf
 
         spec = self._spec
-        arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == (spec.names or spec.arch))
+        arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == (spec.table_arch or spec.arch))
         table = gguf.get_tensor_name_map(arch, config.n_layer)
         restated = {name for rule in spec.rules for name in rule.ours}
         rules = list(spec.rules)

@@ -32,7 +32,7 @@ from litlm.config import (
     RopeConfig,
 )
 from litlm.families import WeightMap
-from litlm.families.base import QKV, Rule, qkv_by_group, qkv_in_a_row, rename
+from litlm.families.weights import QKV, Rule, fused_qkv, qkv_by_group, rename
 from litlm.io.reading import check_readable, read_json
 from litlm.io.yaml import read_yaml
 
@@ -281,7 +281,7 @@ _LAYER = "transformer.h.{i}."
 _RULES = (
     rename("transformer.wte.weight", "embed.weight"),
     rename(_LAYER + "norm_1.{p}", "layers.{i}.attn_norm.{p}"),
-    Rule(_LAYER + "attn.qkv.{p}", QKV, **qkv_in_a_row()),
+    Rule(_LAYER + "attn.qkv.{p}", QKV, **fused_qkv()),
     Rule(_LAYER + "attn.attn.{p}", QKV, **qkv_by_group()),  # until the end of 2024
     rename(_LAYER + "attn.norm_q.{p}", "layers.{i}.attn.q_norm.{p}"),
     rename(_LAYER + "attn.norm_k.{p}", "layers.{i}.attn.k_norm.{p}"),

@@ -76,7 +76,7 @@ def save_adapter(model: GPT, out_dir: str | Path, *, base: str) -> None:
             tensors[f"{key}.lora_embedding_A"], tensors[f"{key}.lora_embedding_B"] = b.mT, a.mT
         else:
             tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
-        if any(lora.own_base for lora in parts.values()):
+        if any(lora.saves_base for lora in parts.values()):
             layer = model.get_submodule(place.ours[0])
             tensors |= {f"{key}.base_layer.{n}": p for n, p in layer.named_parameters(recurse=False)}
         if magnitude is not None:

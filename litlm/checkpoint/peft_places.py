@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from litlm.config import Config
 from litlm.families import get_family
-from litlm.families.base import Match
+from litlm.families.weights import Match
 from litlm.model import GPT
 from litlm.model.moe import Experts
 from litlm.transforms.lora import PROJECTIONS

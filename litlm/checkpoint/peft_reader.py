@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from litlm.checkpoint.peft_places import SWAPPED, Place, layer_of, places, rows_of
 from litlm.families import get_family
-from litlm.families.base import Match
+from litlm.families.weights import Match
 from litlm.model import GPT
 from litlm.model.moe import Experts
 from litlm.transforms.lora import LoRA, attach, attach_to_experts, train_whole
@@ -225,7 +225,7 @@ class Reader:
         for owner in ("embed", "lm_head"):
             layer = getattr(self.model, owner)
             if layer is not None and hasattr(layer, "lora"):
-                layer.lora.own_base = f"{owner}.weight" in changed
+                layer.lora.saves_base = f"{owner}.weight" in changed
 
     def _attach(self, place: Place, parts: dict[str, Tensor]) -> None:
         name = self.names.get(place.name, place.name)
@@ -264,10 +264,8 @@ class Reader:
             alpha = _pattern(self.config, "alpha_pattern", address, alpha)
         scale = alpha / (math.sqrt(r) if rslora else r)
         dropout = float(self.config.get("lora_dropout") or 0.0)
-        owner, _, leaf = ours.rpartition(".")
-        parent = self.model.get_submodule(owner)
-        if isinstance(parent, Experts):
-            return attach_to_experts(parent, leaf, r, scale, dropout, rslora=rslora)
+        if isinstance(self.model.get_submodule(ours.rpartition(".")[0]), Experts):
+            return attach_to_experts(self.model, ours, r, scale, dropout, rslora=rslora)
         layer = self.model.get_submodule(ours)
         assert isinstance(layer, (nn.Linear, nn.Embedding))
         return attach(layer, r, scale, dropout, rslora=rslora, dora=bool(self.config.get("use_dora")))

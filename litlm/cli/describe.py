@@ -12,36 +12,23 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from litlm.config import Config, LayerConfig
+from litlm.checkpoint.config import load_config
+from litlm.config import Config
+from litlm.config.counts import forward_flops, linear_layers
+from litlm.io.format import format_bytes as size
+from litlm.io.format import format_count as count
 from litlm.io.reading import check_readable, model_directory, read_json
 from litlm.settings import DescribeCommand, MethodSettings, ModelsCommand
 from litlm.zoo import ModelInfo, find_model, get_model, list_models
 
-_YAML = (".yaml", ".yml")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # What a plain Llama looks like: `describe` shows the differences.
 _LLAMA = Config(vocab_size=32000, n_layer=1, n_embd=64, n_head=1)
-
-
-def count(n: float) -> str:
-    """135M, 1.24B"""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= 0.9995 * size:  # which is 1 in three digits
-            return f"{n / size:.3g}{unit}"
-    return f"{n:.3g}"
-
-
-def size(n: float) -> str:
-    """Bytes, in powers of 1000."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= 0.9995 * scale:
-            return f"{n / scale:.3g} {unit}"
-    return f"{n:.0f} bytes"
 
 
 # --- litlm models --------------------------------------------------------------------------------------------------
@@ -162,40 +149,12 @@ def describe(settings: DescribeCommand) -> None:
 
 def _model(model: str, settings: DescribeCommand, places: dict[str, int]) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Title, rows to print, and facts for scripts."""
-    config, info = _find(model, settings.ignore_fields)
+    config, info = load_config(model, settings.ignore_fields), find_model(model)
     title = model if info is None else f"{info.name} ({info.hub_id}, {info.license})"
     found = needs(config, settings)
     entry = {} if info is None else _entry(info, config)
     facts = entry | found | {"machine": places, "config": config.to_dict()}
     return title, _rows(config, found, settings, places), facts
-
-
-def config_named(model: str, ignore_fields: Collection[str] = ()) -> Config:
-    """The config that a name means: of a zoo model, a checkpoint, a config.json, or a YAML file."""
-    return _find(model, ignore_fields)[0]
-
-
-def _find(model: str, ignore_fields: Collection[str] = ()) -> tuple[Config, ModelInfo | None]:
-    """A path goes before a hub id, a zoo name before both."""
-    path, info = Path(model), find_model(model)
-    if info is None and (path.exists() or path.suffix.lower() in _YAML):
-        return _config_of(model_directory(path), ignore_fields), None
-    return Config.from_name(model), get_model(model)
-
-
-def _config_of(path: Path, ignore_fields: Collection[str]) -> Config:
-    if path.suffix.lower() in _YAML:
-        return Config.from_yaml(path)
-    # GGUF files and LitGPT's directories are read by code that imports torch.
-    if path.suffix.lower() == ".gguf":
-        from litlm.checkpoint.gguf import GGUFSource
-
-        return GGUFSource(path).config
-    if not (path / "config.json").is_file() and (path / "model_config.yaml").is_file():
-        from litlm.checkpoint.litgpt import LitGPTSource
-
-        return LitGPTSource(path).config
-    return Config.from_hf(path, ignore_fields=ignore_fields)
 
 
 def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
@@ -226,40 +185,6 @@ def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
     )
 
 
-def linear_layers(config: Config, layer: LayerConfig) -> dict[str, tuple[int, int]]:
-    """The matrices of one layer that every token goes through, beside the router: name -> (in, out)."""
-    c, h, latent = layer.n_embd, layer.n_head, layer.attention.latent
-    if latent is None:
-        width, kv_width = h * layer.head_dim, layer.n_kv_head * layer.head_dim
-        sizes = {"q_proj": (c, width), "k_proj": (c, kv_width), "v_proj": (c, kv_width), "o_proj": (width, c)}
-    else:
-        sizes = {
-            "kv_a_proj": (c, latent.kv_rank + latent.rope_head_dim),
-            "kv_b_proj": (latent.kv_rank, h * (latent.nope_head_dim + latent.v_head_dim)),
-            "o_proj": (h * latent.v_head_dim, c),
-        }
-        if latent.q_rank is None:
-            sizes["q_proj"] = (c, h * layer.head_dim)
-        else:
-            sizes |= {"q_a_proj": (c, latent.q_rank), "q_b_proj": (latent.q_rank, h * layer.head_dim)}
-    if layer.kv_layer is not None:  # keys and values are another layer's
-        del sizes["k_proj"], sizes["v_proj"]
-    elif layer.attention.k_as_v:
-        del sizes["v_proj"]
-    found = {f"attn.{name}": shape for name, shape in sizes.items()}
-    if layer.layer_input_dim:
-        found |= {"layer_input.gate": (c, layer.layer_input_dim), "layer_input.proj": (layer.layer_input_dim, c)}
-    moe = layer.moe
-    width, place = (layer.intermediate_size, "mlp") if moe is None else (moe.shared_intermediate_size, "mlp.shared")
-    if width:
-        found |= {f"{place}.up_proj": (c, width), f"{place}.down_proj": (width, c)}
-        if layer.mlp.kind == "gated":
-            found[f"{place}.gate_proj"] = (c, width)
-    if moe is not None and moe.shared_gate and moe.shared_intermediate_size:
-        found["mlp.shared_gate"] = (c, 1)
-    return found
-
-
 def lora_parameters(config: Config, r: int) -> int:
     """Of adapters on all linear layers. Experts stay as they are, and so do parts that Hugging Face's format fuses."""
     from litlm.families import get_family
@@ -267,38 +192,10 @@ def lora_parameters(config: Config, r: int) -> int:
     weights = get_family(config.family).weights_of(config)
     total = 0
     for i in range(config.n_layer):
-        for name, (n_in, n_out) in linear_layers(config, config.layer(i)).items():
+        for name, (n_in, n_out) in linear_layers(config.layer(i)).items():
             (match,) = weights.from_ours(f"layers.{i}.{name}.weight", ())
             total += r * (n_in + n_out) * (len(match.ours) == 1)
     return total
-
-
-def forward_flops(config: Config, context: int) -> float:
-    """Operations per token in matrix products and attention, mean over a row of `context`; backward is twice that."""
-    total = config.n_embd * (config.vocab_size + config.n_layer * config.layer_input_dim)
-    for layer in map(config.layer, range(config.n_layer)):
-        total += sum(n_in * n_out for n_in, n_out in linear_layers(config, layer).values())
-        if layer.moe is not None:
-            matrices = 3 if layer.mlp.kind == "gated" else 2
-            total += layer.n_embd * layer.moe.n_expert
-            total += layer.moe.n_expert_per_token * matrices * layer.n_embd * layer.moe.intermediate_size
-        latent = layer.attention.latent
-        value_dim = layer.head_dim if latent is None else latent.v_head_dim
-        total += layer.n_head * (layer.head_dim + value_dim) * seen(context, layer)
-    return 2 * total
-
-
-def seen(context: int, layer: LayerConfig) -> float:
-    """Tokens that a token attends to, mean over a row of `context` tokens."""
-
-    def upto(n: int) -> int:  # 1 + 2 + ... + n
-        return n * (n + 1) // 2
-
-    if layer.chunk is not None:
-        chunks, rest = divmod(context, layer.chunk)
-        return (chunks * upto(layer.chunk) + upto(rest)) / context
-    window = min(layer.window or context, context)
-    return (upto(window) + (context - window) * window) / context
 
 
 def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand, places: dict[str, int]) -> dict[str, str]:
@@ -424,7 +321,7 @@ def _adapter(path: Path, settings: DescribeCommand) -> tuple[str, dict[str, str]
     adapter = read_json(path / "adapter_config.json")
     base, trained = adapter.get("base_model_name_or_path"), _tensors(path / "adapter_model.safetensors")
     known = isinstance(base, str) and (find_model(base) is not None or Path(base).is_dir())
-    total = _find(str(base), settings.ignore_fields)[0].n_parameters() if known else None
+    total = load_config(str(base), settings.ignore_fields).n_parameters() if known else None
     targets = adapter.get("target_modules") or []
     facts = dict(
         adapter=adapter.get("peft_type", "LORA"), base=base, base_parameters=total, r=adapter.get("r"),

@@ -249,26 +249,27 @@ def pretrain(settings: Any) -> None:
 
 
 def _trained(settings: Any, result: Any) -> None:
-    from litlm.train.run import STOPPED_BY_HAND
+    from litlm.train.methods import get_method
+    from litlm.train.process import STOP_EXIT_CODES
 
     out = settings.out_dir
     n = "1 step" if result.steps == 1 else f"{result.steps} steps"
     print(f"\n{n}, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: report.html, metrics.csv,")
-    if result.stopped in STOPPED_BY_HAND:
+    if result.stopped in STOP_EXIT_CODES:
         print("settings.yaml and the last checkpoint. Go on with the same command and --resume auto")
-        sys.exit(STOPPED_BY_HAND[result.stopped])
-    whole = settings.method.name == "full"
-    print(f"settings.yaml and final/ ({'the model' if whole else 'the adapter'}). Go on with:")
+        sys.exit(STOP_EXIT_CODES[result.stopped])
+    method = get_method(settings.method.name)
+    print(f"settings.yaml and final/ ({'the model' if method.whole_model else 'the adapter'}). Go on with:")
     verb = "chat" if type(settings).__name__ != "PretrainSettings" else 'generate --prompt "Once"'
     final = shlex.quote(f"{out}/final")
-    if whole:
+    if method.whole_model:
         command, _, rest = verb.partition(" ")
         print(f"  litlm {command} {final} {rest}".rstrip())
         return
-    quantize = f" --quantize {settings.method.quantize}" if settings.method.name == "qlora" else ""
+    quantize = f" --quantize {settings.method.quantize}" if settings.method.quantize else ""
     ignored = "".join(f" --ignore_fields {name}" for name in settings.ignore_fields)
     print(f"  litlm chat {shlex.quote(settings.model)} --adapter {final}{quantize}{ignored}")
-    if settings.method.name in ("lora", "qlora"):
+    if method.mergeable:
         print(f"  litlm merge {final} --out_dir {shlex.quote(f'{out}/merged')}{ignored}")
 
 

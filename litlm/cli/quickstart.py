@@ -31,7 +31,8 @@ def quickstart(settings: QuickstartCommand) -> None:
     """Fetch, ask, finetune, ask again, save."""
     _heading(f"1. Fetch {settings.model}")
     from litlm.llm import LLM
-    from litlm.train.run import STOPPED_BY_HAND, finetune
+    from litlm.train.process import STOP_EXIT_CODES
+    from litlm.train.run import finetune
 
     began = time.perf_counter()
     llm = LLM.load(settings.model, dtype="float32")
@@ -57,12 +58,12 @@ def quickstart(settings: QuickstartCommand) -> None:
         )
         result = finetune(run, llm=llm)
     print(f"{result.steps} steps in {time.perf_counter() - began:.0f} s")
-    if result.stopped in STOPPED_BY_HAND:
+    if result.stopped in STOP_EXIT_CODES:
         adapter = out / "run" / f"step-{result.steps:06d}"
         print("Stopped early, so it knows only part of what it could. It learns the rest with")
         print(f"  {litlm} finetune --config {shlex.quote(f'{out}/run/settings.yaml')} --resume auto")
         if result.stopped != "Ctrl-C":
-            sys.exit(STOPPED_BY_HAND[result.stopped])
+            sys.exit(STOP_EXIT_CODES[result.stopped])
         print("Ctrl-C again ends the quickstart here.")
 
     _heading("4. Ask it again, and questions that it has not seen")

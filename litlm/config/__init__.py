@@ -15,4 +15,5 @@ from litlm.config.layers import RopeConfig as RopeConfig
 from litlm.config.layers import RopeScaling as RopeScaling
 from litlm.config.layers import TemperatureConfig as TemperatureConfig
 from litlm.config.layers import YarnScaling as YarnScaling
+from litlm.config.layers import yarn_attention_factor as yarn_attention_factor
 from litlm.config.model import Config as Config

@@ -1,20 +1,26 @@
-"""The parts that a model is made of, each a small frozen dataclass: norms, attention, MLP, experts, rope; no torch.
+"""The parts of a layer, each a small frozen dataclass: norm, attention, MLP, experts, rope. No torch.
 
-A part's `kind` says which it is. `Config` (config.py) says which parts a model has, `LayerConfig` which a layer has.
+`Config` (model.py) says which of them a model has, `LayerConfig` which a layer has. `kind` names the variant.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu", "clamped"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormConfig:
-    """Normalization. kind: `rms` (Zhang & Sennrich 2019) or `layer` (Ba et al. 2016).
+    """Normalization of a vector.
 
-    weight: it has one (OLMo's layer norm has none). bias: a layer norm has one. offset: the weight is stored as its
-    difference from 1 (Gemma).
+    kind: `rms` (Zhang & Sennrich 2019) or `layer` (Ba et al. 2016).
+    eps: added to the mean square, or to the variance.
+    weight: the result is multiplied by a learned weight (OLMo's layer norm has none).
+    bias: a learned bias is added (`layer` only).
+    offset: the stored weight is its difference from 1 (Gemma).
     """
 
     kind: Literal["rms", "layer"] = "rms"
@@ -28,9 +34,10 @@ class NormConfig:
 class QKNormConfig:
     """Normalization of queries and keys.
 
-    over: `head`, each head on its own with one weight (D,) for all (Qwen3); `each_head`, with a weight per head, (H, D)
-    (Cohere); `all`, the heads together, (H * D,) (OLMo 2). after_rope: it comes after rope, not before, and only in
-    layers that have rope (Llama 4).
+    norm: which one.
+    over: `head`, each head with one weight (D,) for all heads (Qwen3); `each_head`, each head with its own weight,
+        (H, D) (Cohere); `all`, all heads together, weight (H * D,) (OLMo 2).
+    after_rope: applied after rope instead of before, and only in layers that have rope (Llama 4).
     """
 
     norm: NormConfig = field(default_factory=NormConfig)
@@ -40,10 +47,17 @@ class QKNormConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:
-    """Multi-head latent attention (DeepSeek-V2, 2024): keys and values come from one latent of `kv_rank` per token.
+    """Multi-head latent attention (DeepSeek-V2, 2024): keys and values are projected from one latent vector per token.
 
-    A head's query and key are `nope_head_dim` values without position and `rope_head_dim` with (the key's are shared by
-    all heads). q_rank: queries come from a latent as well; None for a plain projection. norm: of the latents.
+    A head's query and key are `nope_head_dim` values without position, then `rope_head_dim` values with rope, which for
+    keys are shared by all heads.
+
+    kv_rank: size of the latent of keys and values.
+    q_rank: size of the latent of queries; None: they have a plain projection.
+    nope_head_dim: the part of a head without rope.
+    rope_head_dim: the part of a head with rope.
+    v_head_dim: size of a head's values.
+    norm: normalization of the latents.
     """
 
     kv_rank: int
@@ -56,9 +70,14 @@ class LatentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureConfig:
-    """Queries grow with their position p: times 1 + scale * ln(1 + floor((p + shift) / interval)) (Llama 4).
+    """Scaled queries: the one at position p is multiplied by 1 + scale * ln(1 + floor((p + shift) / interval)).
 
-    no_rope_only: only in the layers without rope.
+    Llama 4 and Mistral have it (transformers modeling_llama4.py).
+
+    scale: see the formula.
+    interval: in tokens, see the formula.
+    shift: see the formula.
+    no_rope_only: only in layers without rope.
     """
 
     scale: float
@@ -69,14 +88,20 @@ class TemperatureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Grouped-query attention (Ainslie et al. 2023; one group per head is plain multi-head attention).
+    """Grouped-query attention (Ainslie et al. 2023), or multi-head attention where n_kv_head is n_head.
 
-    bias: q, k and v have one (with `latent`, the projections down to the latents). out_bias: the output projection has
-    one. scale: of the scores, None for head_dim ** -0.5. softcap: scores become cap * tanh(score / cap) (Gemma 2).
-    sinks: a learned score per head that takes part in the softmax and adds nothing (gpt-oss). clip: q, k and v are
-    clamped to [-clip, clip] (OLMo). alibi: a score falls with the distance, by a slope of each head's own that is not
-    learned (Press et al. 2021). v_norm: normalization of each head's values. k_as_v: full layers have no projection of
-    values: these are the keys, as they are before norm and rope (Gemma 4).
+    bias: of the q, k and v projections; with `latent`, of the projections down to the latents.
+    out_bias: of the output projection.
+    qk_norm: normalization of queries and keys.
+    v_norm: normalization of each head's values.
+    k_as_v: full layers have no v projection; the values are the keys before norm and rope (Gemma 4).
+    scale: factor of the scores; None: head_dim ** -0.5.
+    softcap: the scores become softcap * tanh(score / softcap) (Gemma 2).
+    sinks: a learned score per head joins the softmax and contributes nothing to the output (gpt-oss).
+    clip: q, k and v are clamped to [-clip, clip] (OLMo).
+    alibi: a penalty on the score, linear in the distance, with a fixed slope per head (Press et al. 2021).
+    temperature: queries scaled by their position.
+    latent: multi-head latent attention.
     """
 
     bias: bool = False
@@ -95,32 +120,45 @@ class AttentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """Feed-forward part. kind: `gated` is `down(act(gate(x)) * up(x))` (Shazeer 2020), `plain` `down(act(up(x)))`.
+    """The feed-forward network.
 
+    kind: `gated` is down(act(gate(x)) * up(x)) (Shazeer 2020), `plain` is down(act(up(x))).
     activation: `relu2` is relu squared; `xielu` has learned slopes (Huang & Schlag 2024); `clamped` is gpt-oss's
-    `gate * sigmoid(1.702 gate) * (up + 1)` with gate at most and up within `limit`.
+        gate * sigmoid(1.702 * gate) * (up + 1), with gate clamped from above and up on both sides.
+    bias: of all projections.
+    limit: where `clamped` clamps.
     """
 
     kind: Literal["gated", "plain"] = "gated"
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu", "clamped"] = "silu"
+    activation: Activation = "silu"
     bias: bool = False
     limit: float = 7.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoEConfig:
-    """Mixture of experts: `n_expert` MLPs like the config's `mlp`, of which each token takes `n_expert_per_token`.
+    """Mixture of experts: `n_expert` MLPs as `mlp` describes them, of which each token uses `n_expert_per_token`.
 
-    scoring: how router logits become weights; `sparsemixer` is Phi-3.5-MoE's. normalize: the weights of a token's
-    experts sum to 1. scale: a factor of the weights. n_group, n_group_per_token: experts come in groups, and only those
-    in a token's best groups can be chosen; group_score: a group is worth its best expert or its best two.
-    selection_bias: added to the scores for the choice only, not trained by gradient (DeepSeek-V3). router_bias,
-    expert_bias: these linear maps have biases. shared_intermediate_size: width of the MLP that every token takes
-    besides (0: none); shared_gate: it is weighted by a sigmoid (Qwen2-MoE). own_norms: the experts and the shared MLP
-    have norms of their own, before and after, and the router looks at what comes before these (Gemma 4). router_scales:
-    the router's input is normed, times a learned vector and n_embd ** -0.5, and each expert's weight is times a learned
-    number. scale_input: weights multiply an expert's input instead of its output (Llama 4). jitter: sparsemixer's
-    threshold. aux_loss: weight of the load-balancing loss.
+    n_expert: number of experts.
+    n_expert_per_token: how many of them a token is routed to.
+    intermediate_size: hidden size of one expert.
+    scoring: router logits to scores; `sparsemixer` is Phi-3.5-MoE's.
+    normalize: a token's routing weights sum to 1.
+    scale: factor of the routing weights.
+    n_group: number of groups that the experts are divided into.
+    n_group_per_token: only experts of this many best groups can be selected.
+    group_score: a group's score is that of its best expert (`max`), or the sum of its best two (`top2`).
+    selection_bias: a bias per expert that affects the selection only, not trained by gradient (DeepSeek-V3, 2024).
+    router_bias: the router has a bias.
+    expert_bias: the experts' projections have biases.
+    shared_intermediate_size: hidden size of the shared expert, an MLP that every token uses as well; 0: there is none.
+    shared_gate: the shared expert's output is multiplied by a sigmoid gate (Qwen2-MoE).
+    own_norms: experts and shared expert each have norms before and after; the router's input is not normed (Gemma 4).
+    router_scales: the router's input is normed, then multiplied by a learned vector and n_embd ** -0.5; each expert's
+        routing weight is multiplied by a learned scalar (Gemma 4).
+    scale_input: routing weights multiply the expert's input instead of its output (Llama 4).
+    jitter: threshold of `sparsemixer`.
+    aux_loss: coefficient of the load-balancing loss.
     """
 
     n_expert: int
@@ -146,7 +184,11 @@ class MoEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearScaling:
-    """Positions divided by `factor` (Chen et al. 2023)."""
+    """Position interpolation (Chen et al. 2023).
+
+    kind: `linear`.
+    factor: positions are divided by it.
+    """
 
     kind: Literal["linear"] = "linear"
     factor: float
@@ -154,7 +196,14 @@ class LinearScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Llama3Scaling:
-    """Llama 3.1's rule: long wavelengths are divided by `factor`, short ones kept, with a linear blend in between."""
+    """Llama 3.1's scaling: low frequencies are divided by `factor`, high ones kept, those between blended linearly.
+
+    kind: `llama3`.
+    factor: divides the low frequencies.
+    low_freq_factor: frequencies with wavelengths above original_max_seq_len / low_freq_factor are low.
+    high_freq_factor: frequencies with wavelengths below original_max_seq_len / high_freq_factor are high.
+    original_max_seq_len: context length before scaling, in tokens.
+    """
 
     kind: Literal["llama3"] = "llama3"
     factor: float
@@ -165,7 +214,16 @@ class Llama3Scaling:
 
 @dataclass(frozen=True, kw_only=True)
 class YarnScaling:
-    """YaRN (Peng et al. 2023). attention_factor None: 0.1 ln(factor) + 1; truncate rounds the ramp's ends outward."""
+    """YaRN (Peng et al. 2023).
+
+    kind: `yarn`.
+    factor: the context length is scaled by it.
+    original_max_seq_len: context length before scaling, in tokens.
+    beta_fast: dimensions with more rotations than this in the original context are not scaled.
+    beta_slow: dimensions with fewer rotations than this are scaled by the whole factor.
+    attention_factor: factor of cos and sin; None: 0.1 ln(factor) + 1.
+    truncate: the ramp's ends are rounded outward to whole dimensions.
+    """
 
     kind: Literal["yarn"] = "yarn"
     factor: float
@@ -178,7 +236,12 @@ class YarnScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicScaling:
-    """NTK-aware: theta grows with the row's length beyond `original_max_seq_len` (emozilla 2023)."""
+    """Dynamic NTK-aware scaling (transformers modeling_rope_utils.py): theta grows with the sequence.
+
+    kind: `dynamic`.
+    factor: how fast theta grows.
+    original_max_seq_len: it grows for sequences longer than this, in tokens.
+    """
 
     kind: Literal["dynamic"] = "dynamic"
     factor: float
@@ -187,8 +250,14 @@ class DynamicScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class LongRopeScaling:
-    """LongRoPE (Ding et al. 2024): a divisor for each frequency, one list for rows that stay within
-    `original_max_seq_len`, one for longer ones. attention_factor None: sqrt(1 + ln(factor) / ln(original_max_seq_len)).
+    """LongRoPE (Ding et al. 2024): each frequency is divided by a factor of its own.
+
+    kind: `longrope`.
+    factor: context length over original_max_seq_len; only the default of attention_factor depends on it.
+    original_max_seq_len: context length before scaling, in tokens.
+    short_factor: for sequences up to original_max_seq_len, one number per frequency.
+    long_factor: for longer sequences.
+    attention_factor: factor of cos and sin; None: sqrt(1 + ln(factor) / ln(original_max_seq_len)).
     """
 
     kind: Literal["longrope"] = "longrope"
@@ -204,11 +273,14 @@ RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | DynamicScaling | Lon
 
 @dataclass(frozen=True, kw_only=True)
 class RopeConfig:
-    """Rotary position embedding (Su et al. 2021), on the first `fraction` of each head.
+    """Rotary position embedding (Su et al. 2021).
 
-    interleaved: dimension 2j turns together with 2j + 1 (GPT-J), otherwise j with j + R/2 (NeoX, Llama). reverse: they
-    turn the other way (nanochat). proportional: a whole head's pairs and frequencies, of which the last ones don't turn
-    (Gemma 4); otherwise the rest of the head is left out of both.
+    theta: base of the frequencies.
+    fraction: the share of each head that is rotated, from its first dimension on.
+    interleaved: pairs are dimensions 2j and 2j + 1 (GPT-J) instead of j and j + R / 2 (NeoX, Llama), R of them rotated.
+    reverse: rotates the other way (nanochat).
+    proportional: frequencies and pairs are those of the whole head, and the last pairs are not rotated (Gemma 4).
+    scaling: how frequencies change for longer contexts.
     """
 
     theta: float = 10000.0
@@ -221,9 +293,17 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
-    """What one layer is made of: the answer of `Config.layer(i)`. `window` or `chunk`: see `Config.layer_types`.
+    """One layer, as `Config.layer(i)` resolves it. Fields of the same name as in `Config` mean the same.
 
-    kv_layer: the earlier layer whose keys and values it reads, having none. kv_shared: later layers read its own.
+    block, shared_norm, residual_scale, n_embd, n_head, n_kv_head, head_dim, intermediate_size: see `Config`.
+    window: a token sees the last `window` tokens, itself included; None: all.
+    chunk: a token sees its own chunk of `chunk` tokens, up to itself; None: all.
+    norm, attention, mlp: see `Config`.
+    moe: None: the layer has an MLP.
+    rope: None: the layer has none.
+    kv_layer: the earlier layer whose keys and values it reads instead of its own; None: its own.
+    kv_shared: later layers read its keys and values.
+    layer_input_dim, layer_scalar: see `Config`.
     """
 
     block: Literal["pre", "post", "sandwich", "parallel"]
@@ -248,13 +328,13 @@ class LayerConfig:
 
     @property
     def rope_dim(self) -> int:
-        """The part of a head that rope is given (and turns `rope.fraction` of)."""
+        """Size of the part of a head that rope is applied to (and of which it rotates `rope.fraction`)."""
         latent = self.attention.latent
         return self.head_dim if latent is None else latent.rope_head_dim
 
     @property
     def kv_sizes(self) -> tuple[int, int, int]:
-        """What a cache keeps of a token: heads, size of a key, size of a value; 0 if values are part of the keys."""
+        """What a cache stores per token: (heads, key size, value size). Value size 0: values are part of the keys."""
         if self.kv_layer is not None:
             return 0, 0, 0
         latent = self.attention.latent
@@ -263,14 +343,20 @@ class LayerConfig:
         return self.n_kv_head, self.head_dim, self.head_dim
 
 
+def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's factor of cos and sin: 0.1 mscale ln(factor) + 1 (Peng et al. 2023)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
 def rope_problems(rope: RopeConfig, head_dim: int) -> list[str]:
+    """What is wrong with a rope for heads of this size, one line each."""
     problems = []
-    turned = int(head_dim * rope.fraction)
+    rotated = int(head_dim * rope.fraction)
     if not 0 < rope.fraction <= 1:
         problems.append(f"fraction={rope.fraction} must lie in (0, 1]")
-    elif head_dim > 0 and (turned < 2 or (head_dim if rope.proportional else turned) % 2):
+    elif head_dim > 0 and (rotated < 2 or (head_dim if rope.proportional else rotated) % 2):
         problems.append(
-            f"fraction: rope turns pairs, so head_dim * rope.fraction = {turned} must be even and at least 2"
+            f"fraction: rope rotates pairs, so head_dim * rope.fraction = {rotated} must be even and at least 2"
         )
     if rope.theta <= 1:
         problems.append(f"theta={rope.theta} must be greater than 1")
@@ -294,14 +380,15 @@ def rope_problems(rope: RopeConfig, head_dim: int) -> list[str]:
         )
     if isinstance(scaling, LongRopeScaling):
         for key in ("short_factor", "long_factor"):
-            if len(getattr(scaling, key)) != turned // 2:
+            if len(getattr(scaling, key)) != rotated // 2:
                 problems.append(
-                    f"scaling.{key} has {len(getattr(scaling, key))} entries, but rope turns {turned // 2} pairs"
+                    f"scaling.{key} has {len(getattr(scaling, key))} entries, but rope rotates {rotated // 2} pairs"
                 )
     return problems
 
 
 def moe_problems(moe: MoEConfig) -> list[str]:
+    """What is wrong with the experts' fields, one line each."""
     problems = [
         f"moe.{key}={getattr(moe, key)} must be at least 1"
         for key in ("n_expert", "n_expert_per_token", "intermediate_size", "n_group", "n_group_per_token")

@@ -1,8 +1,7 @@
-"""What a model is: frozen dataclasses, no torch.
+"""`Config`: a model's architecture as a frozen dataclass. No torch.
 
-`Config` holds the sizes, flat, under the field's usual names, and one small config per slot (`norm`, `attention`,
-`mlp`, `rope`) that says which *kind* of part fills it. Architecture is never inferred from a name. Layers may differ:
-`layer_types` is the pattern, and `Config.layer(i)` is the one place where a layer's part of the config is decided.
+Sizes are flat, under their usual names; each slot (`norm`, `attention`, `mlp`, `moe`, `rope`) has a small config of its
+own (layers.py). Nothing is inferred from a model's name. Layers may differ: `Config.layer(i)` resolves what one has.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from litlm.config.counts import attention_size, mlp_size, moe_size, norm_size
 from litlm.config.layers import (
     AttentionConfig,
+    LatentConfig,
     LayerConfig,
     MLPConfig,
     MoEConfig,
@@ -25,7 +25,6 @@ from litlm.config.layers import (
     moe_problems,
     rope_problems,
 )
-from litlm.io.reading import read_json
 from litlm.io.yaml import build, read_yaml, type_problems
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -34,29 +33,63 @@ LAYER_TYPES = ("full", "sliding", "chunked")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A decoder-only transformer.
+    """The architecture of a decoder-only transformer.
 
-    family: Hugging Face `model_type` whose reader and weight rules apply. n_kv_head 0 means n_head; head_dim 0 means
-    n_embd / n_head; intermediate_size 0 means 4 n_embd.
+    A size of 0 or an empty tuple means left out. `n_kv_head`, `head_dim`, `intermediate_size`, `layer_types`,
+    `moe_layers` and `rope_layers` then get the value named below when the Config is made, and are never empty after.
 
-    layer_types: for each layer `full`, `sliding` (a token sees the last `sliding_window` tokens, itself included) or
-    `chunked` (it sees its own chunk of `sliding_window` tokens, up to itself); empty: all full. rope: None for none;
-    sliding_rope: of sliding and chunked layers, if theirs differs; rope_layers: which layers have rope at all (empty:
-    all). moe: experts instead of the MLP in the layers that moe_layers names (empty: all). full_head_dim,
-    full_n_kv_head: of full layers, if theirs differ.
+    name: of the model, for people; it changes nothing.
+    family: Hugging Face `model_type`: how config.json and the names of tensors are read and written.
 
-    n_kv_shared_layer: the last layers, this many, have no keys and values; they read those of the last layer of their
-    type before them. kv_shared_intermediate_size: width of their MLP (of the shared one beside experts), if theirs
-    differs. layer_input_dim: each layer is also given an embedding of its own for each token, this wide, of
-    layer_input_vocab_size tokens (0: vocab_size); see `layer_inputs.py`. layer_scalar: a layer's output is multiplied
-    by a number that comes with the file.
+    vocab_size: rows of the embedding and of the output head.
+    n_layer: number of layers.
+    n_embd: size of the hidden state.
+    n_head: query heads per layer.
+    n_kv_head: key and value heads per layer; left out: n_head (multi-head attention). Divides n_head.
+    head_dim: size of a head; left out: n_embd / n_head.
+    intermediate_size: hidden size of the MLP; left out: 4 * n_embd.
+    max_seq_len: context length in tokens.
+    sliding_window: tokens that a `sliding` layer sees, or size of a `chunked` layer's chunks; None: no such layers.
+    layer_types: one per layer; left out: all `full`. `full`: a token sees all tokens before it; `sliding`: the last
+        `sliding_window` tokens, itself included; `chunked`: its own chunk of `sliding_window` tokens, up to itself.
 
-    block: where the norms are. `pre` adds attention, then the MLP, each behind its norm; `post` norms what is added;
-    `sandwich` does both; `parallel` adds attention and MLP of the same input (shared_norm: behind one norm).
-    residual_scale multiplies what is added. embed_scale multiplies the embeddings. embed_norm: they have a norm of
-    their own (BLOOM). learned_positions: a vector is added for each of max_seq_len positions (GPT-2), behind
-    position_offset unused ones (OPT). Logits are multiplied by logit_scale, then capped like attention scores at
-    logit_softcap; head_bias: the output head has a bias. dtype: of the checkpoint.
+    block: where the norms are. `pre` norms the input of attention and of the MLP, `post` their output, `sandwich` both;
+        `parallel` adds attention and MLP of the same normed input.
+    shared_norm: attention and MLP of a `parallel` block have one norm instead of two.
+    tie_embeddings: the output head is the embedding.
+    norm: of blocks and of the final hidden state.
+    attention: what all attention layers have in common.
+    mlp: the MLP, and the form of experts.
+    moe: experts in the place of the MLP; None: no layer has any.
+    moe_layers: which layers have experts; left out: all, if `moe` is set.
+    rope: rotary position embedding; None: there is none.
+    sliding_rope: rope of `sliding` and `chunked` layers; None: `rope`.
+    rope_layers: which layers have rope; left out: all, if `rope` is set.
+
+    full_head_dim: head_dim of `full` layers; 0: head_dim.
+    full_n_kv_head: n_kv_head of `full` layers; 0: n_kv_head.
+    n_kv_shared_layer: this many last layers have no keys and values of their own; each reads those of the last layer of
+        its type before them (Gemma 4).
+    kv_shared_intermediate_size: intermediate_size of these layers (of the shared expert, with `moe`); 0: the same.
+    layer_input_dim: size of a per-layer embedding of each token, an extra input to every layer (Gemma 4,
+        model/layer_inputs.py); 0: there is none.
+    layer_input_vocab_size: rows of the per-layer embeddings; 0: vocab_size.
+    layer_scalar: each layer's output is multiplied by a stored scalar.
+
+    learned_positions: a learned vector is added per position, up to max_seq_len (GPT-2).
+    position_offset: unused rows at the start of the learned positions (OPT has 2).
+    embed_scale: factor of the embeddings.
+    embed_norm: the embeddings are normed (BLOOM).
+    residual_scale: factor of what attention and MLP add to the hidden state.
+    logit_scale: factor of the logits, before `logit_softcap`.
+    logit_softcap: the logits become logit_softcap * tanh(logits / logit_softcap) (Gemma 2).
+    head_bias: the output head has a bias.
+
+    init_std: standard deviation of new weights.
+    dtype: of the checkpoint's weights.
+    bos_token_id: beginning-of-sequence token.
+    eos_token_id: end-of-sequence token, or several; see `eos_token_ids`.
+    pad_token_id: padding token.
     """
 
     name: str = ""
@@ -115,12 +148,12 @@ class Config:
         self._raise(self._problems())
 
     def _derived(self) -> dict[str, Any]:
-        """What the fields that may be left out are then."""
+        """The values of fields that are left out."""
         latent = self.attention.latent
-        own_size = self.n_embd // self.n_head if self.n_head else 0
+        head_dim = self.n_embd // self.n_head if self.n_head else 0
         return {
             "n_kv_head": self.n_head,
-            "head_dim": own_size if latent is None else latent.nope_head_dim + latent.rope_head_dim,
+            "head_dim": head_dim if latent is None else latent.nope_head_dim + latent.rope_head_dim,
             "intermediate_size": 4 * self.n_embd,
             "layer_types": ("full",) * self.n_layer,
             "moe_layers": (self.moe is not None,) * self.n_layer,
@@ -148,8 +181,8 @@ class Config:
         for key in ("layer_types", "moe_layers", "rope_layers"):
             if self.n_layer > 0 and len(getattr(self, key)) != self.n_layer:
                 problems.append(f"{key} has {len(getattr(self, key))} entries for n_layer={self.n_layer}")
-        for kind in sorted(set(self.layer_types) - set(LAYER_TYPES)):
-            problems.append(f"layer_types holds {kind!r}; known are {', '.join(map(repr, LAYER_TYPES))}")
+        for unknown in sorted(set(self.layer_types) - set(LAYER_TYPES)):
+            problems.append(f"layer_types holds {unknown!r}; known are {', '.join(map(repr, LAYER_TYPES))}")
         if set(self.layer_types) & {"sliding", "chunked"} and not self.sliding_window:
             problems.append("layer_types has sliding or chunked layers, so sliding_window must be set (in tokens)")
         if self.sliding_window is not None and self.sliding_window < 1:
@@ -166,24 +199,7 @@ class Config:
         if qk is not None and qk.over == "all" and qk.after_rope:
             problems.append("attention.qk_norm.over='all' comes before rope; after_rope must be false")
         if latent is not None:
-            for key in ("kv_rank", "q_rank", "nope_head_dim", "rope_head_dim", "v_head_dim"):
-                if (value := getattr(latent, key)) is not None and value < 1:
-                    problems.append(f"attention.latent.{key}={value} must be at least 1")
-            if self.head_dim != latent.nope_head_dim + latent.rope_head_dim:
-                problems.append(
-                    f"head_dim={self.head_dim} must be attention.latent.nope_head_dim + rope_head_dim = "
-                    f"{latent.nope_head_dim + latent.rope_head_dim}, or left out"
-                )
-            if self.n_kv_head not in (0, self.n_head):
-                problems.append(f"n_kv_head={self.n_kv_head} must be n_head={self.n_head} with attention.latent")
-            if self.attention.qk_norm is not None or self.attention.clip is not None or self.attention.sinks:
-                problems.append("attention.latent can't be combined with qk_norm, clip or sinks")
-            if self.attention.alibi:
-                problems.append("attention.latent can't be combined with alibi")
-            if self.attention.v_norm or self.attention.k_as_v or self.full_head_dim or self.n_kv_shared_layer:
-                problems.append(
-                    "attention.latent can't be combined with v_norm, k_as_v, full_head_dim or n_kv_shared_layer"
-                )
+            problems += self._latent_problems(latent)
         problems += self._layer_problems()
         for name, rope in (("rope", self.rope), ("sliding_rope", self.sliding_rope)):
             if rope is not None:
@@ -192,8 +208,30 @@ class Config:
                 problems += [f"{name}.{problem}" for problem in rope_problems(rope, size)]
         return problems + ([] if self.moe is None else moe_problems(self.moe))
 
+    def _latent_problems(self, latent: LatentConfig) -> list[str]:
+        problems = []
+        for key in ("kv_rank", "q_rank", "nope_head_dim", "rope_head_dim", "v_head_dim"):
+            if (value := getattr(latent, key)) is not None and value < 1:
+                problems.append(f"attention.latent.{key}={value} must be at least 1")
+        if self.head_dim != latent.nope_head_dim + latent.rope_head_dim:
+            problems.append(
+                f"head_dim={self.head_dim} must be attention.latent.nope_head_dim + rope_head_dim = "
+                f"{latent.nope_head_dim + latent.rope_head_dim}, or left out"
+            )
+        if self.n_kv_head not in (0, self.n_head):
+            problems.append(f"n_kv_head={self.n_kv_head} must be n_head={self.n_head} with attention.latent")
+        if self.attention.qk_norm is not None or self.attention.clip is not None or self.attention.sinks:
+            problems.append("attention.latent can't be combined with qk_norm, clip or sinks")
+        if self.attention.alibi:
+            problems.append("attention.latent can't be combined with alibi")
+        if self.attention.v_norm or self.attention.k_as_v or self.full_head_dim or self.n_kv_shared_layer:
+            problems.append(
+                "attention.latent can't be combined with v_norm, k_as_v, full_head_dim or n_kv_shared_layer"
+            )
+        return problems
+
     def _layer_problems(self) -> list[str]:
-        """Of the fields that say how layers differ in size and what they share."""
+        """What is wrong with the fields by which layers differ in size or share keys and values."""
         sizes = (
             "full_head_dim",
             "full_n_kv_head",
@@ -229,31 +267,34 @@ class Config:
         return None if i < first else max(j for j in range(first) if self.layer_types[j] == self.layer_types[i])
 
     def layer(self, i: int) -> LayerConfig:
-        """The parts of layer `i` (0-based)."""
-        kind, has_rope = self.layer_types[i], self.rope_layers[i]
-        attention = self.attention
+        """What layer `i` (0-based) is made of."""
+        is_full, has_rope = self.layer_types[i] == "full", self.rope_layers[i]
+        n_kv_head, head_dim, rope, attention = self.n_kv_head, self.head_dim, self.rope, self.attention
+        if is_full:
+            n_kv_head, head_dim = self.full_n_kv_head or n_kv_head, self.full_head_dim or head_dim
+        else:
+            rope = self.sliding_rope or rope
         if has_rope and attention.temperature is not None and attention.temperature.no_rope_only:
             attention = dataclasses.replace(attention, temperature=None)
         if not has_rope and attention.qk_norm is not None and attention.qk_norm.after_rope:
             attention = dataclasses.replace(attention, qk_norm=None)
-        if kind != "full" and attention.k_as_v:
+        if not is_full and attention.k_as_v:
             attention = dataclasses.replace(attention, k_as_v=False)
-        rope = self.rope if kind == "full" or self.sliding_rope is None else self.sliding_rope
         moe, kv_layer = self.moe if self.moe_layers[i] else None, self._kv_layer(i)
-        width = self.kv_shared_intermediate_size if kv_layer is not None else 0
-        if width and moe is not None and moe.shared_intermediate_size:
-            moe = dataclasses.replace(moe, shared_intermediate_size=width)
+        kv_shared_size = self.kv_shared_intermediate_size if kv_layer is not None else 0
+        if kv_shared_size and moe is not None and moe.shared_intermediate_size:
+            moe = dataclasses.replace(moe, shared_intermediate_size=kv_shared_size)
         return LayerConfig(
             block=self.block,
             shared_norm=self.shared_norm,
             residual_scale=self.residual_scale,
             n_embd=self.n_embd,
             n_head=self.n_head,
-            n_kv_head=self.full_n_kv_head or self.n_kv_head if kind == "full" else self.n_kv_head,
-            head_dim=self.full_head_dim or self.head_dim if kind == "full" else self.head_dim,
-            intermediate_size=width or self.intermediate_size,
-            window=self.sliding_window if kind == "sliding" else None,
-            chunk=self.sliding_window if kind == "chunked" else None,
+            n_kv_head=n_kv_head,
+            head_dim=head_dim,
+            intermediate_size=kv_shared_size or self.intermediate_size,
+            window=self.sliding_window if self.layer_types[i] == "sliding" else None,
+            chunk=self.sliding_window if self.layer_types[i] == "chunked" else None,
             norm=self.norm,
             attention=attention,
             mlp=self.mlp,
@@ -266,11 +307,11 @@ class Config:
         )
 
     def n_parameters(self) -> int:
-        """Number of weights, a tied head counted once."""
+        """Number of parameters; a tied output head counts once."""
         return self._count(active=False)
 
     def n_active_parameters(self) -> int:
-        """The weights that take part in computing one token: of the experts only those it is sent to."""
+        """Parameters used per token: of the experts, only those that a token is routed to."""
         return self._count(active=True)
 
     def _count(self, active: bool) -> int:
@@ -278,8 +319,8 @@ class Config:
         total += self.learned_positions * (self.max_seq_len + self.position_offset) * self.n_embd
         total += self.head_bias * self.vocab_size
         total += (1 + self.embed_norm) * norm_size(self.norm, self.n_embd)
-        if wide := self.layer_input_dim * self.n_layer:
-            total += (self.layer_input_vocab_size or self.vocab_size) * wide + self.n_embd * wide
+        if input_dims := self.layer_input_dim * self.n_layer:
+            total += ((self.layer_input_vocab_size or self.vocab_size) + self.n_embd) * input_dims
             total += norm_size(self.norm, self.layer_input_dim)
         for layer in map(self.layer, range(self.n_layer)):
             norms = {"pre": 2, "post": 2, "sandwich": 4, "parallel": 1 if layer.shared_norm else 2}[layer.block]
@@ -291,13 +332,13 @@ class Config:
         return total
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
-        """Size of one token's keys and values (or latents) in all layers."""
+        """Size in bytes of one token's keys and values (or latents) in all layers."""
         sizes = [self.layer(i).kv_sizes for i in range(self.n_layer)]
         return sum(heads * (k + v) * bytes_per_value for heads, k, v in sizes)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The end tokens, however many the checkpoint names."""
+        """The end-of-sequence tokens: none, one or several."""
         if self.eos_token_id is None:
             return ()
         return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else tuple(self.eos_token_id)
@@ -306,15 +347,18 @@ class Config:
 
     @classmethod
     def from_name(cls, name: str, **overrides: Any) -> Config:
-        """The config of a zoo model (`litlm models`), with fields replaced by `overrides`."""
+        """The config of a zoo model (`litlm models`), with fields replaced by `overrides`.
+
+        Raises ValueError for a name that the zoo doesn't know.
+        """
         from litlm.zoo import get_model
 
         info = get_model(name)
         return dataclasses.replace(cls.from_hf(dict(info.hf)), name=info.name).changed(**overrides)
 
     def changed(self, **fields: Any) -> Config:
-        """The same with other values; what followed from the old ones follows from these: n_layer=2 needs no
-        layer_types beside it."""
+        """A copy with other values. Fields that had their left-out value are left out again: n_layer=2 alone shortens
+        `layer_types` too. Raises ValueError for unknown fields and wrong values."""
         if not fields:
             return self
         followed = [key for key, value in self._derived().items() if getattr(self, key) == value]
@@ -322,28 +366,21 @@ class Config:
 
     @classmethod
     def from_hf(cls, source: str | Path | dict[str, Any], *, ignore_fields: Collection[str] = ()) -> Config:
-        """Read a Hugging Face `config.json`: a directory that holds one, the file itself, or its content.
+        """Read a Hugging Face `config.json`: from a directory, from the file, or from its content.
 
-        A field that litlm does not understand is an error that names it, because it may change the math; ignore_fields:
-        those of which you know that they don't.
+        Raises ValueError naming every field that litlm doesn't understand: it may change the math. ignore_fields: those
+        that you know don't.
         """
-        from litlm.families import config_from_hf
+        from litlm.config.hf import config_from_hf
 
-        if isinstance(source, dict):
-            return config_from_hf(source, ignore_fields)
-        path = Path(source)
-        path = path / "config.json" if path.is_dir() else path
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; a checkpoint directory needs a config.json")
-        content = read_json(path)
-        try:
-            return dataclasses.replace(config_from_hf(content, ignore_fields), name=path.parent.resolve().name)
-        except ValueError as e:
-            raise ValueError(f"{path}: {e}") from None
+        return config_from_hf(source, ignore_fields)
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a `config.json` with which transformers builds the same model."""
-        from litlm.families import config_to_hf
+        """The content of a `config.json` with which transformers builds the same model.
+
+        Raises ValueError naming what the family's format can't express.
+        """
+        from litlm.config.hf import config_to_hf
 
         return config_to_hf(self)
 
@@ -353,7 +390,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Config:
-        """The reverse of `to_dict`. Unknown fields and wrong types are reported together."""
+        """The inverse of `to_dict`. Raises one ValueError for all unknown fields and wrong types."""
         problems: list[str] = []
         config = build(cls, data, "", problems)
         if problems:
@@ -361,7 +398,7 @@ class Config:
         return config
 
     def to_yaml(self, path: str | Path | None = None) -> str:
-        """The config as YAML text; also written to `path` if given."""
+        """The config as YAML text, also written to `path` if given."""
         import yaml
 
         from litlm.io.writing import write_text
@@ -373,7 +410,10 @@ class Config:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Config:
-        """Read a file written by `to_yaml`, or by hand; fields left out have their defaults."""
+        """Read a file written by `to_yaml` or by hand; fields that it leaves out have their defaults.
+
+        Raises ValueError if it can't be read, is not a mapping, or has unknown fields or wrong types.
+        """
         data = read_yaml(path)
         if not isinstance(data, dict):
             raise ValueError(f"{path} must hold a mapping of config fields")

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from litlm.ops.cross_entropy import IGNORE
+
 if TYPE_CHECKING:
     from litlm.context import Context
 
-IGNORE = -100  # target of a position without a loss, as in torch's cross_entropy
 _MIN_PACKED_ROW = 512  # packed rows are at least this long, where max_len allows: short rows keep a device idle
 _WIDTH_MULTIPLE = 64  # padded rows have a multiple of this many tokens where shapes are to be static
 

@@ -1,21 +1,20 @@
-"""The registry of families. Other packages add theirs through the entry-point group `litlm.families` (each entry point
-loads a `Family`); a notebook calls `register_family`. No torch.
+"""The registry of families. No torch.
+
+Other packages add theirs through the entry-point group `litlm.families`, whose entries load a `Family`; a notebook
+calls `register_family`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from typing import Any
 
-from litlm.config import Config
-from litlm.families.base import Family, FieldsError, HFFields, Rule, WeightMap, rename
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import Rule, WeightMap, rename
 
 __all__ = [
     "Family",
@@ -24,19 +23,20 @@ __all__ = [
     "HFFields",
     "Rule",
     "WeightMap",
+    "family_of_gguf",
     "get_family",
     "list_families",
     "register_family",
     "rename",
 ]
 
-# Each module here but these two is a family, named after its model_type.
-_BUILT_IN = {module.name for module in iter_modules(__path__)} - {"base", "gguf"}
+# Every other module here is a family, named after its model_type.
+_BUILT_IN = {module.name for module in iter_modules(__path__)} - {"base", "gguf", "weights"}
 _registered: dict[str, Family] = {}
 
 
 def register_family(family: Family) -> Family:
-    """Make a `model_type` known to this process. Registering another family under a taken name is an error."""
+    """Make a `model_type` known to this process. Raises ValueError if another family has that name."""
     if family.model_type in _BUILT_IN or _registered.get(family.model_type, family) != family:
         raise ValueError(f"model_type={family.model_type!r} is taken; choose another name for the family")
     _registered[family.model_type] = family
@@ -65,7 +65,7 @@ def list_families() -> list[str]:
 
 
 def get_family(model_type: str) -> Family:
-    """The family of a Hugging Face `model_type`; an unknown one is a ValueError that says what is known."""
+    """The family of a Hugging Face `model_type`. Raises ValueError, which lists all families, for an unknown one."""
     if model_type in _BUILT_IN:
         return import_module(f"litlm.families.{model_type}").FAMILY
     family = _registered.get(model_type) or _plugins().get(model_type)
@@ -80,50 +80,13 @@ def get_family(model_type: str) -> Family:
 
 
 def family_of_gguf(fields: GGUFFields) -> Family:
-    """The family that reads a GGUF file with this metadata."""
+    """The family that reads a GGUF file with this metadata. Raises ValueError if there isn't exactly one."""
     specs = {f.model_type: f.gguf for f in map(get_family, list_families()) if f.gguf is not None}
-    same = {name: spec for name, spec in specs.items() if spec.arch == fields.arch}
-    if not same:
+    candidates = {name: spec for name, spec in specs.items() if spec.arch == fields.arch}
+    if not candidates:
         known = ", ".join(sorted({spec.arch for spec in specs.values()}))
         raise ValueError(f"GGUF architecture {fields.arch!r} is not supported; supported are {known}")
-    found = [name for name, spec in same.items() if spec.when(fields)]
-    if len(found) != 1:
-        raise ValueError(f"its metadata and tensors are those of no {' or '.join(same)} model (or of several)")
-    return get_family(found[0])
-
-
-def config_from_hf(data: Mapping[str, Any], ignore_fields: Collection[str] = ()) -> Config:
-    """The content of a `config.json` as a Config. See `Config.from_hf`."""
-    model_type = data.get("model_type")
-    if not isinstance(model_type, str):
-        raise ValueError("the config has no model_type, so its family is unknown; is this a Hugging Face config.json?")
-    family = get_family(model_type)
-    fields = HFFields(data, ignore_fields)
-    try:
-        values = family.from_hf(fields)
-    except FieldsError:  # of a part
-        raise
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError) as e:
-        # Text where a number belongs, a zero that divides: readers don't check each field for what no file has.
-        raise ValueError(
-            f"model_type {model_type!r}: a field of the config has a value of the wrong kind "
-            f"({type(e).__name__}: {e}); compare it with the original config.json"
-        ) from e
-    fields.finish()
-    fields.check_ignored()
-    return Config(**{"family": model_type, **values})  # a part of a larger model is of a family of its own
-
-
-def config_to_hf(config: Config) -> dict[str, Any]:
-    """The reverse. What the family's own format can't express is an error: the written file is read back to check."""
-    family = get_family(config.family)
-    data = {"architectures": [family.architecture], "model_type": family.model_type} | family.to_hf(config)
-    back = dataclasses.replace(config_from_hf(data), name=config.name)
-    if back != config:
-        lost = [
-            f"- {f.name}: {getattr(config, f.name)} would become {getattr(back, f.name)}"
-            for f in dataclasses.fields(Config)
-            if getattr(back, f.name) != getattr(config, f.name)
-        ]
-        raise ValueError(f"Hugging Face's {config.family!r} format can't express this config:\n" + "\n".join(lost))
-    return data
+    matching = [name for name, spec in candidates.items() if spec.matches(fields)]
+    if len(matching) != 1:
+        raise ValueError(f"its metadata and tensors are those of no {' or '.join(candidates)} model (or of several)")
+    return get_family(matching[0])

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_head_dim,
-    hf_rope,
-    rename,
-)
+from litlm.families.base import Family, HFFields, hf_head_dim
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import QK_NORM_RULES, Rule, llama_rules_without, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _DEFAULT_ROPE = {
     "rope_type": "llama3",
@@ -29,34 +24,18 @@ _DEFAULT_ROPE = {
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    bias = hf.take("attention_bias", False)
-    norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5)))
     for key, value in (("qk_norm", True), ("post_norm", False), ("mlp_bias", False)):  # stated, never varied
         hf.expect(key, value, value)
     if not hf.data.get("rope_parameters") and not hf.data.get("rope_scaling"):
         hf.data = {**hf.data, "rope_parameters": _DEFAULT_ROPE}  # also if the file has a rope_theta
-    return hf.common(max_seq_len=65536, bos_token_id=1, eos_token_id=2, pad_token_id=3) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 0),
-        head_dim=hf.take("head_dim", 0),
-        norm=norm,
-        attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "xielu")),  # type: ignore[arg-type]
-        rope=hf.rope(theta=12000000.0),
-    )
+    ids: dict[str, Any] = dict(bos_token_id=1, eos_token_id=2, pad_token_id=3)
+    rope = hf.rope(theta=12000000.0)
+    values = llama_fields(hf, eps=1e-5, activation="xielu", qk_norm="head", rope=rope, max_seq_len=65536, **ids)
+    return values | dict(mlp=dataclasses.replace(values["mlp"], kind="plain"))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        hf_common(config)
-        | hf_rope(config.rope)
-        | hf_head_dim(config)
-        | dict(
-            num_key_value_heads=config.n_kv_head,
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            attention_bias=config.attention.bias,
-        )
-    )
+    return llama_to_hf(config, without="head_dim mlp_bias") | hf_head_dim(config)
 
 
 _LAYER = "model.layers.{i}."
@@ -76,14 +55,13 @@ FAMILY = Family(
     rules=(
         rename(_LAYER + "attention_layernorm.{p}", "layers.{i}.attn_norm.{p}"),
         rename(_LAYER + "feedforward_layernorm.{p}", "layers.{i}.mlp_norm.{p}"),
-        rename(_LAYER + "self_attn.q_norm.{p}", "layers.{i}.attn.q_norm.{p}"),
-        rename(_LAYER + "self_attn.k_norm.{p}", "layers.{i}.attn.k_norm.{p}"),
+        *QK_NORM_RULES,
         *(rename(_LAYER + f"mlp.act_fn.{x}", f"layers.{{i}}.mlp.act.xielu.{x}") for x in _XIELU),
-        *(rule for rule in LLAMA_RULES if "layernorm" not in rule.theirs),
+        *llama_rules_without("layernorm"),
     ),
     gguf=GGUFSpec(
         arch="apertus",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=(
             *(rename(f"blk.{{i}}.xielu.{x}", f"layers.{{i}}.mlp.act.xielu.{x}") for x in ("alpha_p", "alpha_n")),
             *(
@@ -91,6 +69,6 @@ FAMILY = Family(
                 for x in ("beta", "eps")
             ),
         ),
-        values={f"blk.{{i}}.xielu.{x}": f"xielu.{x}" for x in _XIELU},
+        metadata_tensors={f"blk.{{i}}.xielu.{x}": f"xielu.{x}" for x in _XIELU},
     ),
 )

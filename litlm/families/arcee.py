@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from litlm.config import AttentionConfig, MLPConfig, NormConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields
-from litlm.families.gguf import HALVES, GGUFSpec
-from litlm.families.llama import from_gguf, to_hf
+from litlm.families.base import Family, HFFields
+from litlm.families.gguf import UNPERMUTE_QK, GGUFSpec
+from litlm.families.llama import llama_fields, llama_from_gguf, llama_to_hf
+from litlm.families.weights import LLAMA_RULES
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    bias = hf.take("attention_bias", False)
-    activation = hf.activation("hidden_act", "relu2")
-    return hf.common(max_seq_len=4096, bos_token_id=128000, eos_token_id=128001) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 0),
-        head_dim=hf.take("head_dim", 0),
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
-        attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=activation, bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
-        rope=hf.rope(),
+    values = llama_fields(
+        hf, eps=1e-5, activation="relu2", mlp_bias=False, max_seq_len=4096, bos_token_id=128000, eos_token_id=128001
     )
+    return values | dict(mlp=dataclasses.replace(values["mlp"], kind="plain"))
 
 
 FAMILY = Family(
     model_type="arcee",
     architecture="ArceeForCausalLM",
     from_hf=from_hf,
-    to_hf=to_hf,
+    to_hf=llama_to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="arcee", config=lambda gguf: from_gguf(gguf, "arcee"), restore=HALVES),
+    gguf=GGUFSpec(arch="arcee", from_gguf=lambda gguf: llama_from_gguf(gguf, "arcee"), restore=UNPERMUTE_QK),
 )

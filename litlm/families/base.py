@@ -1,30 +1,34 @@
 """What a family is: a Hugging Face `model_type` as data.
 
-A family says how its `config.json` becomes a `Config` and back, and how its tensors' names (and fused layouts) map to
-ours and back. No torch: the functions that split and join tensors only use methods that torch and numpy share.
+A family says how its `config.json` becomes the fields of a `Config` and back (`HFFields`, `hf_*`), and how its tensors
+map to ours and back (weights.py). No torch.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from litlm.config import (
-    Config,
+from litlm.config.layers import (
+    Activation,
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    MoEConfig,
     RopeConfig,
     RopeScaling,
     YarnScaling,
+    yarn_attention_factor,
 )
+from litlm.families import weights
+from litlm.families.weights import Rule, WeightMap
 
 if TYPE_CHECKING:
+    from litlm.config import Config
     from litlm.families.gguf import GGUFSpec
 
 _REQUIRED = object()
@@ -32,9 +36,9 @@ _AS_ABSENT = object()
 _ORIGINAL = "original_max_position_embeddings"
 _ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn", "longrope")
 
-# Fields of any config.json that don't change what the model computes. Dropout only acts in transformers' own training;
-# older versions of transformers wrote here how to sample.
-_HARMLESS = """
+# Fields of any config.json that don't change what the model computes. Dropout is transformers' own training only; older
+# versions of transformers kept sampling parameters here.
+_NO_EFFECT = """
     architectures auto_map transformers_version use_cache model_type
     name_or_path attention_dropout hidden_dropout resid_pdrop embd_pdrop classifier_dropout
     attention_probs_dropout_prob hidden_dropout_prob is_decoder is_encoder_decoder max_sequence_length
@@ -51,11 +55,11 @@ _HARMLESS = """
     num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold assistant_lookbehind
     target_lookbehind
 """
-# Nor do notes to oneself, which begin with an underscore (but for two), and ids of tokens, which say what they mean.
-_NOTES = re.compile(r"_(?!sliding_window_pattern$|remove_final_layer_norm$)|\w+_token_id$")
+# Nor do private fields, which begin with an underscore (except two), and ids of special tokens.
+_NO_EFFECT_PATTERN = re.compile(r"_(?!sliding_window_pattern$|remove_final_layer_norm$)|\w+_token_id$")
 
 # transformers' names of activation functions -> ours.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -79,7 +83,7 @@ HF_ACTIVATIONS = {
 LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding", "chunked_attention": "chunked"}
 HF_LAYER_TYPES = {ours: theirs for theirs, ours in LAYER_TYPES.items()}
 
-# The fields that nearly every family has: ours -> theirs. A family that calls some of them differently says so.
+# The fields that nearly every family has: ours -> theirs.
 COMMON = {
     "vocab_size": "vocab_size",
     "n_layer": "num_hidden_layers",
@@ -91,16 +95,59 @@ COMMON = {
 
 
 _UNKNOWN = "is not understood, and it might change what the model computes"
+_RENAMED = {"in_two": "fused_gate_up", "qkv_in_a_row": "fused_qkv", "within": "nested_rules"}
+
+
+def __getattr__(name: str) -> NoReturn:
+    new = _RENAMED.get(name, name)
+    if hasattr(weights, new) and not new.startswith("_"):
+        raise ImportError(f"litlm.families.base.{name} is now litlm.families.weights.{new}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One `model_type`.
+
+    from_hf: the fields of a config.json to arguments of `Config`.
+    to_hf: a Config to the fields of a config.json.
+    rules: how tensors map to ours.
+    ignore: patterns of tensors in its checkpoints that are no part of the model (old buffers, vision towers).
+    ignore_for: ignore_for(config): more such patterns, of weights that some layers of this config don't use.
+    gguf: how llama.cpp's files of it differ; None: they are not read.
+    """
+
+    model_type: str
+    architecture: str
+    from_hf: Callable[[HFFields], dict[str, Any]]
+    to_hf: Callable[[Config], dict[str, Any]]
+    rules: tuple[Rule, ...]
+    ignore: tuple[str, ...] = ()
+    ignore_for: Callable[[Config], tuple[str, ...]] | None = None
+    gguf: GGUFSpec | None = None
+
+    @cached_property
+    def weights(self) -> WeightMap:
+        """All rules, whatever the config."""
+        return WeightMap(self.rules, self.ignore)
+
+    def weights_of(self, config: Config) -> WeightMap:
+        """The rules that apply to this config."""
+        ignore = self.ignore if self.ignore_for is None else self.ignore + self.ignore_for(config)
+        return WeightMap([rule for rule in self.rules if rule.when is None or rule.when(config)], ignore)
+
+
+# --- reading config.json ---------------------------------------------------------------------------------------------
 
 
 class FieldsError(ValueError):
-    """Fields of a config that litlm can't follow."""
+    """Fields of a config.json that litlm can't follow."""
 
 
 class HFFields:
-    """A `config.json` being read. `take` marks a field as understood; `finish` objects to what nobody took.
+    """A `config.json` being read. `take` marks a field as understood; `finish` refuses those that nobody took.
 
-    ignore: fields to which `finish` does not object. Each must be one that it would.
+    ignore: fields that `finish` accepts all the same. `check_ignored` refuses those that it would have accepted anyway.
     """
 
     def __init__(self, data: Mapping[str, Any], ignore: Collection[str] = ()) -> None:
@@ -108,16 +155,16 @@ class HFFields:
         self.problems: list[str] = []
         self._taken: set[str] = set()
         self._ignore = ignore
-        self._there: set[str] = set()  # those of `ignore` that were found, also by `part`
+        self._ignored: set[str] = set()  # those of `ignore` that had an effect, also in nested configs
 
-    def part(self, data: Mapping[str, Any]) -> HFFields:
-        """A config inside of this one."""
+    def nested(self, data: Mapping[str, Any]) -> HFFields:
+        """The fields of a config inside this one."""
         fields = HFFields(data, self._ignore)
-        fields._there = self._there
+        fields._ignored = self._ignored
         return fields
 
     def take(self, key: str, default: Any = _REQUIRED, *, null: Any = _AS_ABSENT) -> Any:
-        """The field's value; if it is absent, transformers' own `default`, and for a written null `null` if given."""
+        """A field's value. default: transformers' own, for an absent field; null: for a written null, if different."""
         self._taken.add(key)
         value = self.data.get(key)
         if value is not None:
@@ -130,12 +177,17 @@ class HFFields:
         return default
 
     def expect(self, key: str, allowed: Any, default: Any = None) -> None:
-        """A field for which litlm implements one value only."""
+        """A field of which litlm supports one value."""
         value = self.take(key, default)
         if value != allowed:
             self.problems.append(f"{key}={value!r} is not supported for this family, only {allowed!r}")
 
-    def activation(self, key: str, default: str) -> str:
+    def skip(self, keys: str) -> None:
+        """Fields (in one text, separated by spaces) that don't change what the model computes."""
+        self._taken.update(keys.split())
+
+    def activation(self, key: str, default: str) -> Activation:
+        """A field that names an activation function."""
         name = self.take(key, default)
         if name not in ACTIVATIONS:
             self.problems.append(f"{key}={name!r} is not supported; known are {', '.join(sorted(ACTIVATIONS))}")
@@ -145,10 +197,10 @@ class HFFields:
     def common(self, names: Mapping[str, str] | None = None, **defaults: Any) -> dict[str, Any]:
         """The fields that nearly every family has.
 
-        names: our field -> the family's name for it, where that differs from `COMMON`. defaults: transformers' own, by
-        our names (also tie_embeddings, init_std, bos_token_id, eos_token_id, pad_token_id).
+        names: our field -> the family's name for it, where it isn't `COMMON`'s. defaults: transformers' own, by our
+        names (also tie_embeddings, init_std, bos_token_id, eos_token_id, pad_token_id).
         """
-        self._taken |= {"torch_dtype", "dtype"}
+        self.skip("torch_dtype dtype")
         self.expect("is_causal", True, True)  # transformers attends both ways where it is false
         dtype = str(self.data.get("dtype") or self.data.get("torch_dtype") or "float32").removeprefix("torch.")
         if dtype not in ("float32", "bfloat16", "float16"):
@@ -170,13 +222,40 @@ class HFFields:
         )
 
     def layer_types(self, default: Sequence[str]) -> tuple[str, ...]:
-        """`layer_types` in our names; `default` (in our names) if the file does not list them."""
+        """`layer_types` in our names. default: in our names, where the file doesn't list them."""
         types = self.take("layer_types", None)
         if types is None:
             return tuple(default)
         if unknown := sorted(set(types) - set(LAYER_TYPES)):
             self.problems.append(f"layer_types holds {', '.join(unknown)}; known are {', '.join(LAYER_TYPES)}")
         return tuple(LAYER_TYPES.get(t, "full") for t in types)
+
+    def sliding(self, window: int | None, default: Sequence[str]) -> dict[str, Any]:
+        """`layer_types`, and `window` as sliding_window where some of them slide."""
+        types = self.layer_types(default)
+        return dict(sliding_window=window if "sliding" in types else None, layer_types=types)
+
+    def experts(
+        self,
+        key: str = "num_local_experts",
+        *,
+        n_expert: int,
+        n_expert_per_token: int,
+        intermediate_size: int,
+        aux_loss: float = 0.001,
+        **more: Any,
+    ) -> MoEConfig:
+        """The experts of a family that names them like Mixtral. key: of their number. more: other fields of MoEConfig.
+
+        n_expert, n_expert_per_token, aux_loss: transformers' defaults.
+        """
+        return MoEConfig(
+            n_expert=self.take(key, n_expert),
+            n_expert_per_token=self.take("num_experts_per_tok", n_expert_per_token),
+            intermediate_size=intermediate_size,
+            aux_loss=float(self.take("router_aux_loss_coef", aux_loss)),
+            **more,
+        )
 
     def rope(
         self,
@@ -190,9 +269,9 @@ class HFFields:
     ) -> RopeConfig:
         """Read `rope_parameters` (transformers 5), or the older `rope_theta` with `rope_scaling`.
 
-        theta, fraction: transformers' defaults. fraction_key: the older name of the share of a head that turns; None
-        for a family that turns whole heads. layer_type: which entry to read where `rope_parameters` has one per type of
-        layer (transformers' name).
+        theta, fraction: transformers' defaults. fraction_key: the older name of the fraction of a head that is rotated;
+        None for a family that rotates whole heads. layer_type: which entry to read where `rope_parameters` has one per
+        layer type (transformers' name).
         """
         old_theta = self.take(theta_key, None)
         old_fraction = self.take(fraction_key or "partial_rotary_factor", None)
@@ -200,127 +279,160 @@ class HFFields:
         if layer_type is not None and set(scaling) & set(LAYER_TYPES):
             scaling = dict(scaling.get(layer_type) or {})
         scaling = dict(self.take("rope_scaling", None) or {}) or scaling
-        found = scaling.pop("rope_theta", old_theta)
-        share = scaling.pop("partial_rotary_factor", old_fraction)
-        if fraction_key is None and share not in (None, 1.0):
-            self.problems.append(f"partial_rotary_factor={share!r} is not supported: this family turns whole heads")
+        stated_theta = scaling.pop("rope_theta", old_theta)
+        stated_fraction = scaling.pop("partial_rotary_factor", old_fraction)
+        if fraction_key is None and stated_fraction not in (None, 1.0):
+            self.problems.append(
+                f"partial_rotary_factor={stated_fraction!r} is not supported: this family rotates whole heads"
+            )
         return RopeConfig(
-            theta=float(found if found is not None else theta),
-            fraction=float(share if share is not None else fraction),
+            theta=float(stated_theta if stated_theta is not None else theta),
+            fraction=float(stated_fraction if stated_fraction is not None else fraction),
             interleaved=interleaved,
             scaling=self.rope_scaling(scaling),
         )
 
     def rope_scaling(self, data: dict[str, Any]) -> RopeScaling | None:
-        """The scaling that `rope_parameters` (without theta and fraction) describes."""
-        kind = data.pop("rope_type", None) or data.pop("type", None) or "default"
+        """The scaling that `rope_parameters` describes; data: its content, without theta and fraction."""
+        rope_type = data.pop("rope_type", None) or data.pop("type", None) or "default"
         data.pop("type", None)
+        if rope_type not in ("default", *_ROPE_TYPES, "su"):
+            self.problems.append(
+                f"rope_parameters.rope_type={rope_type!r} is not supported; known are {', '.join(_ROPE_TYPES)}"
+            )
+            return None
         data = {k: v for k, v in data.items() if v is not None}
-        before = len(self.problems)
+        n_problems = len(self.problems)
 
         def number(key: str, default: Any = _REQUIRED) -> Any:
             if key not in data and default is _REQUIRED:
-                self.problems.append(f"rope_parameters.{key} is missing for rope_type={kind!r}")
+                self.problems.append(f"rope_parameters.{key} is missing for rope_type={rope_type!r}")
                 return 1.0
             value = data.pop(key, default)
             return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
         limit = self.data.get("max_position_embeddings") or 2048
-        inner, outer = data.pop("original_max_position_embeddings", None), self.data.get(_ORIGINAL)
+        inner, outer = data.pop(_ORIGINAL, None), self.data.get(_ORIGINAL)
         original = outer or inner or limit
         scaling: RopeScaling | None = None
-        if kind == "linear":
+        if rope_type == "linear":
             scaling = LinearScaling(factor=number("factor"))
-        elif kind == "dynamic":
+        elif rope_type == "dynamic":
             scaling = DynamicScaling(factor=number("factor"), original_max_seq_len=limit)
-        elif kind == "llama3":
-            scaling = Llama3Scaling(
-                factor=number("factor"),
-                low_freq_factor=number("low_freq_factor"),
-                high_freq_factor=number("high_freq_factor"),
-                original_max_seq_len=original,
-            )
-        elif kind == "yarn":
-            data.pop("finetuned", None)  # of the first YaRN checkpoints: about their dynamic variant
-            factor = number("factor")
-            mscale, mscale_all = number("mscale", None), number("mscale_all_dim", None)
-            attention_factor = number("attention_factor", None)
-            if attention_factor is None and mscale and mscale_all:
-                attention_factor = yarn_attention_factor(factor, mscale) / yarn_attention_factor(factor, mscale_all)
-            scaling = YarnScaling(
-                factor=factor,
-                original_max_seq_len=original,
-                beta_fast=number("beta_fast", 32.0),
-                beta_slow=number("beta_slow", 1.0),
-                attention_factor=attention_factor,
-                truncate=data.pop("truncate", True),
-            )
-        elif kind in ("longrope", "su"):
-            self._taken.add(_ORIGINAL)
-            factors = [tuple(float(x) for x in data.pop(key, ())) for key in ("short_factor", "long_factor")]
+        elif rope_type == "llama3":
+            factors = {key: number(key) for key in ("factor", "low_freq_factor", "high_freq_factor")}
+            scaling = Llama3Scaling(**factors, original_max_seq_len=original)
+        elif rope_type == "yarn":
+            scaling = _yarn_scaling(data, number, original)
+        elif rope_type in ("longrope", "su"):
+            self.skip(_ORIGINAL)
+            short, long = (tuple(float(x) for x in data.pop(key, ())) for key in ("short_factor", "long_factor"))
             scaling = LongRopeScaling(
                 factor=number("factor", limit / original),
                 original_max_seq_len=original,
-                short_factor=factors[0],
-                long_factor=factors[1],
+                short_factor=short,
+                long_factor=long,
                 attention_factor=number("attention_factor", None),
             )
-        elif kind != "default":
-            self.problems.append(
-                f"rope_parameters.rope_type={kind!r} is not supported; known are {', '.join(_ROPE_TYPES)}"
-            )
-            return None
         data = {f"rope_parameters.{key}": value for key, value in data.items()}
-        self._there |= data.keys() & set(self._ignore)
+        self._ignored |= data.keys() & set(self._ignore)
         self.problems += [f"{key}={value!r} {_UNKNOWN}" for key, value in data.items() if key not in self._ignore]
-        return scaling if len(self.problems) == before else None
+        return scaling if len(self.problems) == n_problems else None
 
     def unknown(self) -> dict[str, Any]:
-        """The fields that have a value and that nobody took, but for those that never matter."""
+        """The fields with a value that nobody took, except those that never have an effect."""
         return {
             key: value
             for key, value in self.data.items()
             if not (value is None or value is False or value == "" or value == [] or value == {})
             and key not in self._taken
-            and key not in _HARMLESS.split()
-            and not _NOTES.match(key)
+            and key not in _NO_EFFECT.split()
+            and not _NO_EFFECT_PATTERN.match(key)
         }
 
     def finish(self) -> None:
-        """Raise one ValueError that names every field that is missing, unsupported or not understood."""
-        self._there |= {key for key in self._ignore if key in self.data and key not in self._taken}
+        """Raise one FieldsError that names every field that is missing, unsupported or not understood."""
+        self._ignored |= {key for key in self._ignore if key in self.data and key not in self._taken}
         unknown = {key: value for key, value in self.unknown().items() if key not in self._ignore}
         self.problems += [f"{key}={value!r} {_UNKNOWN}" for key, value in unknown.items()]
         if self.problems:
             names = [problem.partition("=")[0] for problem in self.problems if problem.endswith(_UNKNOWN)]
-            remedy = f"If you know that they don't matter: {ignoring(names)}" if names else ""
+            remedy = f"If you know that they don't matter: {ignore_option(names)}" if names else ""
             raise FieldsError(
                 f"model_type {self.data.get('model_type')!r} with fields that litlm can't follow:\n"
                 + "\n".join([*(f"- {p}" for p in dict.fromkeys(self.problems)), *filter(None, [remedy])])
             )
 
     def check_ignored(self) -> None:
-        """Raise a ValueError for names in `ignore` that are not there, or that litlm understands."""
-        if wrong := sorted(set(self._ignore) - self._there):
+        """Raise ValueError for names in `ignore` that the config doesn't have, or that litlm understands."""
+        if unused := sorted(set(self._ignore) - self._ignored):
             raise ValueError(
-                f"ignore_fields names {', '.join(wrong)}: the config has no such field, or litlm understands it, so "
+                f"ignore_fields names {', '.join(unused)}: the config has no such field, or litlm understands it, so "
                 "there is nothing to ignore; leave it out"
             )
 
 
-def ignoring(names: Iterable[str]) -> str:
-    """How to ask for it, on the command line and in Python."""
+def _yarn_scaling(data: dict[str, Any], number: Callable[..., Any], original: int) -> YarnScaling:
+    data.pop("finetuned", None)  # of the first YaRN checkpoints: about their dynamic variant
+    factor, mscale, mscale_all_dim = number("factor"), number("mscale", None), number("mscale_all_dim", None)
+    attention_factor = number("attention_factor", None)
+    if attention_factor is None and mscale and mscale_all_dim:
+        attention_factor = yarn_attention_factor(factor, mscale) / yarn_attention_factor(factor, mscale_all_dim)
+    return YarnScaling(
+        factor=factor,
+        original_max_seq_len=original,
+        beta_fast=number("beta_fast", 32.0),
+        beta_slow=number("beta_slow", 1.0),
+        attention_factor=attention_factor,
+        truncate=data.pop("truncate", True),
+    )
+
+
+def ignore_option(names: Iterable[str]) -> str:
+    """How to ignore these fields, on the command line and in Python."""
     names = list(dict.fromkeys(names))
     return f"{' '.join(f'--ignore_fields {name}' for name in names)} (ignore_fields={names} in Python)"
 
 
-def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
-    """YaRN's scale of cos and sin: 0.1 mscale ln(factor) + 1."""
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+# What a multimodal model's config states about its text model too; the outer value wins.
+_OUTER_FIELDS = ("dtype", "torch_dtype", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def text_config_fields(
+    hf: HFFields, families: Sequence[Family], other_fields: str, outer: Sequence[str] = _OUTER_FIELDS
+) -> dict[str, Any]:
+    """`from_hf` of a multimodal model, of which `text_config` alone is read.
+
+    families: of the text model; the first where `text_config` names none. other_fields: those of the parts left out.
+    outer: fields of the whole model's config that win over the text model's own; others only fill in what it lacks.
+    """
+    hf.skip(other_fields)
+    hf.skip(" ".join(_OUTER_FIELDS))
+    known = {family.model_type: family for family in families}
+    text = hf.take("text_config", None)
+    if not isinstance(text, dict):
+        hf.problems.append("text_config is missing, so there is no text model to load")
+        hf.finish()
+        return {}
+    name = text.get("model_type", families[0].model_type)
+    if name not in known:
+        hf.problems.append(f"text_config.model_type={name!r} is not supported; known are {', '.join(known)}")
+        hf.finish()
+    stated = {key: hf.data[key] for key in _OUTER_FIELDS if hf.data.get(key) is not None}
+    winning = {key: value for key, value in stated.items() if key in outer}
+    spare = {key: value for key, value in stated.items() if key not in outer and key != "tie_word_embeddings"}
+    own = {key: value for key, value in text.items() if key not in spare or value is not None}
+    fields = hf.nested({"model_type": name} | spare | own | winning)
+    values = known[name].from_hf(fields)
+    fields.finish()
+    return values | dict(family=name)
+
+
+# --- writing config.json ---------------------------------------------------------------------------------------------
 
 
 def hf_common(config: Config, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The reverse of `HFFields.common`."""
+    """The inverse of `HFFields.common`."""
     eos = config.eos_token_id
     sizes = {theirs: getattr(config, ours) for ours, theirs in (COMMON | dict(names or {})).items()}
     return sizes | dict(
@@ -336,14 +448,33 @@ def hf_common(config: Config, names: Mapping[str, str] | None = None) -> dict[st
 
 
 def hf_head_dim(config: Config) -> dict[str, Any]:
-    """`head_dim` where it isn't n_embd / n_head, for config classes of transformers that have no such field."""
+    """`head_dim` where it isn't n_embd / n_head, for config classes of transformers without such a field."""
     return {} if config.head_dim == config.n_embd // config.n_head else {"head_dim": config.head_dim}
 
 
-def hf_rope(rope: RopeConfig | None) -> dict[str, Any]:
-    """`rope_parameters` as transformers 5 reads it, with the older fields beside it for older readers."""
+def hf_sliding(config: Config, *, required: bool = False) -> dict[str, Any]:
+    """`sliding_window` and `layer_types`. required: transformers wants a window even where no layer slides."""
+    window = config.sliding_window or (config.max_seq_len if required else None)
+    return dict(sliding_window=window, layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types])
+
+
+def hf_experts(config: Config, key: str = "num_local_experts") -> dict[str, Any]:
+    """The inverse of `HFFields.experts`, without intermediate_size."""
+    assert config.moe is not None
+    return {
+        key: config.moe.n_expert,
+        "num_experts_per_tok": config.moe.n_expert_per_token,
+        "router_aux_loss_coef": config.moe.aux_loss,
+    }
+
+
+def hf_rope(rope: RopeConfig | None, *, fraction: bool = False) -> dict[str, Any]:
+    """`rope_parameters` as transformers 5 reads it, with the older fields beside it for older readers.
+
+    fraction: the fraction of a head that is rotated is stated even if it is 1, which isn't the family's default.
+    """
     assert rope is not None
-    parameters = hf_rope_parameters(rope)
+    parameters = hf_rope_parameters(rope) | (dict(partial_rotary_factor=rope.fraction) if fraction else {})
     return {
         "rope_parameters": parameters,
         "rope_theta": rope.theta,
@@ -352,260 +483,15 @@ def hf_rope(rope: RopeConfig | None) -> dict[str, Any]:
 
 
 def hf_rope_parameters(rope: RopeConfig) -> dict[str, Any]:
-    """The content of `rope_parameters`, or of one of its entries where it has one per type of layer."""
+    """The content of `rope_parameters`, or of one entry where it has one per layer type."""
     scaling: dict[str, Any] = {"rope_type": "default"}
     if rope.scaling is not None:
         scaling = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(rope.scaling).items() if v is not None}
         scaling["rope_type"] = scaling.pop("kind")
         original = scaling.pop("original_max_seq_len", None)
         if original is not None and scaling["rope_type"] != "dynamic":
-            scaling["original_max_position_embeddings"] = original
+            scaling[_ORIGINAL] = original
     parameters = scaling | {"rope_theta": rope.theta}
     if rope.fraction != 1.0:
         parameters["partial_rotary_factor"] = rope.fraction
     return parameters
-
-
-# --- weights -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rule:
-    """`theirs` (one tensor) is `ours` (one or more). `{i}` stands for a layer, `{p}` for weight or bias.
-
-    split(tensor, config) gives our tensors; join(tensors, config) the reverse. Without them the tensor is the same.
-    `{e}` in `theirs` alone: their tensors, counted from 0, are the entries of one stacked tensor of ours (experts).
-    when(config): does the rule hold for this config? (A tensor may be called differently in some of a family's models.)
-    """
-
-    theirs: str
-    ours: tuple[str, ...]
-    split: Callable[[Any, Config], Sequence[Any]] | None = None
-    join: Callable[[Sequence[Any], Config], Any] | None = None
-    when: Callable[[Config], bool] | None = None
-
-
-def rename(theirs: str, ours: str) -> Rule:
-    return Rule(theirs, (ours,))
-
-
-def expert_rules(
-    theirs: str = "model.layers.{i}.mlp.experts.{e}.", names: str = "gate_proj up_proj down_proj"
-) -> list[Rule]:
-    """Experts that the files keep apart, one tensor per expert and projection; `names` in the order gate, up, down."""
-    ours = ("gate_proj", "up_proj", "down_proj")
-    return [
-        Rule(f"{theirs}{name}.weight", (f"layers.{{i}}.mlp.experts.{own}",))
-        for name, own in zip(names.split(), ours, strict=True)
-    ]
-
-
-def within(rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    """The same tensors inside a multimodal checkpoint: as on the hub, and as transformers names them since 4.52."""
-    inner = [replace(rule, theirs=rule.theirs.replace("model.", "model.language_model.", 1)) for rule in rules]
-    return *(replace(rule, theirs="language_model." + rule.theirs) for rule in rules), *(
-        new for new, old in zip(inner, rules, strict=True) if old.theirs.startswith("model.")
-    )
-
-
-# What a multimodal model's config says about its text model as well, and says last.
-_OUTER = ("dtype", "torch_dtype", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
-
-
-def text_part(hf: HFFields, families: Sequence[Family], others: str, outer: Sequence[str] = _OUTER) -> dict[str, Any]:
-    """`from_hf` of a multimodal model, of which `text_config` alone is read.
-
-    families: of the text model, the first where `text_config` names none. others: fields of the parts left out. outer:
-    which fields of the whole model's config go before the text model's own; the others are for what it does not say.
-    """
-    for key in (*others.split(), *_OUTER):
-        hf.take(key, None)
-    known = {family.model_type: family for family in families}
-    text = hf.take("text_config", None)
-    if not isinstance(text, dict):
-        hf.problems.append("text_config is missing, so there is no text model to load")
-        hf.finish()
-        return {}
-    name = text.get("model_type", families[0].model_type)
-    if name not in known:
-        hf.problems.append(f"text_config.model_type={name!r} is not supported; known are {', '.join(known)}")
-        hf.finish()
-    said = {key: hf.data[key] for key in _OUTER if hf.data.get(key) is not None}
-    last = {key: value for key, value in said.items() if key in outer}
-    spare = {key: value for key, value in said.items() if key not in outer and key != "tie_word_embeddings"}
-    fields = hf.part(
-        {"model_type": name} | spare | {k: v for k, v in text.items() if k not in spare or v is not None} | last
-    )
-    values = known[name].from_hf(fields)
-    fields.finish()
-    return values | dict(family=name)
-
-
-def in_two(dim: int = 0) -> dict[str, Any]:
-    """split and join of a `Rule` whose tensor holds two of ours, one after the other along `dim` (gate and up)."""
-
-    def join(tensors: Sequence[Any], config: Config) -> Any:
-        first, second = tensors
-        shape = list(first.shape)
-        shape[dim] += second.shape[dim]
-        whole = first.new_empty(shape)
-        whole.narrow(dim, 0, first.shape[dim]).copy_(first)
-        whole.narrow(dim, first.shape[dim], second.shape[dim]).copy_(second)
-        return whole
-
-    return dict(split=lambda tensor, config: tensor.chunk(2, dim), join=join)
-
-
-def qkv_in_a_row() -> dict[str, Any]:
-    """split and join of a `Rule` whose tensor holds all of q, then k, then v, along dim 0."""
-
-    def split(tensor: Any, config: Config) -> Sequence[Any]:
-        q, kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-        return tensor[:q], tensor[q : q + kv], tensor[q + kv :]
-
-    def join(tensors: Sequence[Any], config: Config) -> Any:
-        whole = tensors[0].new_empty((sum(len(tensor) for tensor in tensors), *tensors[0].shape[1:]))
-        for part, tensor in zip(split(whole, config), tensors, strict=True):
-            part[:] = tensor
-        return whole
-
-    return dict(split=split, join=join)
-
-
-def qkv_by_group() -> dict[str, Any]:
-    """split and join of a `Rule` whose tensor holds, for each kv head, its heads of q, then its k, then its v."""
-
-    def groups(tensor: Any, config: Config) -> Any:
-        n = config.n_head // config.n_kv_head
-        return tensor.reshape(config.n_kv_head, n + 2, config.head_dim, *tensor.shape[1:])
-
-    def split(tensor: Any, config: Config) -> Sequence[Any]:
-        parts = groups(tensor, config)
-        return [x.reshape(-1, *tensor.shape[1:]) for x in (parts[:, :-2], parts[:, -2], parts[:, -1])]
-
-    def join(tensors: Sequence[Any], config: Config) -> Any:
-        whole = tensors[0].new_empty((sum(len(tensor) for tensor in tensors), *tensors[0].shape[1:]))
-        parts = groups(whole, config)
-        for part, tensor in zip((parts[:, :-2], parts[:, -2], parts[:, -1]), tensors, strict=True):
-            part[:] = tensor.reshape(part.shape)
-        return whole
-
-    return dict(split=split, join=join)
-
-
-QKV = tuple(f"layers.{{i}}.attn.{x}_proj.{{p}}" for x in "qkv")
-
-
-@dataclass(frozen=True)
-class Family:
-    """One `model_type`. ignore: patterns of tensors in its checkpoints that are no part of the model (old buffers,
-    vision towers). ignore_for(config): more such patterns, of weights that some layers of this config don't use."""
-
-    model_type: str
-    architecture: str
-    from_hf: Callable[[HFFields], dict[str, Any]]
-    to_hf: Callable[[Config], dict[str, Any]]
-    rules: tuple[Rule, ...]
-    ignore: tuple[str, ...] = ()
-    ignore_for: Callable[[Config], tuple[str, ...]] | None = None
-    gguf: GGUFSpec | None = None
-
-    @cached_property
-    def weights(self) -> WeightMap:
-        return WeightMap(self.rules, self.ignore)
-
-    def weights_of(self, config: Config) -> WeightMap:
-        """The rules that hold for this config."""
-        ignore = self.ignore if self.ignore_for is None else self.ignore + self.ignore_for(config)
-        return WeightMap([rule for rule in self.rules if rule.when is None or rule.when(config)], ignore)
-
-
-def pattern_of(template: str) -> re.Pattern[str]:
-    text = re.escape(template)
-    for key, what in (("i", r"\d+"), ("e", r"\d+"), ("p", "weight|bias")):
-        text = text.replace(rf"\{{{key}\}}", f"(?P<{key}>{what})", 1)
-    return re.compile(text + r"\Z")
-
-
-@dataclass(frozen=True)
-class Match:
-    """One tensor of a checkpoint: the rule it falls under, and both sides' full names.
-
-    index: which entry of our stacked tensor it is, None if it is all of it.
-    """
-
-    rule: Rule
-    theirs: str
-    ours: tuple[str, ...]
-    index: int | None = None
-
-    def split(self, tensor: Any, config: Config) -> Sequence[Any]:
-        """Their tensor -> ours (entries of ours, where there is an index)."""
-        return [tensor] if self.rule.split is None else self.rule.split(tensor, config)
-
-    def join(self, tensors: Sequence[Any], config: Config) -> Any:
-        """Our whole tensors -> theirs."""
-        if self.index is not None:
-            return tensors[0][self.index]
-        return tensors[0] if self.rule.join is None else self.rule.join(tensors, config)
-
-
-class WeightMap:
-    """Rules, looked up by either side's names. ignore: patterns of names that hold no weights."""
-
-    def __init__(self, rules: Iterable[Rule], ignore: Iterable[str] = ()) -> None:
-        self.rules = tuple(rules)
-        self._theirs = [(pattern_of(rule.theirs), rule) for rule in self.rules]
-        self._ours = [(pattern_of(name), rule) for rule in self.rules for name in rule.ours]
-        self._ignore = [re.compile(p) for p in ignore]
-
-    def ignored(self, theirs: str) -> bool:
-        return any(p.search(theirs) for p in self._ignore)
-
-    def from_theirs(self, name: str) -> Match | None:
-        """The match of one of their tensors."""
-        for pattern, rule in self._theirs:
-            if found := pattern.match(name):
-                return _match(rule, found.groupdict())
-        return None
-
-    def from_ours(self, name: str, shape: Sequence[int]) -> list[Match]:
-        """The matches that make up one of our tensors: one, or one per entry of a stacked one."""
-        for pattern, rule in self._ours:
-            if found := pattern.match(name):
-                fill = found.groupdict()
-                if "{e}" not in rule.theirs:
-                    return [_match(rule, fill)]
-                return [_match(rule, fill | {"e": str(e)}) for e in range(shape[0])]
-        return []
-
-    def export_plan(self, shapes: Mapping[str, Sequence[int]]) -> list[Match]:
-        """The tensors to write for ours (name -> shape), each once. A name without a rule is our own mistake."""
-        plan: dict[str, Match] = {}
-        for name, shape in shapes.items():
-            matches = self.from_ours(name, shape)
-            assert matches, f"no weight rule for {name}"
-            plan |= {match.theirs: match for match in matches}
-        return list(plan.values())
-
-
-def _match(rule: Rule, fill: Mapping[str, str]) -> Match:
-    index = int(fill["e"]) if "{e}" in rule.theirs else None
-    return Match(rule, rule.theirs.format(**fill), tuple(ours.format(**fill) for ours in rule.ours), index)
-
-
-# The names that Llama introduced and most families kept.
-LLAMA_RULES = (
-    rename("model.embed_tokens.weight", "embed.weight"),
-    rename("model.layers.{i}.input_layernorm.{p}", "layers.{i}.attn_norm.{p}"),
-    rename("model.layers.{i}.self_attn.q_proj.{p}", "layers.{i}.attn.q_proj.{p}"),
-    rename("model.layers.{i}.self_attn.k_proj.{p}", "layers.{i}.attn.k_proj.{p}"),
-    rename("model.layers.{i}.self_attn.v_proj.{p}", "layers.{i}.attn.v_proj.{p}"),
-    rename("model.layers.{i}.self_attn.o_proj.{p}", "layers.{i}.attn.o_proj.{p}"),
-    rename("model.layers.{i}.post_attention_layernorm.{p}", "layers.{i}.mlp_norm.{p}"),
-    rename("model.layers.{i}.mlp.gate_proj.{p}", "layers.{i}.mlp.gate_proj.{p}"),
-    rename("model.layers.{i}.mlp.up_proj.{p}", "layers.{i}.mlp.up_proj.{p}"),
-    rename("model.layers.{i}.mlp.down_proj.{p}", "layers.{i}.mlp.down_proj.{p}"),
-    rename("model.norm.{p}", "norm.{p}"),
-    rename("lm_head.weight", "lm_head.weight"),
-)

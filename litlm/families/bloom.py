@@ -5,11 +5,15 @@ The published files name their tensors without the prefix `transformer.`; both w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import QKV, Family, HFFields, Rule, hf_common, qkv_by_group, qkv_in_a_row, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import Family, HFFields, hf_common
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import QKV, Rule, fused_qkv, qkv_by_group, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _NAMES = {"n_layer": "n_layer", "n_head": "n_head", "max_seq_len": "seq_length"}
 _OLD_NAMES = {"n_embed": "hidden_size", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
@@ -24,8 +28,7 @@ _UNUSED = """
 def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.data = {_OLD_NAMES.get(key, key): value for key, value in hf.data.items()}
     hf.expect("apply_residual_connection_post_layernorm", False, False)
-    for key in _UNUSED.split():
-        hf.take(key, None)
+    hf.skip(_UNUSED)
     return hf.common(_NAMES, intermediate_size=0, tie_embeddings=True, bos_token_id=1, eos_token_id=2) | dict(
         embed_norm=True,
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_epsilon", 1e-5))),
@@ -70,5 +73,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=(*_rules("transformer."), *_rules(""), rename("lm_head.weight", "lm_head.weight")),
-    gguf=GGUFSpec(arch="bloom", config=from_gguf, rules=(Rule("blk.{i}.attn_qkv.{p}", QKV, **qkv_in_a_row()),)),
+    gguf=GGUFSpec(arch="bloom", from_gguf=from_gguf, rules=(Rule("blk.{i}.attn_qkv.{p}", QKV, **fused_qkv()),)),
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
-from litlm.families.base import QKV, Family, HFFields, Rule
+from litlm.families.base import Family, HFFields
 from litlm.families.gptj import FAMILY as GPTJ
 from litlm.families.gptj import from_hf as gptj_from_hf
 from litlm.families.gptj import to_hf as gptj_to_hf
+from litlm.families.weights import QKV, Rule, fused_views
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _BLOCKS = 4
 
@@ -28,20 +31,10 @@ def to_hf(config: Config) -> dict[str, Any]:
     return fields
 
 
-def _parts(tensor: Any) -> Sequence[Any]:
+def _qvk(tensor: Any, config: Config) -> Sequence[Any]:
+    """Where q, k and v are in (3 H D, ...): each block holds its heads' q, then v, then k."""
     blocks = tensor.reshape(_BLOCKS, 3, -1, *tensor.shape[1:])
     return blocks[:, 0], blocks[:, 2], blocks[:, 1]
-
-
-def _split(tensor: Any, config: Config) -> Sequence[Any]:
-    return [part.reshape(-1, *tensor.shape[1:]) for part in _parts(tensor)]
-
-
-def _join(tensors: Sequence[Any], config: Config) -> Any:
-    whole = tensors[0].new_empty((3 * len(tensors[0]), *tensors[0].shape[1:]))
-    for part, tensor in zip(_parts(whole), tensors, strict=True):
-        part[:] = tensor.reshape(part.shape)
-    return whole
 
 
 _FUSED = ("q_proj", "k_proj", "v_proj")
@@ -53,7 +46,7 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(
         *(rule for rule in GPTJ.rules if not any(name in rule.theirs for name in _FUSED)),
-        Rule("transformer.h.{i}.attn.qkv_proj.{p}", QKV, _split, _join),
+        Rule("transformer.h.{i}.attn.qkv_proj.{p}", QKV, **fused_views(_qvk)),
     ),
     ignore=(r"\.attn\.(causal_mask|embed_positions|bias|masked_bias)$",),
 )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config
 from litlm.families import cohere
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family, HFFields
+from litlm.families.base import Family, HFFields, hf_sliding
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
 
-# What the files say about themselves and transformers does not read.
+if TYPE_CHECKING:
+    from litlm.config import Config
+
+# Stated in the files and not read by transformers.
 _FIXED = dict(
     order_of_interleaved_layers="local_attn_first",
     position_embedding_type="rope_gptj",
@@ -19,7 +22,7 @@ _FIXED = dict(
     use_qk_norm=False,
 )
 
-# The pattern with an underscore stands beside layer_types in newer files.
+# Newer files have the pattern with an underscore beside layer_types.
 _UNUSED = """
     _sliding_window_pattern cache_implementation layer_switch use_embedding_sharing use_parallel_embedding
 """
@@ -28,18 +31,15 @@ _UNUSED = """
 def from_hf(hf: HFFields) -> dict[str, Any]:
     for key, value in _FIXED.items():
         hf.expect(key, value, value)
-    for key in _UNUSED.split():
-        hf.take(key, None)
-    values = cohere.without_rope(hf)
-    bias, head_dim = hf.take("attention_bias", False), values["n_embd"] // max(values["n_head"], 1)
+    hf.skip(_UNUSED)
+    values = cohere.cohere_fields(hf, head_dim=None, rope=hf.rope(interleaved=True))
+    head_dim = values["n_embd"] // max(values["n_head"], 1)
     hf.expect("head_dim", head_dim, head_dim)
     pattern = hf.take("sliding_window_pattern", 4)
     layers = hf.layer_types(["sliding" if (i + 1) % pattern else "full" for i in range(values["n_layer"])])
     return values | dict(
-        attention=AttentionConfig(bias=bias, out_bias=bias),
         sliding_window=hf.take("sliding_window", 4096, null=None),
         layer_types=layers,
-        rope=hf.rope(interleaved=True),
         rope_layers=tuple(layer == "sliding" for layer in layers),
     )
 
@@ -47,9 +47,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 def to_hf(config: Config) -> dict[str, Any]:
     fields = cohere.to_hf(config)
     del fields["use_qk_norm"]
-    return fields | dict(
-        sliding_window=config.sliding_window, layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types]
-    )
+    return fields | hf_sliding(config)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
@@ -66,5 +64,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="cohere2", config=from_gguf),
+    gguf=GGUFSpec(arch="cohere2", from_gguf=from_gguf),
 )

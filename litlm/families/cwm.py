@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, NormConfig
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family, HFFields
-from litlm.families.llama import to_hf as llama_to_hf
+from litlm.families.base import Family, HFFields, hf_sliding
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _DEFAULT_ROPE = {
     "rope_type": "llama3",
@@ -21,27 +24,15 @@ _DEFAULT_ROPE = {
 def from_hf(hf: HFFields) -> dict[str, Any]:
     if not hf.data.get("rope_parameters") and not hf.data.get("rope_scaling"):
         hf.data = {**hf.data, "rope_parameters": _DEFAULT_ROPE}
-    common = hf.common(max_seq_len=131072, bos_token_id=128000, eos_token_id=[128001, 128008, 128009])
-    window = hf.take("sliding_window", 8192)
-    layer_types = hf.layer_types(["sliding" if i % 4 else "full" for i in range(common["n_layer"])])
-    return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 8, null=0),
-        head_dim=hf.take("head_dim", 128, null=0),
-        sliding_window=window if "sliding" in layer_types else None,
-        layer_types=layer_types,
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
-        rope=hf.rope(theta=1e6),
-    )
+    ids: dict[str, Any] = dict(bos_token_id=128000, eos_token_id=[128001, 128008, 128009])
+    defaults: dict[str, Any] = dict(n_kv_head=8, head_dim=128, eps=1e-5, attention_bias=None, mlp_bias=False)
+    values = llama_fields(hf, **defaults, rope=hf.rope(theta=1e6), max_seq_len=131072, **ids)
+    slides = ["sliding" if i % 4 else "full" for i in range(values["n_layer"])]
+    return values | hf.sliding(hf.take("sliding_window", 8192), slides)
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    data = llama_to_hf(config) | dict(
-        sliding_window=config.sliding_window or config.max_seq_len,  # transformers wants one even if no layer slides
-        layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types],
-    )
-    del data["attention_bias"]
-    return data
+    return llama_to_hf(config, without="attention_bias") | hf_sliding(config, required=True)
 
 
 FAMILY = Family(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, MoEConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common
+from litlm.config.layers import MoEConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.deepseek_v3 import (
     GGUF_MERGED,
     LATENT_RULES,
@@ -13,18 +13,21 @@ from litlm.families.deepseek_v3 import (
     first_dense,
     hf_first_dense,
     is_v3,
+    latent_fields,
     latent_from_gguf,
-    latent_from_hf,
     latent_to_hf,
     moe_to_hf,
     skip_training_fields,
 )
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    common = hf.common(bos_token_id=1, eos_token_id=2)
-    sizes = dict(kv_lora_rank=512, q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+    values = latent_fields(hf, interleaved=True, mlp_bias=False, bos_token_id=1, eos_token_id=2)
     hf.expect("scoring_func", "softmax", "softmax")
     hf.expect("norm_topk_prob", False, False)  # transformers reads the field and never normalizes
     skip_training_fields(hf)
@@ -32,41 +35,26 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     if method not in ("greedy", "group_limited_greedy"):
         hf.problems.append(f"topk_method={method!r} is not supported; known are 'greedy' and 'group_limited_greedy'")
     limited = method == "group_limited_greedy"
-    width = hf.take("moe_intermediate_size", 1407)
-    return (
-        common
-        | latent_from_hf(hf, **sizes, interleaved=True)
-        | dict(
-            norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
-            moe=MoEConfig(
-                n_expert=hf.take("n_routed_experts", 64),
-                n_expert_per_token=hf.take("num_experts_per_tok"),
-                intermediate_size=width,
-                normalize=False,
-                scale=float(hf.take("routed_scaling_factor", 1.0)),
-                n_group=(n_group or 1) if limited else 1,
-                n_group_per_token=(groups or 1) if limited else 1,
-                shared_intermediate_size=width * hf.take("n_shared_experts", 2),
-            ),
-            moe_layers=first_dense(hf, common["n_layer"], 0),
-        )
+    expert_size = hf.take("moe_intermediate_size", 1407)
+    moe = MoEConfig(
+        n_expert=hf.take("n_routed_experts", 64),
+        n_expert_per_token=hf.take("num_experts_per_tok"),
+        intermediate_size=expert_size,
+        normalize=False,
+        scale=float(hf.take("routed_scaling_factor", 1.0)),
+        n_group=(n_group or 1) if limited else 1,
+        n_group_per_token=(groups or 1) if limited else 1,
+        shared_intermediate_size=expert_size * hf.take("n_shared_experts", 2),
     )
+    return values | dict(moe=moe, moe_layers=first_dense(hf, values["n_layer"], 0))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.moe is not None
-    return (
-        hf_common(config)
-        | latent_to_hf(config)
-        | moe_to_hf(config.moe)
-        | dict(
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            mlp_bias=config.mlp.bias,
-            first_k_dense_replace=hf_first_dense(config),
-            topk_method="group_limited_greedy" if config.moe.n_group > 1 else "greedy",
-        )
+    fields = latent_to_hf(config, without="rope_interleave") | moe_to_hf(config.moe)
+    return fields | dict(
+        first_k_dense_replace=hf_first_dense(config),
+        topk_method="group_limited_greedy" if config.moe.n_group > 1 else "greedy",
     )
 
 
@@ -98,8 +86,8 @@ FAMILY = Family(
     ignore=(r"\.rotary_emb\.inv_freq$",),
     gguf=GGUFSpec(
         arch="deepseek2",
-        config=from_gguf,
-        when=lambda gguf: bool(gguf.get("expert_count")) and not is_v3(gguf),
+        from_gguf=from_gguf,
+        matches=lambda gguf: bool(gguf.get("expert_count")) and not is_v3(gguf),
         merged=GGUF_MERGED,
     ),
 )

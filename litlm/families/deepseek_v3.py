@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, LatentConfig, MLPConfig, MoEConfig, NormConfig, YarnScaling
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    expert_rules,
-    hf_common,
-    hf_rope,
-    rename,
+from litlm.config.layers import (
+    AttentionConfig,
+    LatentConfig,
+    MLPConfig,
+    MoEConfig,
+    NormConfig,
+    YarnScaling,
     yarn_attention_factor,
 )
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES, expert_rules, mlp_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 LATENT_RULES = (
     rename("model.layers.{i}.self_attn.q_a_proj.{p}", "layers.{i}.attn.q_a_proj.{p}"),
@@ -36,36 +38,47 @@ MOE_RULES = (
     rename("model.layers.{i}.mlp.gate.weight", "layers.{i}.mlp.router.weight"),
     rename("model.layers.{i}.mlp.gate.e_score_correction_bias", "layers.{i}.mlp.router.selection_bias"),
     *expert_rules(),
-    rename("model.layers.{i}.mlp.shared_experts.gate_proj.{p}", "layers.{i}.mlp.shared.gate_proj.{p}"),
-    rename("model.layers.{i}.mlp.shared_experts.up_proj.{p}", "layers.{i}.mlp.shared.up_proj.{p}"),
-    rename("model.layers.{i}.mlp.shared_experts.down_proj.{p}", "layers.{i}.mlp.shared.down_proj.{p}"),
+    *mlp_rules("model.layers.{i}.mlp.shared_experts.", "layers.{i}.mlp.shared."),
 )
 
 
-def latent_from_hf(hf: HFFields, **defaults: Any) -> dict[str, Any]:
-    """Attention and rope of an MLA family. defaults: transformers' own, by its names, and `interleaved` of rope."""
+def latent_fields(
+    hf: HFFields,
+    *,
+    kv_lora_rank: int = 512,
+    q_lora_rank: int = 1536,
+    qk_nope_head_dim: int = 128,
+    qk_rope_head_dim: int = 64,
+    v_head_dim: int = 128,
+    interleaved: bool | None = None,
+    eps: float = 1e-6,
+    mlp_bias: bool | None = None,
+    **common: Any,
+) -> dict[str, Any]:
+    """The fields of a config.json with latent attention. Arguments: transformers' defaults.
 
-    def take(key: str) -> Any:
-        # A written null means something for q_lora_rank only: queries have no latent.
-        return hf.take(key, defaults[key], null=None) if key == "q_lora_rank" else hf.take(key, defaults[key])
-
-    for key in ("head_dim", "qk_head_dim", "num_key_value_heads"):
-        hf.take(key, None)  # follow from the other sizes
-    nope, turned = take("qk_nope_head_dim"), take("qk_rope_head_dim")
-    interleaved = defaults.get("interleaved")
-    rope = hf.rope(interleaved=hf.take("rope_interleave", True) if interleaved is None else interleaved)
-    bias = hf.take("attention_bias", False)
+    interleaved: of rope, for families without rope_interleave. mlp_bias: None for families without such a field.
+    common: see `HFFields.common`.
+    """
+    values = hf.common(**common)
+    hf.skip("head_dim qk_head_dim num_key_value_heads")  # follow from the other sizes
     latent = LatentConfig(
-        kv_rank=take("kv_lora_rank"),
-        q_rank=take("q_lora_rank"),
-        nope_head_dim=nope,
-        rope_head_dim=turned,
-        v_head_dim=take("v_head_dim"),
+        kv_rank=hf.take("kv_lora_rank", kv_lora_rank),
+        q_rank=hf.take("q_lora_rank", q_lora_rank, null=None),
+        nope_head_dim=hf.take("qk_nope_head_dim", qk_nope_head_dim),
+        rope_head_dim=hf.take("qk_rope_head_dim", qk_rope_head_dim),
+        v_head_dim=hf.take("v_head_dim", v_head_dim),
     )
-    scale = yarn_scale(hf.data.get("rope_scaling") or hf.data.get("rope_parameters") or {}, nope + turned)
-    return dict(
+    bias = hf.take("attention_bias", False)
+    head_dim = latent.nope_head_dim + latent.rope_head_dim
+    scale = yarn_scale(hf.data.get("rope_scaling") or hf.data.get("rope_parameters") or {}, head_dim)
+    return values | dict(
+        norm=NormConfig(eps=float(hf.take("rms_norm_eps", eps))),
         attention=AttentionConfig(bias=bias, out_bias=bias, scale=scale, latent=latent),
-        rope=rope,
+        mlp=MLPConfig(
+            activation=hf.activation("hidden_act", "silu"), bias=mlp_bias is not None and hf.take("mlp_bias", mlp_bias)
+        ),
+        rope=hf.rope(interleaved=hf.take("rope_interleave", True) if interleaved is None else interleaved),
     )
 
 
@@ -79,20 +92,24 @@ def yarn_scale(scaling: dict[str, Any], head_dim: int) -> float | None:
     return head_dim**-0.5 * factor * factor
 
 
-def latent_to_hf(config: Config) -> dict[str, Any]:
-    """The reverse of `latent_from_hf`, without rope_interleave."""
+def latent_to_hf(config: Config, *, without: str = "") -> dict[str, Any]:
+    """The inverse of `latent_fields`. without: fields that the family doesn't have, separated by spaces."""
     latent, rope = config.attention.latent, config.rope
     assert latent is not None
     assert rope is not None
     fields = hf_rope(rope)
     if config.attention.scale is not None and isinstance(rope.scaling, YarnScaling):
-        # mscale for the readers that don't know attention_factor; rounding gives back the number that was in the file.
+        # mscale is for readers that don't know attention_factor; rounding restores the number that was in the file.
         per_log = 0.1 * math.log(rope.scaling.factor) or 1.0
         whole = math.sqrt(config.attention.scale * math.sqrt(config.head_dim))
         fields["rope_parameters"]["mscale_all_dim"] = round((whole - 1) / per_log, 10)
         if rope.scaling.attention_factor is not None:
             fields["rope_parameters"]["mscale"] = round((rope.scaling.attention_factor * whole - 1) / per_log, 10)
-    return fields | dict(
+    fields |= hf_common(config) | dict(
+        rms_norm_eps=config.norm.eps,
+        hidden_act=HF_ACTIVATIONS[config.mlp.activation],
+        mlp_bias=config.mlp.bias,
+        rope_interleave=rope.interleaved,
         num_key_value_heads=config.n_head,
         kv_lora_rank=latent.kv_rank,
         q_lora_rank=latent.q_rank,
@@ -101,12 +118,12 @@ def latent_to_hf(config: Config) -> dict[str, Any]:
         v_head_dim=latent.v_head_dim,
         attention_bias=config.attention.bias,
     )
+    return {key: value for key, value in fields.items() if key not in without.split()}
 
 
 def sigmoid_moe_from_hf(hf: HFFields, n_expert: str = "n_routed_experts", **defaults: Any) -> MoEConfig:
-    """Experts behind a sigmoid router with a selection bias. defaults: transformers' own, by its names;
-    without one a field is required.
-    """
+    """Experts with DeepSeek-V3's sigmoid router. defaults: transformers' own, by its names; a field without one is
+    required. n_expert: the family's name of their number."""
     hf.expect("scoring_func", "sigmoid", "sigmoid")
     hf.expect("topk_method", "noaux_tc", "noaux_tc")
     skip_training_fields(hf)
@@ -132,14 +149,13 @@ def sigmoid_moe_from_hf(hf: HFFields, n_expert: str = "n_routed_experts", **defa
 
 
 def skip_training_fields(hf: HFFields) -> None:
-    """Fields of DeepSeek's and later files that matter to their own training, or to layers that are not read."""
+    """Fields of DeepSeek's and later files for their own training, or for multi-token-prediction layers."""
     hf.expect("moe_layer_freq", 1, 1)
-    for key in ("aux_loss_alpha", "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers"):
-        hf.take(key, None)
+    hf.skip("aux_loss_alpha seq_aux ep_size num_nextn_predict_layers num_mtp_layers")
 
 
 def moe_to_hf(moe: MoEConfig | None, n_expert: str = "n_routed_experts") -> dict[str, Any]:
-    """The reverse of `sigmoid_moe_from_hf`."""
+    """The inverse of `sigmoid_moe_from_hf`."""
     assert moe is not None
     shared = "num_shared_experts" if n_expert == "num_experts" else "n_shared_experts"
     return {
@@ -161,51 +177,31 @@ def first_dense(hf: HFFields, n_layer: int, default: int) -> tuple[bool, ...]:
 
 
 def hf_first_dense(config: Config) -> int:
-    """The reverse."""
+    """The inverse of `first_dense`."""
     return config.moe_layers.index(True) if True in config.moe_layers else config.n_layer
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    common = hf.common(max_seq_len=4096, bos_token_id=0, eos_token_id=1)
-    sizes = dict(kv_lora_rank=512, q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
-    return (
-        common
-        | latent_from_hf(hf, **sizes)
-        | dict(
-            norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
-            moe=sigmoid_moe_from_hf(
-                hf, n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048,
-                routed_scaling_factor=2.5, n_group=8, topk_group=4,
-            ),
-            moe_layers=first_dense(hf, common["n_layer"], 3),
-        )
-    )  # fmt: skip
+    values = latent_fields(hf, max_seq_len=4096, bos_token_id=0, eos_token_id=1)
+    sizes = dict(n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048, n_group=8, topk_group=4)
+    moe = sigmoid_moe_from_hf(hf, **sizes, routed_scaling_factor=2.5)
+    return values | dict(moe=moe, moe_layers=first_dense(hf, values["n_layer"], 3))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        hf_common(config)
-        | latent_to_hf(config)
-        | moe_to_hf(config.moe)
-        | dict(
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            rope_interleave=config.rope is not None and config.rope.interleaved,
-            first_k_dense_replace=hf_first_dense(config),
-        )
-    )
+    fields = latent_to_hf(config, without="mlp_bias") | moe_to_hf(config.moe)
+    return fields | dict(first_k_dense_replace=hf_first_dense(config))
 
 
 def latent_from_gguf(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
-    """Sizes of an MLA family. Newer files (with lengths called mla) state what llama.cpp computes besides."""
+    """The metadata of a GGUF file with latent attention. In newer files `key_length` is that of the cached latent."""
     fields = gguf.common(model_type, latent=True)
-    turned = gguf.get("rope.dimension_count")
+    rope_head_dim = gguf.get("rope.dimension_count")
     return fields | dict(
         kv_lora_rank=gguf.get("attention.kv_lora_rank"),
         q_lora_rank=gguf.get("attention.q_lora_rank"),
-        qk_nope_head_dim=gguf.get("attention.key_length_mla", gguf.get("attention.key_length")) - turned,
-        qk_rope_head_dim=turned,
+        qk_nope_head_dim=gguf.get("attention.key_length_mla", gguf.get("attention.key_length")) - rope_head_dim,
+        qk_rope_head_dim=rope_head_dim,
         v_head_dim=gguf.get("attention.value_length_mla", gguf.get("attention.value_length")),
         attention_bias=gguf.has("attn_kv_a_mqa.bias"),
     )
@@ -217,21 +213,21 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
 
 
 def is_v3(gguf: GGUFFields) -> bool:
-    """llama.cpp calls V2 and V3 the same."""
+    """Whether a file is of V3 or a later model; llama.cpp has one architecture for V2 and V3."""
     sigmoid = gguf.has("exp_probs_b.bias") or gguf.get("expert_gating_func") == 2
     return sigmoid or bool(gguf.get("expert_weights_norm"))
 
 
-def _joined_kv(parts: Sequence[Any]) -> Any:
-    """(H, rank, D) of the keys and (H, D, rank) of the values."""
+def _join_kv(parts: Sequence[Any]) -> Any:
+    """Keys (H, rank, D) and values (H, D, rank) to (2 H D, rank), by head."""
     keys, values = parts
     keys = keys.swapaxes(1, 2)
-    whole = keys.new_empty((keys.shape[0], keys.shape[1] + values.shape[1], keys.shape[2]))
-    whole[:, : keys.shape[1]], whole[:, keys.shape[1] :] = keys, values
-    return whole.reshape(-1, keys.shape[2])
+    joined = keys.new_empty((keys.shape[0], keys.shape[1] + values.shape[1], keys.shape[2]))
+    joined[:, : keys.shape[1]], joined[:, keys.shape[1] :] = keys, values
+    return joined.reshape(-1, keys.shape[2])
 
 
-GGUF_MERGED = {"blk.{i}.attn_kv_b.weight": (("blk.{i}.attn_k_b.weight", "blk.{i}.attn_v_b.weight"), _joined_kv)}
+GGUF_MERGED = {"blk.{i}.attn_kv_b.weight": (("blk.{i}.attn_k_b.weight", "blk.{i}.attn_v_b.weight"), _join_kv)}
 
 
 FAMILY = Family(
@@ -243,8 +239,8 @@ FAMILY = Family(
     ignore=(r"^model\.layers\.61\.", r"\.rotary_emb\.inv_freq$"),
     gguf=GGUFSpec(
         arch="deepseek2",
-        config=from_gguf,
-        when=is_v3,
+        from_gguf=from_gguf,
+        matches=is_v3,
         merged=GGUF_MERGED,
     ),
 )

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope
+from litlm.config.layers import AttentionConfig, MLPConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    bias = hf.take("use_bias", False)
-    return hf.common(max_seq_len=131072, tie_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 2, null=0),
-        head_dim=hf.take("head_dim", 128, null=0),
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
+    bias, rope = hf.take("use_bias", False), hf.rope(theta=500000.0, interleaved=True)
+    ids: dict[str, Any] = dict(tie_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    values = llama_fields(
+        hf, n_kv_head=2, head_dim=128, eps=1e-5, attention_bias=None, rope=rope, max_seq_len=131072, **ids
+    )
+    return values | dict(
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=bias),  # type: ignore[arg-type]
-        rope=hf.rope(theta=500000.0, interleaved=True),
+        mlp=MLPConfig(activation=values["mlp"].activation, bias=bias),
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        hf_common(config)
-        | hf_rope(config.rope)
-        | dict(
-            num_key_value_heads=config.n_kv_head,
-            head_dim=config.head_dim,
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            use_bias=config.attention.bias,
-        )
-    )
+    return llama_to_hf(config, without="attention_bias mlp_bias") | dict(use_bias=config.attention.bias)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
@@ -45,5 +40,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="ernie4_5", config=from_gguf),
+    gguf=GGUFSpec(arch="ernie4_5", from_gguf=from_gguf),
 )

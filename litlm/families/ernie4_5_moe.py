@@ -5,33 +5,35 @@ Files keep routers in fp32 and the selection bias as (1, experts); multi-token-p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, hf_head_dim, hf_rope
+from litlm.config.layers import MoEConfig
+from litlm.families.base import Family, HFFields, hf_head_dim
 from litlm.families.deepseek_v3 import MOE_RULES
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES, Rule
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    common = hf.common(max_seq_len=131072, tie_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    rope = hf.rope(theta=500000.0, interleaved=True)
+    ids: dict[str, Any] = dict(tie_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    values = llama_fields(hf, n_kv_head=4, eps=1e-5, attention_bias=None, rope=rope, max_seq_len=131072, **ids)
+    n_layer = values["n_layer"]
     hf.expect("use_bias", False, False)
     hf.expect("moe_norm_min", 1e-12, 1e-12)
     hf.expect("moe_use_aux_free", True, True)
     hf.expect("moe_gate", "topk", "topk")
     # Names of the model's authors for training and for their own kernels.
-    for key in ("moe_capacity", "num_nextn_predict_layers", "use_flash_attention", "sinkhorn_2gate", "sinkhorn_temp"):
-        hf.take(key, None)
+    hf.skip("moe_capacity num_nextn_predict_layers use_flash_attention sinkhorn_2gate sinkhorn_temp")
     start, step = hf.take("moe_layer_start_index", 1), hf.take("moe_layer_interval", 1)
     end = hf.take("moe_layer_end_index", -1)
-    last = common["n_layer"] - 1 if end == -1 else end
+    last = n_layer - 1 if end == -1 else end
     width = hf.take("moe_intermediate_size", 1536)
-    return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 4, null=0),
-        head_dim=hf.take("head_dim", 0),
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
-        attention=AttentionConfig(),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
+    return values | dict(
         moe=MoEConfig(
             n_expert=hf.take("moe_num_experts", 64),
             n_expert_per_token=hf.take("moe_k", 6),
@@ -40,8 +42,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
             shared_intermediate_size=width * hf.take("moe_num_shared_experts", 2),
             aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
         ),
-        moe_layers=tuple((i + 1) % step == 0 and start <= i <= last for i in range(common["n_layer"])),
-        rope=hf.rope(theta=500000.0, interleaved=True),
+        moe_layers=tuple((i + 1) % step == 0 and start <= i <= last for i in range(n_layer)),
     )
 
 
@@ -51,13 +52,9 @@ def to_hf(config: Config) -> dict[str, Any]:
     layers = [i for i, has_experts in enumerate(config.moe_layers) if has_experts]
     step = layers[1] - layers[0] if len(layers) > 1 else layers[0] + 1 if layers else 1
     return (
-        hf_common(config)
-        | hf_rope(config.rope)
+        llama_to_hf(config, without="head_dim attention_bias mlp_bias")
         | hf_head_dim(config)
         | dict(
-            num_key_value_heads=config.n_kv_head,
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
             use_bias=False,
             moe_num_experts=moe.n_expert,
             moe_k=moe.n_expert_per_token,
@@ -99,5 +96,5 @@ FAMILY = Family(
         *(rule for rule in MOE_RULES if "e_score" not in rule.theirs),
     ),
     ignore=(r"^model\.mtp_",),
-    gguf=GGUFSpec(arch="ernie4_5-moe", config=from_gguf),
+    gguf=GGUFSpec(arch="ernie4_5-moe", from_gguf=from_gguf),
 )

@@ -2,73 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    hf_common,
-    hf_head_dim,
-    hf_rope,
-    rename,
-)
+from litlm.families.base import Family, HFFields, hf_head_dim, hf_sliding
 from litlm.families.deepseek_v3 import MOE_RULES, hf_first_dense, moe_to_hf, sigmoid_moe_from_hf
 from litlm.families.gguf import GGUFFields, GGUFSpec
-from litlm.families.glm4_moe import QK_NORM_RULES
 from litlm.families.glm4_moe_lite import hf_sparse_layers, sparse_layers
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    common = hf.common(bos_token_id=1, eos_token_id=53, pad_token_id=0)
-    n_layer = common["n_layer"]
-    every = hf.take("sliding_window_pattern", 4)
-    if isinstance(every, str):  # "LLLG": local and global layers
-        local = [every[i % len(every)] == "L" for i in range(n_layer)]
+    values = llama_fields(
+        hf, n_kv_head=32, eps=1e-5, attention_bias=None, qk_norm="head", bos_token_id=1, eos_token_id=53, pad_token_id=0
+    )
+    n_layer = values["n_layer"]
+    pattern = hf.take("sliding_window_pattern", 4)
+    if isinstance(pattern, str):  # "LLLG": local and global layers
+        local = [pattern[i % len(pattern)] == "L" for i in range(n_layer)]
     else:
-        local = [every > 0 and (i + 1) % every != 0 for i in range(n_layer)]
+        local = [pattern > 0 and (i + 1) % pattern != 0 for i in range(n_layer)]
     layer_types = hf.layer_types(["sliding" if slides else "full" for slides in local])
-    norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5)))
     listed = hf.take("is_moe_layer", None)  # the authors' own name for the same as mlp_layer_types
     moe_layers = sparse_layers(hf, n_layer, hf.take("first_k_dense_replace", 1))
     if listed is not None and not hf.data.get("mlp_layer_types"):
         moe_layers = tuple(bool(has_experts) for has_experts in listed)
-    return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 32),
-        head_dim=hf.take("head_dim", 0),
+    return values | dict(
         sliding_window=hf.take("sliding_window", 4096),
         layer_types=layer_types,
-        norm=norm,
-        attention=AttentionConfig(qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
         moe=sigmoid_moe_from_hf(
             hf, "num_experts", num_experts=64, num_experts_per_tok=8, moe_intermediate_size=1024,
             routed_scaling_factor=2.5,
         ),
         moe_layers=moe_layers,
-        rope=hf.rope(),
-        rope_layers=tuple(kind == "sliding" for kind in layer_types),
+        rope_layers=tuple(layer_type == "sliding" for layer_type in layer_types),
     )  # fmt: skip
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     return (
-        hf_common(config)
-        | hf_rope(config.rope)
+        llama_to_hf(config, without="head_dim attention_bias mlp_bias")
         | hf_head_dim(config)
+        | hf_sliding(config)
         | moe_to_hf(config.moe, "num_experts")
-        | dict(
-            num_key_value_heads=config.n_kv_head,
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            sliding_window=config.sliding_window,
-            layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types],
-            mlp_layer_types=hf_sparse_layers(config),
-            first_k_dense_replace=hf_first_dense(config),
-        )
+        | dict(mlp_layer_types=hf_sparse_layers(config), first_k_dense_replace=hf_first_dense(config))
     )
 
 
@@ -98,5 +78,5 @@ FAMILY = Family(
         *(rule for rule in MOE_RULES if "e_score" not in rule.theirs),
     ),
     ignore=(r"^mtp\.",),
-    gguf=GGUFSpec(arch="exaone-moe", config=from_gguf),
+    gguf=GGUFSpec(arch="exaone-moe", from_gguf=from_gguf),
 )

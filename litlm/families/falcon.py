@@ -5,22 +5,15 @@ All three fuse q, k and v by group of heads. ALiBi (falcon-rw) is not supported.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    QKV,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope,
-    qkv_by_group,
-    qkv_in_a_row,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import QKV, Rule, fused_qkv, qkv_by_group, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _NAMES = {"intermediate_size": "ffn_hidden_size"}
 
@@ -44,7 +37,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         shared_norm=parallel and norms == 1,
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_epsilon", 1e-5))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("activation", "gelu"), bias=bias),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("activation", "gelu"), bias=bias),
         rope=hf.rope(),
     )
 
@@ -109,5 +102,5 @@ FAMILY = Family(
         rename("lm_head.weight", "lm_head.weight"),
     ),
     ignore=(r"\.rotary_emb\.inv_freq$", r"\.maybe_rotary\.inv_freq$"),
-    gguf=GGUFSpec(arch="falcon", config=from_gguf, rules=(Rule("blk.{i}.attn_qkv.{p}", QKV, **qkv_in_a_row()),)),
+    gguf=GGUFSpec(arch="falcon", from_gguf=from_gguf, rules=(Rule("blk.{i}.attn_qkv.{p}", QKV, **fused_qkv()),)),
 )

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope
-from litlm.families.gguf import GGUFFields, GGUFSpec, without_one
+from litlm.config.layers import MLPConfig, NormConfig
+from litlm.families.base import Family, HFFields
+from litlm.families.gguf import GGUFFields, GGUFSpec, subtract_one
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    bias = hf.take("attention_bias", False)
-    activation = hf.activation("hidden_act", "gelu_pytorch_tanh")
-    # transformers 4 read this name instead, and always as the tanh form: also where hidden_act says "gelu".
+    # transformers 4 read this name instead, and always as the tanh form, also where hidden_act says "gelu".
     hf.expect("hidden_activation", "gelu_pytorch_tanh", "gelu_pytorch_tanh")
     hf.expect("use_bidirectional_attention", False, False)
-    common = hf.common(max_seq_len=8192, tie_embeddings=True, bos_token_id=2, eos_token_id=1, pad_token_id=0)
-    return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 16),
-        head_dim=hf.take("head_dim", 256),
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6)), offset=True),
-        attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(activation="gelu_tanh" if activation == "gelu" else activation),  # type: ignore[arg-type]
-        rope=hf.rope(),
-        embed_scale=common["n_embd"] ** 0.5,
+    norm = NormConfig(eps=float(hf.take("rms_norm_eps", 1e-6)), offset=True)
+    ids: dict[str, Any] = dict(tie_embeddings=True, bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    values = llama_fields(
+        hf, n_kv_head=16, head_dim=256, activation="gelu_pytorch_tanh", norm=norm, max_seq_len=8192, **ids
+    )
+    activation = values["mlp"].activation
+    return values | dict(
+        mlp=MLPConfig(activation="gelu_tanh" if activation == "gelu" else activation),
+        embed_scale=values["n_embd"] ** 0.5,
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        hf_common(config)
-        | hf_rope(config.rope)
-        | dict(
-            num_key_value_heads=config.n_kv_head,
-            head_dim=config.head_dim,
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            attention_bias=config.attention.bias,
-        )
-    )
+    return llama_to_hf(config, without="mlp_bias")
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
@@ -54,7 +47,7 @@ FAMILY = Family(
     ignore=(r"\.rotary_emb\.inv_freq$",),
     gguf=GGUFSpec(
         arch="gemma",
-        config=from_gguf,
-        restore=without_one(rule.theirs for rule in LLAMA_RULES if "norm" in rule.theirs),
+        from_gguf=from_gguf,
+        restore=subtract_one(LLAMA_RULES),
     ),
 )

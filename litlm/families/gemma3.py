@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from litlm.families import gemma3_text
-from litlm.families.base import HFFields, text_part
+from litlm.families.base import HFFields, text_config_fields
 
 _OTHERS = """
     vision_config mm_tokens_per_image boi_token_index eoi_token_index image_token_index initializer_range
@@ -16,7 +16,7 @@ _OTHERS = """
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    return text_part(hf, (gemma3_text.FAMILY,), _OTHERS)
+    return text_config_fields(hf, (gemma3_text.FAMILY,), _OTHERS)
 
 
 FAMILY = dataclasses.replace(

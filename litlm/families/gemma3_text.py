@@ -4,12 +4,16 @@ rope of their own for these. Multimodal checkpoints (`gemma3`) hold the same mod
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, NormConfig, QKNormConfig, RopeConfig
+from litlm.config.layers import NormConfig, QKNormConfig, RopeConfig
 from litlm.families import gemma2
-from litlm.families.base import Family, HFFields, hf_rope, hf_rope_parameters, rename, within
-from litlm.families.gguf import GGUFFields, GGUFSpec, without_one
+from litlm.families.base import Family, HFFields, hf_rope, hf_rope_parameters
+from litlm.families.gguf import GGUFFields, GGUFSpec, subtract_one
+from litlm.families.weights import QK_NORM_RULES, nested_rules
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     pattern = hf.take("sliding_window_pattern", 6)
     norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6)), offset=True)
     rope, sliding_rope = ropes(hf, 1e6, 1e4, "rope_local_base_freq")
-    return common | gemma2.shared(hf, qk_norm=QKNormConfig(norm=norm)) | dict(
+    return common | gemma2.gemma_fields(hf, qk_norm=QKNormConfig(norm=norm)) | dict(
         layer_types=hf.layer_types(["sliding" if (i + 1) % pattern else "full" for i in range(common["n_layer"])]),
         rope=rope,
         sliding_rope=sliding_rope,
@@ -40,10 +44,10 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def ropes(hf: HFFields, theta: float, sliding_theta: float, sliding_key: str) -> tuple[RopeConfig, RopeConfig | None]:
-    """The ropes of full and of sliding layers (None if it is the same): `rope_parameters` has one for each.
+    """The ropes of full and of sliding layers (None if it is the same), from `rope_parameters` with an entry for each.
 
-    theta, sliding_theta: transformers' defaults. Before, there were rope_theta and, for full layers alone,
-    rope_scaling; sliding_key names the theta of sliding layers.
+    Older files have rope_theta and, for full layers alone, rope_scaling; sliding_key is their name of the theta of
+    sliding layers. theta, sliding_theta: transformers' defaults.
     """
     parameters = dict(hf.take("rope_parameters", None) or {})
     if parameters and not set(parameters) & {"full_attention", "sliding_attention"}:
@@ -58,7 +62,7 @@ def ropes(hf: HFFields, theta: float, sliding_theta: float, sliding_key: str) ->
 
 
 def hf_ropes(config: Config) -> dict[str, Any]:
-    """The reverse of `ropes`, but for sliding_key."""
+    """The inverse of `ropes`, without sliding_key."""
     assert config.rope is not None
     full, sliding = hf_rope_parameters(config.rope), hf_rope_parameters(config.sliding_rope or config.rope)
     return hf_rope(config.rope) | {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}}
@@ -70,20 +74,16 @@ def to_hf(config: Config) -> dict[str, Any]:
     return gemma2.to_hf(config) | hf_ropes(config) | dict(rope_local_base_freq=sliding.theta)
 
 
-_RULES = (
-    *gemma2.RULES,
-    rename("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attn.q_norm.weight"),
-    rename("model.layers.{i}.self_attn.k_norm.weight", "layers.{i}.attn.k_norm.weight"),
-)
+_RULES = (*gemma2.RULES, *QK_NORM_RULES)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     window = gguf.get("attention.sliding_window", 0)
-    return gemma2.shared_from_gguf(gguf, "gemma3_text", 62, theta=None) | dict(
+    return gemma2.gemma_from_gguf(gguf, "gemma3_text", n_layer_27b=62, theta=None) | dict(
         final_logit_softcapping=gguf.get("final_logit_softcapping"),
         sliding_window=window or None,
         layer_types=gguf.layer_types(6 if window else 1),
-        rope_parameters=gguf.ropes(10000.0),
+        rope_parameters=gguf.rope_parameters(10000.0),
     )
 
 
@@ -92,9 +92,7 @@ FAMILY = Family(
     architecture="Gemma3ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(*_RULES, *within(_RULES)),
+    rules=(*_RULES, *nested_rules(_RULES)),
     ignore=(r"^(model\.)?(vision_tower|multi_modal_projector)\.",),
-    gguf=GGUFSpec(
-        arch="gemma3", config=from_gguf, restore=without_one(rule.theirs for rule in _RULES if "norm" in rule.theirs)
-    ),
+    gguf=GGUFSpec(arch="gemma3", from_gguf=from_gguf, restore=subtract_one(_RULES)),
 )

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from litlm.families import gemma4_text
-from litlm.families.base import HFFields, text_part
+from litlm.families.base import HFFields, text_config_fields
 
 _OTHERS = """
     vision_config audio_config vision_soft_tokens_per_image boi_token_id eoi_token_id image_token_id video_token_id
@@ -17,7 +17,7 @@ _OTHERS = """
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    return text_part(hf, (gemma4_text.FAMILY,), _OTHERS)
+    return text_config_fields(hf, (gemma4_text.FAMILY,), _OTHERS)
 
 
 FAMILY = dataclasses.replace(

@@ -7,11 +7,10 @@ in the large ones (31B, 26B-A4B) keys of full layers are values too, and 26B-A4B
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import (
+from litlm.config.layers import (
     AttentionConfig,
-    Config,
     LinearScaling,
     MLPConfig,
     MoEConfig,
@@ -20,19 +19,12 @@ from litlm.config import (
     RopeConfig,
 )
 from litlm.families import gemma2
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope_parameters,
-    in_two,
-    rename,
-    within,
-)
-from litlm.families.gguf import GGUFFields, GGUFSpec, share_of
+from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_rope_parameters
+from litlm.families.gguf import GGUFFields, GGUFSpec, rotary_fraction
+from litlm.families.weights import QK_NORM_RULES, Rule, fused_gate_up, mlp_rules, nested_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _ROPES: dict[str, dict[str, Any]] = {
     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
@@ -86,7 +78,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
             k_as_v=k_as_v,
             scale=1.0,
         ),
-        mlp=MLPConfig(activation=hf.activation("hidden_activation", "gelu_pytorch_tanh")),  # type: ignore[arg-type]
+        mlp=MLPConfig(activation=hf.activation("hidden_activation", "gelu_pytorch_tanh")),
         moe=_moe(hf, width),
         rope=rope,
         sliding_rope=sliding_rope if sliding_rope != rope else None,
@@ -197,7 +189,7 @@ def _unused(config: Config) -> tuple[str, ...]:
 
 _HF, _OURS = "model.layers.{i}.", "layers.{i}."
 _SPARSE = (
-    *(rename(f"{_HF}mlp.{x}_proj.{{p}}", f"{_OURS}mlp.shared.{x}_proj.{{p}}") for x in ("gate", "up", "down")),
+    *mlp_rules(_HF + "mlp.", _OURS + "mlp.shared."),
     rename(_HF + "pre_feedforward_layernorm.{p}", _OURS + "mlp.shared_norm.{p}"),
     rename(_HF + "post_feedforward_layernorm_1.{p}", _OURS + "mlp.post_shared_norm.{p}"),
     rename(_HF + "pre_feedforward_layernorm_2.{p}", _OURS + "mlp.norm.{p}"),
@@ -209,15 +201,14 @@ _SPARSE = (
     Rule(
         _HF + "experts.gate_up_proj",
         (_OURS + "mlp.experts.gate_proj", _OURS + "mlp.experts.up_proj"),
-        **in_two(1),
+        **fused_gate_up(1),
     ),
 )
 _OTHER = {rule.theirs for rule in _SPARSE}
 _RULES = (
     *(dataclasses.replace(rule, when=_dense if rule.theirs in _OTHER else None) for rule in gemma2.RULES),
     *(dataclasses.replace(rule, when=_sparse) for rule in _SPARSE),
-    rename(_HF + "self_attn.q_norm.weight", _OURS + "attn.q_norm.weight"),
-    rename(_HF + "self_attn.k_norm.weight", _OURS + "attn.k_norm.weight"),
+    *QK_NORM_RULES,
     rename(_HF + "per_layer_input_gate.weight", _OURS + "layer_input.gate.weight"),
     rename(_HF + "per_layer_projection.weight", _OURS + "layer_input.proj.weight"),
     rename(_HF + "post_per_layer_input_norm.weight", _OURS + "layer_input.norm.weight"),
@@ -261,7 +252,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
         sliding_window=gguf.get("attention.sliding_window"),
         attention_bias=gguf.has("attn_q.bias"),
         attention_k_eq_v=any(_k_as_v(gguf, i) for i in range(len(types))),
-        rope_parameters=gguf.ropes(10000.0) | dict(full_attention=_gguf_rope(gguf, full["head_dim"])),
+        rope_parameters=gguf.rope_parameters(10000.0) | dict(full_attention=_gguf_rope(gguf, full["head_dim"])),
         enable_moe_block=n_expert > 0,
         num_experts=n_expert,
         top_k_experts=gguf.get("expert_used_count"),
@@ -285,7 +276,7 @@ def _gguf_rope(gguf: GGUFFields, head_dim: int) -> dict[str, Any]:
     scaling = gguf.scaling() or {}
     return dict(
         rope_type="proportional",
-        partial_rotary_factor=share_of(2 * turned, head_dim),
+        partial_rotary_factor=rotary_fraction(2 * turned, head_dim),
         rope_theta=gguf.get("rope.freq_base", 10000.0),
         factor=scaling.get("factor"),
     )
@@ -298,19 +289,21 @@ FAMILY = Family(
     architecture="Gemma4ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(*_RULES, *within(_RULES)),
+    rules=(*_RULES, *nested_rules(_RULES)),
     ignore=(r"^model\.(vision_tower|audio_tower|embed_vision|embed_audio)\.",),
     ignore_for=_unused,
     gguf=GGUFSpec(
         arch="gemma4",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=(
             rename(_STORED + "layer_output_scale.weight", _OURS + "layer_scalar"),
             rename(_STORED + "ffn_gate_inp.scale", _OURS + "mlp.router.input_scale"),
             rename(_STORED + "ffn_down_exps.scale", _OURS + "mlp.router.expert_scale"),
             rename(_STORED + "ffn_down_exps.weight", _EXPERTS + "down_proj"),
-            Rule(_STORED + "ffn_gate_up_exps.weight", (_EXPERTS + "gate_proj", _EXPERTS + "up_proj"), **in_two(1)),
+            Rule(
+                _STORED + "ffn_gate_up_exps.weight", (_EXPERTS + "gate_proj", _EXPERTS + "up_proj"), **fused_gate_up(1)
+            ),
         ),
-        divisors=True,
+        reads_rope_freqs=True,
     ),
 )

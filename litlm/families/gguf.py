@@ -1,7 +1,7 @@
 """What a family says about llama.cpp's GGUF files of it: a `GGUFSpec`, which reads metadata through `GGUFFields`.
 
-The aim is the model that was converted. What a file doesn't say (activation functions, which layers slide) is what
-llama.cpp fixes for the architecture. No torch, as in the other families' modules.
+`from_gguf` gives the fields of the config.json that the file was converted from. What a file doesn't say (activation
+functions, which layers slide) is what llama.cpp fixes for the architecture. No torch.
 """
 
 from __future__ import annotations
@@ -9,19 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
-from litlm.families.base import Rule, yarn_attention_factor
+from litlm.config.layers import yarn_attention_factor
+from litlm.families.weights import Rule
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 # Metadata that doesn't change what the model computes.
-_HARMLESS = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "pooling_type")
+_NO_EFFECT = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "pooling_type")
 
 
 class GGUFFields:
-    """The metadata of a GGUF file being read; keys are without the architecture's prefix. `unread` is what is left.
+    """The metadata of a GGUF file being read; keys are without the architecture's prefix. `unread` tells what is left.
 
-    shapes: the shape of each tensor, by llama.cpp's name. values: the content of small ones that are really metadata.
+    shapes: of each tensor, by llama.cpp's name. values: the content of small tensors that are really metadata.
     """
 
     def __init__(
@@ -37,27 +40,29 @@ class GGUFFields:
         self._read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
+        """A value, which then counts as read."""
         key = f"{self.arch}.{key}"
         self._read.add(key)
         value = self._metadata.get(key)
         return default if value is None else value
 
     def has(self, tensor: str) -> bool:
-        """Does any layer have this tensor ("attn_q.bias")?"""
+        """Whether any layer has this tensor ("attn_q.bias")."""
         return any(name.startswith("blk.") and name.split(".", 2)[-1] == tensor for name in self.shapes)
 
     def unread(self) -> dict[str, Any]:
+        """The architecture's metadata with a value that nobody read."""
         return {
             key: value
             for key, value in self._metadata.items()
             if value
             and key.startswith(f"{self.arch}.")
-            and key.removeprefix(f"{self.arch}.") not in _HARMLESS
+            and key.removeprefix(f"{self.arch}.") not in _NO_EFFECT
             and key not in self._read
         }
 
     def expect(self, key: str, *allowed: Any) -> None:
-        """Metadata for which litlm implements some values only; a file need not state it."""
+        """Raise ValueError if a value is stated that litlm doesn't support."""
         value = self.get(key)
         if value is not None and value not in allowed:
             only = " or ".join(map(repr, allowed))
@@ -71,37 +76,26 @@ class GGUFFields:
         kv_heads: str | None = "num_key_value_heads",
         head_dim: str | None = "head_dim",
         theta: str | None = "rope_theta",
-        share: str | None = None,
+        fraction: str | None = None,
         latent: bool = False,
         names: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """The fields of a `config.json` that GGUF states the same way for every architecture.
 
-        The arguments are the family's names of fields; None where it has no such field. share: of a head that turns.
-        latent: keys and values have sizes of their own. names: the common name -> the family's, if that is different.
+        eps, kv_heads, head_dim, theta, fraction (of a head that is rotated): the family's names of these fields; None
+        where it has no such field. latent: of latent attention, whose heads have other sizes. names: common name -> the
+        family's, where they differ. Raises ValueError for metadata that is missing or that the family can't express.
         """
         norm = "layer_norm_rms_epsilon" if "rms" in eps else "layer_norm_epsilon"
         required = ("embedding_length", "block_count", "attention.head_count", "feed_forward_length", "context_length")
         if lacking := [f"{self.arch}.{k}" for k in (*required, f"attention.{norm}") if self.get(k) is None]:
             raise ValueError(f"metadata of a GGUF {self.arch} model is missing: {', '.join(lacking)}")
-        width, heads = self.get("embedding_length"), self.get("attention.head_count")
-        size, turned = 0, self.get("rope.dimension_count")
-        if not latent:
-            whole = width // heads
-            size = self.get("attention.key_length") or (turned if share is None else None) or whole
-            sizes = {"attention.key_length": size, "attention.value_length": self.get("attention.value_length", size)}
-            if share is None:
-                sizes["rope.dimension_count"] = turned or size
-            if head_dim is None:
-                sizes["embedding_length / head_count"] = whole
-            if len(set(sizes.values())) > 1:
-                listed = ", ".join(f"{self.arch}.{key}={value}" for key, value in sizes.items())
-                raise ValueError(f"{listed} differ, which {model_type} models can't express")
+        heads = self.get("attention.head_count")
         fields: dict[str, Any] = dict(
             model_type=model_type,
             vocab_size=self.shapes["token_embd.weight"][0],
-            hidden_size=width,
-            # Those behind the last one guess further tokens; they are not read.
+            hidden_size=self.get("embedding_length"),
+            # Multi-token-prediction layers come last and are not read.
             num_hidden_layers=self.get("block_count") - self.get("nextn_predict_layers", 0),
             num_attention_heads=heads,
             intermediate_size=self.get("feed_forward_length"),
@@ -112,60 +106,79 @@ class GGUFFields:
         fields[eps] = self.get(f"attention.{norm}")
         for key, stored in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
             fields[f"{key}_token_id"] = self._metadata.get(f"tokenizer.ggml.{stored}_token_id")
-        kv = self.get("attention.head_count_kv", heads)
-        if isinstance(kv, list) and len(set(kv)) == 1:
-            kv = kv[0]
-        if kv_heads is not None and not latent:
-            fields[kv_heads] = kv
-        if head_dim is not None and not latent:
-            fields[head_dim] = size
+        kv, rotated = self.get("attention.head_count_kv", heads), self.get("rope.dimension_count")
+        if not latent:
+            size = self._head_dim(model_type, has_field=head_dim is not None, rotated=None if fraction else rotated)
+            if kv_heads is not None:
+                fields[kv_heads] = kv[0] if isinstance(kv, list) and len(set(kv)) == 1 else kv
+            if head_dim is not None:
+                fields[head_dim] = size
+            if fraction is not None:
+                fields[fraction] = rotary_fraction(rotated or size, size)
         if theta is not None:
             fields[theta] = self.get("rope.freq_base", 10000.0)  # llama.cpp's default
-        if share is not None:
-            fields[share] = share_of(turned or size, size)
-        fields["rope_scaling"] = self.scaling() if theta is not None else None
+            fields["rope_scaling"] = self.scaling()
         return {(names or {}).get(key, key): value for key, value in fields.items() if value is not None}
 
+    def _head_dim(self, model_type: str, *, has_field: bool, rotated: int | None) -> int:
+        """The size of a head. rotated: how much of it is rotated, for families that rotate whole heads."""
+        default = self.get("embedding_length") // self.get("attention.head_count")
+        size = self.get("attention.key_length") or rotated or default
+        sizes = {"attention.key_length": size, "attention.value_length": self.get("attention.value_length", size)}
+        if rotated is not None:
+            sizes["rope.dimension_count"] = rotated
+        if not has_field:
+            sizes["embedding_length / head_count"] = default
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{self.arch}.{key}={value}" for key, value in sizes.items())
+            raise ValueError(f"{listed} differ, which {model_type} models can't express")
+        return size
+
     def scaling(self) -> dict[str, Any] | None:
-        """`rope_scaling`."""
+        """`rope_scaling`, None for none. Raises ValueError where LongRoPE's factors are missing."""
         # As llama.cpp: a factor without a type is linear, and files of 2023 call it scale_linear.
-        kind, factor = self.get("rope.scaling.type"), self.get("rope.scaling.factor") or self.get("rope.scale_linear")
-        original, extra = self.get("rope.scaling.original_context_length"), self.get("rope.scaling.attn_factor")
+        rope_type = self.get("rope.scaling.type")
+        factor = self.get("rope.scaling.factor") or self.get("rope.scale_linear")
+        original, attn_factor = self.get("rope.scaling.original_context_length"), self.get("rope.scaling.attn_factor")
         short, long = (self.values.get(f"rope_factors_{name}.weight") for name in ("short", "long"))
         if short and long:
             limit = self.get("context_length")
             longrope = dict(short_factor=short, long_factor=long, original_max_position_embeddings=original or limit)
-            return dict(rope_type="longrope", attention_factor=extra) | longrope
-        if kind == "longrope":
-            raise ValueError(f"{self.arch}.rope.scaling.type={kind!r}, but the tensors rope_factors_... are missing")
-        if kind is None and factor:
-            kind = "linear"
-        if kind in (None, "none", "linear", "yarn") and factor in (None, 1.0):
+            return dict(rope_type="longrope", attention_factor=attn_factor) | longrope
+        if rope_type == "longrope":
+            raise ValueError(
+                f"{self.arch}.rope.scaling.type={rope_type!r}, but the tensors rope_factors_... are missing"
+            )
+        if rope_type is None and factor:
+            rope_type = "linear"
+        if rope_type in (None, "none", "linear", "yarn") and factor in (None, 1.0):
             return None
-        if kind == "linear":
+        if rope_type == "linear":
             return dict(rope_type="linear", factor=factor)
-        if kind != "yarn":
-            return None if kind == "none" else dict(rope_type=kind)
-        own, per_log = self.get("rope.scaling.yarn_attn_factor"), self.get("rope.scaling.yarn_log_multiplier")
+        if rope_type != "yarn":
+            return None if rope_type == "none" else dict(rope_type=rope_type)
+        yarn_factor = self.get("rope.scaling.yarn_attn_factor")
+        log_multiplier = self.get("rope.scaling.yarn_log_multiplier")
         mscale: dict[str, float] = {}
-        if per_log:
-            mscale["mscale_all_dim"] = round(10 * per_log, 6) if self.arch in ("deepseek2", "mistral4") else per_log
-            if own is None and extra is None:
-                # The other of the two isn't stored. As llama.cpp: it is the same, or 1, as in the published files.
+        if log_multiplier:
+            times_ten = self.arch in ("deepseek2", "mistral4")
+            mscale["mscale_all_dim"] = round(10 * log_multiplier, 6) if times_ten else log_multiplier
+            if yarn_factor is None and attn_factor is None:
+                # mscale isn't stored. As llama.cpp: it equals mscale_all_dim, or is 1, as in the published files.
                 mscale["mscale"] = mscale["mscale_all_dim"] if self.arch == "deepseek2" else 1.0
-        if extra not in (None, 1.0):  # llama.cpp multiplies YaRN's own factor by this one
-            own = (yarn_attention_factor(factor) if own is None else own) * extra
+        if attn_factor not in (None, 1.0):  # llama.cpp multiplies YaRN's own factor by this one
+            yarn_factor = (yarn_attention_factor(factor) if yarn_factor is None else yarn_factor) * attn_factor
         scaling = dict(
             rope_type="yarn",
             factor=factor,
             original_max_position_embeddings=original,
-            attention_factor=own,
+            attention_factor=yarn_factor,
             beta_fast=self.get("rope.scaling.yarn_beta_fast"),
             beta_slow=self.get("rope.scaling.yarn_beta_slow"),
         )
         return {key: value for key, value in (scaling | mscale).items() if value is not None}
 
-    def ropes(self, sliding_theta: float | None = None) -> dict[str, Any]:
+    def rope_parameters(self, sliding_theta: float | None = None) -> dict[str, Any]:
         """`rope_parameters` with an entry for full layers, and one for sliding layers, which are not scaled."""
         theta = self.get("rope.freq_base", 10000.0)
         sliding = dict(rope_type="default", rope_theta=self.get("rope.freq_base_swa", sliding_theta or theta))
@@ -173,17 +186,17 @@ class GGUFFields:
         return dict(full_attention=full, sliding_attention=sliding)
 
     def layer_types(self, period: int) -> list[str]:
-        """`layer_types`: what the file lists, or full in every `period`-th layer."""
+        """`layer_types`: what the file lists, or every `period`-th layer full and the others sliding."""
         stated, n_layer = self.get("attention.sliding_window_pattern", period), self.get("block_count")
         slides = stated if isinstance(stated, list) else [stated > 0 and (i + 1) % stated != 0 for i in range(n_layer)]
         slides = slides[: n_layer - self.get("nextn_predict_layers", 0)]
         return ["sliding_attention" if s else "full_attention" for s in slides]
 
-    def experts(self, n_expert: str, width: str | None = "moe_intermediate_size") -> dict[str, Any]:
-        """Experts' fields; n_expert, width: the family's names for how many there are and how wide they are."""
+    def experts(self, n_expert: str, intermediate_size: str | None = "moe_intermediate_size") -> dict[str, Any]:
+        """Experts' fields. n_expert, intermediate_size: the family's names of their number and of their hidden size."""
         fields = {n_expert: self.get("expert_count"), "num_experts_per_tok": self.get("expert_used_count")}
-        if width is not None:
-            fields[width] = self.get("expert_feed_forward_length")
+        if intermediate_size is not None:
+            fields[intermediate_size] = self.get("expert_feed_forward_length")
         return fields
 
     def sigmoid_experts(self, n_expert: str = "n_routed_experts", shared: str = "n_shared_experts") -> dict[str, Any]:
@@ -198,13 +211,13 @@ class GGUFFields:
         }
 
 
-def share_of(turned: int, size: int) -> float:
-    """The share of a head, as a number that gives `turned` back when it is multiplied and cut off."""
-    share = turned / size
-    return math.nextafter(share, 1.0) if int(size * share) < turned else share  # 44 * (30 / 44) is less than 30
+def rotary_fraction(rotated: int, head_dim: int) -> float:
+    """The fraction that, times head_dim and rounded down, gives `rotated`: 44 * (30 / 44) is less than 30."""
+    fraction = rotated / head_dim
+    return math.nextafter(fraction, 1.0) if int(head_dim * fraction) < rotated else fraction
 
 
-def _any(gguf: GGUFFields) -> bool:
+def _always(gguf: GGUFFields) -> bool:
     return True
 
 
@@ -212,39 +225,40 @@ def _any(gguf: GGUFFields) -> bool:
 class GGUFSpec:
     """How llama.cpp's files of this family differ from its Hugging Face checkpoints.
 
-    arch: `general.architecture`. config(fields) gives the fields of a `config.json`. when(fields): is a file of this
-    architecture of this family? (llama.cpp has one architecture for several families.) restore: pattern of a Hugging
-    Face name -> function(tensor, config) that undoes a change of layout which llama.cpp's converter made. rules: for
-    tensors that are cut differently there (`theirs` are then llama.cpp's names); they go before the derived ones.
+    arch: `general.architecture`.
+    from_gguf: from_gguf(fields) gives the fields of a `config.json`.
+    matches: matches(fields): a file of this architecture is of this family, where several families have one.
+    restore: Hugging Face name -> function(tensor, config) that undoes the converter's change of layout.
+    rules: for tensors that are fused differently there; `theirs` are llama.cpp's names. They precede the derived ones.
     merged: llama.cpp's name of a tensor -> the names of its parts in newer files, and function(parts) that joins them.
-    values: name of a tensor -> the metadata that holds its one number, as a list with an entry per layer.
-    names: an architecture with the same names of tensors, where releases of the `gguf` package lack this one.
-    divisors: `config` reads rope_freqs.weight, which is otherwise the effect of Llama 3's rope scaling.
+    metadata_tensors: name of a tensor of one number -> the metadata that lists this number for each layer.
+    table_arch: an architecture with the same names of tensors, for releases of the `gguf` package without this one.
+    reads_rope_freqs: `from_gguf` reads rope_freqs.weight, which otherwise holds the effect of Llama 3's rope scaling.
     """
 
     arch: str
-    config: Callable[[GGUFFields], dict[str, Any]]
-    when: Callable[[GGUFFields], bool] = _any
+    from_gguf: Callable[[GGUFFields], dict[str, Any]]
+    matches: Callable[[GGUFFields], bool] = _always
     restore: Mapping[str, Callable[[Any, Config], Any]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     merged: Mapping[str, tuple[tuple[str, ...], Callable[[Sequence[Any]], Any]]] = field(default_factory=dict)
-    values: Mapping[str, str] = field(default_factory=dict)
-    names: str = ""
-    divisors: bool = False
+    metadata_tensors: Mapping[str, str] = field(default_factory=dict)
+    table_arch: str = ""
+    reads_rope_freqs: bool = False
 
 
-def halves(tensor: Any, heads: int) -> Any:
-    """llama.cpp turns neighbouring rows of q and k; Hugging Face's layout turns row j with row j + head_dim / 2."""
+def unpermute(tensor: Any, heads: int) -> Any:
+    """llama.cpp rotates rows 2j and 2j + 1 of q and k, Hugging Face's layout j and j + head_dim / 2. (H D, ...)."""
     return tensor.reshape(heads, -1, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
 
 
-# Where llama.cpp keeps q and k as Meta's own checkpoints do.
-HALVES: Mapping[str, Callable[[Any, Config], Any]] = {
-    "model.layers.{i}.self_attn.q_proj.{p}": lambda t, c: halves(t, c.n_head),
-    "model.layers.{i}.self_attn.k_proj.{p}": lambda t, c: halves(t, c.n_kv_head),
+# For architectures whose converter permutes q and k back to the layout of Meta's own checkpoints.
+UNPERMUTE_QK: Mapping[str, Callable[[Any, Config], Any]] = {
+    "model.layers.{i}.self_attn.q_proj.{p}": lambda t, c: unpermute(t, c.n_head),
+    "model.layers.{i}.self_attn.k_proj.{p}": lambda t, c: unpermute(t, c.n_kv_head),
 }
 
 
-def without_one(names: Iterable[str]) -> dict[str, Callable[[Any, Config], Any]]:
-    """Norms that Hugging Face's files keep as their difference from 1, and llama.cpp's as the weights themselves."""
-    return {name: lambda t, c: t - 1 for name in names}
+def subtract_one(rules: Iterable[Rule]) -> dict[str, Callable[[Any, Config], Any]]:
+    """`restore` for norms among the rules whose weight Hugging Face stores less 1, and llama.cpp as it is."""
+    return {rule.theirs: lambda t, c: t - 1 for rule in rules if "norm" in rule.theirs}

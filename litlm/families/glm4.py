@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from litlm.families import glm
-from litlm.families.base import Family, HFFields, rename
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFSpec
+from litlm.families.weights import rename
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -23,5 +24,5 @@ FAMILY = Family(
         rename("model.layers.{i}.post_self_attn_layernorm.{p}", "layers.{i}.post_attn_norm.{p}"),
         rename("model.layers.{i}.post_mlp_layernorm.{p}", "layers.{i}.post_mlp_norm.{p}"),
     ),
-    gguf=GGUFSpec(arch="glm4", config=lambda gguf: glm.from_gguf(gguf, "glm4")),
+    gguf=GGUFSpec(arch="glm4", from_gguf=lambda gguf: glm.from_gguf(gguf, "glm4")),
 )

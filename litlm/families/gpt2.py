@@ -5,29 +5,23 @@ GPT-2's own files name their tensors without the prefix `transformer.`; both way
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    QKV,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    qkv_in_a_row,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import QKV, Rule, fused_qkv, rename, transposed
 
-# Dropout, heads for other tasks, and n_ctx, a copy of n_positions.
+if TYPE_CHECKING:
+    from litlm.config import Config
+
+# Dropout, heads of other tasks, and n_ctx, a copy of n_positions.
 UNUSED = """
     _num_labels attn_pdrop resid_dropout embed_dropout n_ctx gradient_checkpointing summary_activation
     summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
 """
 
-# Shared with the other families that kept these names.
+# Shared with the other families of these names.
 NAMES = {
     "n_embd": "n_embd",
     "n_head": "n_head",
@@ -38,17 +32,16 @@ NAMES = {
 
 
 def common(hf: HFFields, activation: str = "gelu_new", **defaults: Any) -> dict[str, Any]:
-    """The fields that GPT-2 and its heirs share."""
-    for key in UNUSED.split():
-        hf.take(key, None)
+    """The fields that GPT-2 and its relatives share."""
+    hf.skip(UNUSED)
     return hf.common(NAMES, intermediate_size=0, bos_token_id=50256, eos_token_id=50256, **defaults) | dict(
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_epsilon", 1e-5))),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", activation), bias=True),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", activation), bias=True),
     )
 
 
 def hf_fields(config: Config) -> dict[str, Any]:
-    """The reverse of `common`."""
+    """The inverse of `common`."""
     inner = config.intermediate_size if config.intermediate_size != 4 * config.n_embd else None
     return hf_common(config, NAMES) | dict(
         n_inner=inner,
@@ -72,22 +65,7 @@ def to_hf(config: Config) -> dict[str, Any]:
     return hf_fields(config) | dict(scale_attn_weights=config.attention.scale is None)
 
 
-def _transposed(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    weight = Rule(
-        f"{theirs}.weight",
-        (f"{ours}.weight",),
-        split=lambda tensor, config: [tensor.T],
-        join=lambda tensors, config: tensors[0].T,
-    )
-    return weight, rename(f"{theirs}.bias", f"{ours}.bias")
-
-
-def _split(tensor: Any, config: Config) -> Sequence[Any]:
-    return qkv_in_a_row()["split"](tensor.T, config)
-
-
-def _join(tensors: Sequence[Any], config: Config) -> Any:
-    return qkv_in_a_row()["join"](tensors, config).T
+_QKV_WEIGHT, _QKV_BIAS = (tuple(name.format(i="{i}", p=p) for name in QKV) for p in ("weight", "bias"))
 
 
 def _rules(prefix: str) -> tuple[Rule, ...]:
@@ -96,12 +74,15 @@ def _rules(prefix: str) -> tuple[Rule, ...]:
         rename(prefix + "wte.weight", "embed.weight"),
         rename(prefix + "wpe.weight", "position_embed.weight"),
         rename(layer + "ln_1.{p}", ours + "attn_norm.{p}"),
-        Rule(layer + "attn.c_attn.weight", tuple(name.format(i="{i}", p="weight") for name in QKV), _split, _join),
-        Rule(layer + "attn.c_attn.bias", tuple(name.format(i="{i}", p="bias") for name in QKV), **qkv_in_a_row()),
-        *_transposed(layer + "attn.c_proj", ours + "attn.o_proj"),
+        transposed(Rule(layer + "attn.c_attn.weight", _QKV_WEIGHT, **fused_qkv())),
+        Rule(layer + "attn.c_attn.bias", _QKV_BIAS, **fused_qkv()),
+        transposed(rename(layer + "attn.c_proj.weight", ours + "attn.o_proj.weight")),
+        rename(layer + "attn.c_proj.bias", ours + "attn.o_proj.bias"),
         rename(layer + "ln_2.{p}", ours + "mlp_norm.{p}"),
-        *_transposed(layer + "mlp.c_fc", ours + "mlp.up_proj"),
-        *_transposed(layer + "mlp.c_proj", ours + "mlp.down_proj"),
+        transposed(rename(layer + "mlp.c_fc.weight", ours + "mlp.up_proj.weight")),
+        rename(layer + "mlp.c_fc.bias", ours + "mlp.up_proj.bias"),
+        transposed(rename(layer + "mlp.c_proj.weight", ours + "mlp.down_proj.weight")),
+        rename(layer + "mlp.c_proj.bias", ours + "mlp.down_proj.bias"),
         rename(prefix + "ln_f.{p}", "norm.{p}"),
     )
 
@@ -111,7 +92,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
 
 
 def gguf_fields(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
-    """The metadata that GPT-2 and its heirs share."""
+    """The metadata that GPT-2 and its relatives share."""
     names = {
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",
@@ -133,7 +114,7 @@ FAMILY = Family(
     ignore=(r"\.attn\.(bias|masked_bias)$",),
     gguf=GGUFSpec(
         arch="gpt2",
-        config=from_gguf,
+        from_gguf=from_gguf,
         restore={
             rule.theirs: lambda t, c: t.T
             for rule in _rules("transformer.")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config
-from litlm.families.base import QKV, Family, HFFields, Rule, qkv_by_group, rename
+from litlm.config.layers import AttentionConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.gpt2 import common as gpt2_common
 from litlm.families.gpt2 import gguf_fields
 from litlm.families.gpt2 import hf_fields as gpt2_fields
+from litlm.families.weights import QKV, Rule, qkv_by_group, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 # The precision of a softmax that is fp32 here anyway, and settings of an old inference runtime.
 _UNUSED = """
@@ -20,8 +24,7 @@ _UNUSED = """
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("add_cross_attention", False, False)
-    for key in _UNUSED.split():
-        hf.take(key, None)
+    hf.skip(_UNUSED)
     common = gpt2_common(hf, "gelu_pytorch_tanh", max_seq_len=1024, tie_embeddings=True)
     return common | dict(
         n_kv_head=1 if hf.take("multi_query", True) else common["n_head"],
@@ -63,5 +66,5 @@ FAMILY = Family(
         rename("lm_head.weight", "lm_head.weight"),
     ),
     ignore=(r"\.attn\.(bias|masked_bias)$",),
-    gguf=GGUFSpec(arch="starcoder", config=from_gguf),
+    gguf=GGUFSpec(arch="starcoder", from_gguf=from_gguf),
 )

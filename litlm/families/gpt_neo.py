@@ -3,19 +3,22 @@ attention and a window."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
 from litlm.families.gpt2 import UNUSED
+from litlm.families.weights import rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _NAMES = {"n_layer": "num_layers", "n_head": "num_heads"}
 _TYPES = {"global": "full", "local": "sliding"}
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    for key in UNUSED.split():
-        hf.take(key, None)
+    hf.skip(UNUSED)
     pattern = hf.take("attention_types", [[["global", "local"], 12]])
     layers = [name for names, times in pattern for _ in range(times) for name in names]
     hf.expect("attention_layers", layers, layers)  # the same, written out
@@ -27,7 +30,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         layer_types=types,
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_epsilon", 1e-5))),
         attention=AttentionConfig(out_bias=True, scale=1.0),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", "gelu_new"), bias=True),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", "gelu_new"), bias=True),
         rope=None,
         learned_positions=True,
     )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import QKV, Rule, qkv_by_group, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -28,15 +23,14 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         block="parallel" if hf.take("use_parallel_residual", True) else "pre",
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5))),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu"), bias=True),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu"), bias=True),
         rope=rope,
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.rope is not None
-    rope = hf_rope(config.rope)
-    rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
+    rope = hf_rope(config.rope, fraction=True)
     theta = rope.pop("rope_theta")
     return (
         hf_common(config)
@@ -52,24 +46,9 @@ def to_hf(config: Config) -> dict[str, Any]:
     )
 
 
-def _split_qkv(tensor: Any, config: Config) -> Sequence[Any]:
-    """(H * 3 * D, ...) with q, k and v of each head together -> three of (H * D, ...)."""
-    rest = tensor.shape[1:]
-    parts = tensor.reshape(config.n_head, 3, config.head_dim, *rest)
-    return [parts[:, j].reshape(config.n_head * config.head_dim, *rest) for j in range(3)]
-
-
-def _join_qkv(tensors: Sequence[Any], config: Config) -> Any:
-    rest = tensors[0].shape[1:]
-    joined = tensors[0].new_empty((config.n_head, 3, config.head_dim, *rest))
-    for j, tensor in enumerate(tensors):
-        joined[:, j] = tensor.reshape(config.n_head, config.head_dim, *rest)
-    return joined.reshape(-1, *rest)
-
-
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     fields = gguf.common(
-        "gpt_neox", eps="layer_norm_eps", kv_heads=None, head_dim=None, theta="rotary_emb_base", share="rotary_pct"
+        "gpt_neox", eps="layer_norm_eps", kv_heads=None, head_dim=None, theta="rotary_emb_base", fraction="rotary_pct"
     )
     return fields | dict(
         use_parallel_residual=gguf.get("use_parallel_residual", True), attention_bias=gguf.has("attn_qkv.bias")
@@ -77,7 +56,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
 
 
 def _by_head(tensor: Any, config: Config) -> Any:
-    """llama.cpp stores all of q, then k, then v."""
+    """(3 H D, ...) with all of q, then k, then v, as llama.cpp stores it, to Hugging Face's order by head."""
     shape = tensor.shape
     return tensor.reshape(3, config.n_head, config.head_dim, *shape[1:]).swapaxes(0, 1).reshape(shape)
 
@@ -93,7 +72,7 @@ FAMILY = Family(
     rules=(
         rename("gpt_neox.embed_in.weight", "embed.weight"),
         rename(_LAYER + "input_layernorm.{p}", "layers.{i}.attn_norm.{p}"),
-        Rule(_QKV, tuple(f"layers.{{i}}.attn.{x}_proj.{{p}}" for x in "qkv"), _split_qkv, _join_qkv),
+        Rule(_QKV, QKV, **qkv_by_group()),
         rename(_LAYER + "attention.dense.{p}", "layers.{i}.attn.o_proj.{p}"),
         rename(_LAYER + "post_attention_layernorm.{p}", "layers.{i}.mlp_norm.{p}"),
         rename(_LAYER + "mlp.dense_h_to_4h.{p}", "layers.{i}.mlp.up_proj.{p}"),
@@ -102,5 +81,5 @@ FAMILY = Family(
         rename("embed_out.weight", "lm_head.weight"),
     ),
     ignore=(r"\.rotary_emb\.inv_freq$", r"\.attention\.(bias|masked_bias)$"),
-    gguf=GGUFSpec(arch="gptneox", config=from_gguf, restore={_QKV: _by_head}),
+    gguf=GGUFSpec(arch="gptneox", from_gguf=from_gguf, restore={_QKV: _by_head}),
 )

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, RopeConfig
-from litlm.families.base import Family, HFFields, Rule, rename
+from litlm.config.layers import AttentionConfig, RopeConfig
+from litlm.families.base import Family, HFFields
+from litlm.families.gguf import rotary_fraction
 from litlm.families.gpt2 import common as gpt2_common
 from litlm.families.gpt2 import hf_fields as gpt2_fields
+from litlm.families.weights import Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("rotary", True, True)
     hf.expect("scale_attn_weights", True, True)
     common = gpt2_common(hf)
-    turned = hf.take("rotary_dim", 64, null=0)
+    rotary_dim = hf.take("rotary_dim", 64, null=0)
     head_dim = common["n_embd"] // max(common["n_head"], 1)
-    if not 0 < turned <= head_dim:
-        hf.problems.append(f"rotary_dim={turned or None} must lie between 1 and the head size, {head_dim}")
-        turned = head_dim = max(head_dim, 1)
+    if not 0 < rotary_dim <= head_dim:
+        hf.problems.append(f"rotary_dim={rotary_dim or None} must lie between 1 and the head size, {head_dim}")
+        rotary_dim = head_dim = max(head_dim, 1)
     return common | dict(
         block="parallel",
         shared_norm=True,
         attention=AttentionConfig(),
-        rope=RopeConfig(fraction=_share(turned, head_dim), interleaved=True),
+        rope=RopeConfig(fraction=rotary_fraction(rotary_dim, head_dim), interleaved=True),
         head_bias=True,
     )
-
-
-def _share(turned: int, head_dim: int) -> float:
-    """The fraction that, times head_dim, rounds down to `turned`: 44 * (30 / 44) is less than 30."""
-    share = turned / head_dim
-    return share if int(head_dim * share) == turned else math.nextafter(share, 1.0)
 
 
 def to_hf(config: Config) -> dict[str, Any]:

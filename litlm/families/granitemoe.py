@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MoEConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields, Rule, in_two, rename
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.families.base import Family, HFFields, hf_experts
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
 from litlm.families.granite import from_gguf as granite_from_gguf
-from litlm.families.granite import from_hf as granite_from_hf
+from litlm.families.granite import granite_fields
 from litlm.families.granite import to_hf as granite_to_hf
+from litlm.families.weights import LLAMA_RULES, Rule, fused_gate_up, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = granite_from_hf(hf)
-    return values | dict(
-        moe=MoEConfig(
-            n_expert=hf.take("num_local_experts", 8),
-            n_expert_per_token=hf.take("num_experts_per_tok", 2),
-            intermediate_size=values["intermediate_size"],
-            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
-        )
-    )
+    values = granite_fields(hf)
+    moe = hf.experts(n_expert=8, n_expert_per_token=2, intermediate_size=values["intermediate_size"])
+    return values | dict(moe=moe)
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    assert config.moe is not None
-    data = granite_to_hf(config) | dict(
-        num_local_experts=config.moe.n_expert,
-        num_experts_per_tok=config.moe.n_expert_per_token,
-        router_aux_loss_coef=config.moe.aux_loss,
-    )
-    del data["mlp_bias"]
-    return data
+    fields = granite_to_hf(config) | hf_experts(config)
+    del fields["mlp_bias"]
+    return fields
 
 
 _MOE = "model.layers.{i}.block_sparse_moe."
@@ -41,7 +33,7 @@ _EXPERTS = "layers.{i}.mlp.experts."
 RULES = (
     *LLAMA_RULES,
     rename(_MOE + "router.layer.weight", "layers.{i}.mlp.router.weight"),
-    Rule(_MOE + "input_linear.weight", (_EXPERTS + "gate_proj", _EXPERTS + "up_proj"), **in_two(1)),
+    Rule(_MOE + "input_linear.weight", (_EXPERTS + "gate_proj", _EXPERTS + "up_proj"), **fused_gate_up(1)),
     rename(_MOE + "output_linear.weight", _EXPERTS + "down_proj"),
 )
 
@@ -61,9 +53,9 @@ FAMILY = Family(
     rules=RULES,
     gguf=GGUFSpec(
         arch="granitemoe",
-        config=lambda gguf: from_gguf(gguf, "granitemoe"),
-        when=lambda gguf: not gguf.has("ffn_gate_shexp.weight"),
-        restore=HALVES,
+        from_gguf=lambda gguf: from_gguf(gguf, "granitemoe"),
+        matches=lambda gguf: not gguf.has("ffn_gate_shexp.weight"),
+        restore=UNPERMUTE_QK,
         rules=GGUF_RULES,
     ),
 )

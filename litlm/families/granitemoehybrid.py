@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, RopeConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields, Rule, in_two, rename
-from litlm.families.granite import from_hf as granite_from_hf
+from litlm.config.layers import RopeConfig
+from litlm.families.base import Family, HFFields
+from litlm.families.granite import granite_fields
 from litlm.families.granite import to_hf as granite_to_hf
+from litlm.families.weights import Rule, fused_gate_up, llama_rules_without, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _MAMBA = """
     mamba_n_heads mamba_n_groups mamba_d_state mamba_d_head mamba_d_conv mamba_expand mamba_chunk_size mamba_conv_bias
@@ -30,7 +34,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     ):
         hf.take(key, None)
     hf.expect("num_local_experts", 0, 8)
-    values = granite_from_hf(hf)
+    values = granite_fields(hf)
     layer_types = hf.take("layer_types", hf.take("layers_block_type", ["mamba"]))
     if others := sorted(set(layer_types) - {"attention", "full_attention"}):
         hf.problems.append(f"layer_types holds {', '.join(others)}; litlm has attention layers only")
@@ -43,17 +47,17 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    # The file has a theta even where nothing turns.
-    turned = config if config.rope is not None else dataclasses.replace(config, rope=RopeConfig(), rope_layers=())
-    data = granite_to_hf(turned) | dict(
+    # The file has a theta even without rope.
+    with_rope = config if config.rope is not None else dataclasses.replace(config, rope=RopeConfig(), rope_layers=())
+    fields = granite_to_hf(with_rope) | dict(
         num_local_experts=0,
         shared_intermediate_size=config.intermediate_size,
         layer_types=["attention"] * config.n_layer,
         position_embedding_type=None if config.rope is None else "rope",
         mamba_n_heads=math.gcd(128, 2 * config.n_embd),  # transformers checks them even if no layer is Mamba
     )
-    del data["mlp_bias"]
-    return data
+    del fields["mlp_bias"]
+    return fields
 
 
 FAMILY = Family(
@@ -62,11 +66,11 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=(
-        *(rule for rule in LLAMA_RULES if ".mlp." not in rule.theirs),
+        *llama_rules_without(".mlp."),
         Rule(
             "model.layers.{i}.shared_mlp.input_linear.weight",
             ("layers.{i}.mlp.gate_proj.weight", "layers.{i}.mlp.up_proj.weight"),
-            **in_two(),
+            **fused_gate_up(),
         ),
         rename("model.layers.{i}.shared_mlp.output_linear.weight", "layers.{i}.mlp.down_proj.weight"),
     ),

@@ -1,17 +1,23 @@
 """Hunyuan 0.5B to 7B and Hunyuan-MT: Llama with an RMSNorm on each head's query and key, after rope.
 
-Files state a "dynamic" rope with an `alpha`: theta is stretched once, whatever the length. litlm keeps the result.
+Files state a "dynamic" rope with an `alpha`, which raises theta once, whatever the length. litlm keeps the result.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig, RopeConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope, rename
+from litlm.config.layers import NormConfig, QKNormConfig, RopeConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES, rename
 
-# Of Tencent's own code: other model types, images, and training. transformers looks at none of them.
+if TYPE_CHECKING:
+    from litlm.config import Config
+
+# Of Tencent's own code: other model types, images, and training. transformers uses none of them.
 _UNUSED = """
     add_classification_head anyres_pooling_size anyres_vit_max_image_size anyres_vit_two_views attention_head_dim
     cla_share_factor class_num dense_list enable_lm_head_fp32 eod_token_id eot_token_id group_limited_greedy
@@ -31,47 +37,27 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def without_experts(hf: HFFields) -> dict[str, Any]:
-    for key in _UNUSED.split():
-        hf.take(key, None)
+    hf.skip(_UNUSED)
     hf.expect("use_qk_norm", True, True)
-    bias = hf.take("attention_bias", False)
-    norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5)))
-    common = hf.common(bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    head_dim = hf.take("head_dim", 0) or common["n_embd"] // common["n_head"]
-    return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 0),
-        head_dim=head_dim,
-        norm=norm,
-        attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm, after_rope=True)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
-        rope=_rope(hf, head_dim),
-    )
+    norm = NormConfig(eps=float(hf.take("rms_norm_eps", 1e-5)))
+    values = llama_fields(hf, norm=norm, rope=_rope(hf), bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    qk_norm = QKNormConfig(norm=norm, after_rope=True)
+    return values | dict(attention=dataclasses.replace(values["attention"], qk_norm=qk_norm))
 
 
-def _rope(hf: HFFields, head_dim: int) -> RopeConfig:
-    old, new = hf.data.get("rope_scaling") or {}, hf.data.get("rope_parameters") or {}
-    scaling = old or new
-    kind, alpha = scaling.get("rope_type") or scaling.get("type"), scaling.get("alpha")
-    if kind != "dynamic" or not alpha:
+def _rope(hf: HFFields) -> RopeConfig:
+    scaling = hf.data.get("rope_scaling") or hf.data.get("rope_parameters") or {}
+    rope_type, alpha = scaling.get("rope_type") or scaling.get("type"), scaling.get("alpha")
+    if rope_type != "dynamic" or not alpha:
         return hf.rope()
-    for key in ("rope_scaling", "rope_parameters"):
-        hf.take(key, None)
+    hf.skip("rope_scaling rope_parameters")
+    head_dim = hf.take("head_dim", 0) or hf.take("hidden_size") // hf.take("num_attention_heads")
     theta = float(scaling.get("rope_theta") or hf.take("rope_theta", 10000.0))
     return RopeConfig(theta=theta * alpha ** (head_dim / (head_dim - 2)))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        hf_common(config)
-        | hf_rope(config.rope)
-        | dict(
-            num_key_value_heads=config.n_kv_head,
-            head_dim=config.head_dim,
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            attention_bias=config.attention.bias,
-        )
-    )
+    return llama_to_hf(config, without="mlp_bias")
 
 
 RULES = (
@@ -92,5 +78,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="hunyuan-dense", config=from_gguf),
+    gguf=GGUFSpec(arch="hunyuan-dense", from_gguf=from_gguf),
 )

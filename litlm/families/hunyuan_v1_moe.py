@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MoEConfig
-from litlm.families.base import Family, HFFields, expert_rules, rename
+from litlm.config.layers import MoEConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.hunyuan_v1_dense import RULES, without_experts
 from litlm.families.hunyuan_v1_dense import from_gguf as dense_from_gguf
 from litlm.families.hunyuan_v1_dense import to_hf as dense_to_hf
+from litlm.families.weights import expert_rules, mlp_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -62,9 +66,7 @@ FAMILY = Family(
         *RULES,
         rename(_MLP + "gate.wg.weight", "layers.{i}.mlp.router.weight"),
         *expert_rules(),
-        rename(_MLP + "shared_mlp.gate_proj.{p}", "layers.{i}.mlp.shared.gate_proj.{p}"),
-        rename(_MLP + "shared_mlp.up_proj.{p}", "layers.{i}.mlp.shared.up_proj.{p}"),
-        rename(_MLP + "shared_mlp.down_proj.{p}", "layers.{i}.mlp.shared.down_proj.{p}"),
+        *mlp_rules(_MLP + "shared_mlp.", "layers.{i}.mlp.shared."),
     ),
-    gguf=GGUFSpec(arch="hunyuan-moe", config=from_gguf),
+    gguf=GGUFSpec(arch="hunyuan-moe", from_gguf=from_gguf),
 )

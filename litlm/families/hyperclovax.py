@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
-from litlm.families import llama
-from litlm.families.base import LLAMA_RULES, Family, HFFields, rename
+from litlm.families.base import Family, HFFields
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = llama.from_hf(hf)
-    for key in ("end_token_id", "attn_pdrop"):  # of Naver's own code
-        hf.take(key, None)
+    values = llama_fields(hf, mlp_bias=False, bos_token_id=1, eos_token_id=2)
+    hf.skip("end_token_id attn_pdrop")  # of Naver's own code
     head_dim = values["head_dim"] or values["n_embd"] // max(values["n_head"], 1)
     scale = float(hf.take("attention_multiplier", head_dim**-0.5))
     return values | dict(
@@ -27,7 +29,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 def to_hf(config: Config) -> dict[str, Any]:
     scale = config.attention.scale
-    return llama.to_hf(config) | dict(
+    return llama_to_hf(config) | dict(
         use_post_norm=config.block == "sandwich",
         attention_multiplier=config.head_dim**-0.5 if scale is None else scale,
         embedding_multiplier=config.embed_scale,

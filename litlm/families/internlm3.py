@@ -1,26 +1,28 @@
-"""InternLM3 8B: Llama with other names for its biases (`qkv_bias`, `bias`) and rope that stretches with the length."""
+"""InternLM3 8B: Llama with other names for its biases (`qkv_bias`, `bias`) and dynamic rope."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields
-from litlm.families.llama import to_hf as llama_to_hf
+from litlm.config.layers import AttentionConfig, MLPConfig
+from litlm.families.base import Family, HFFields
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    # transformers takes both pairs of names, and the two only together.
+    # transformers accepts both pairs of names, and uses one value for all biases.
     bias = hf.take("attention_bias", hf.take("qkv_bias", False))
     if bias != hf.take("mlp_bias", hf.take("bias", False)):
         hf.problems.append("qkv_bias (attention_bias) and bias (mlp_bias) must be equal")
-    return hf.common(max_seq_len=32768, bos_token_id=1, eos_token_id=2, pad_token_id=2) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 2, null=0),
-        head_dim=hf.take("head_dim", 128, null=0),
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-5))),
+    ids: dict[str, Any] = dict(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    values = llama_fields(hf, n_kv_head=2, head_dim=128, eps=1e-5, max_seq_len=32768, **ids)
+    return values | dict(
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=bias),  # type: ignore[arg-type]
-        rope=hf.rope(),
+        mlp=MLPConfig(activation=values["mlp"].activation, bias=bias),
     )
 
 

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_rope
+from litlm.config.layers import NormConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    bias, mlp_bias = hf.take("attention_bias", True), hf.take("mlp_bias", True)
-    return hf.common(max_seq_len=8192, bos_token_id=0, eos_token_id=150024) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 0),
-        head_dim=hf.take("head_dim", 0),
-        norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5))),
-        attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "relu2"), bias=mlp_bias),  # type: ignore[arg-type]
-        rope=hf.rope(),
+    norm = NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5)))
+    ids: dict[str, Any] = dict(bos_token_id=0, eos_token_id=150024)
+    values = llama_fields(
+        hf, norm=norm, activation="relu2", attention_bias=True, mlp_bias=True, max_seq_len=8192, **ids
     )
+    return values | dict(mlp=dataclasses.replace(values["mlp"], kind="plain"))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        hf_common(config)
-        | hf_rope(config.rope)
-        | dict(
-            num_key_value_heads=config.n_kv_head,
-            head_dim=config.head_dim,
-            layer_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            attention_bias=config.attention.bias,
-            mlp_bias=config.mlp.bias,
-        )
-    )
+    return llama_to_hf(config, without="rms_norm_eps") | dict(layer_norm_eps=config.norm.eps)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
-    return gguf.common("jais2", eps="layer_norm_eps") | dict(
-        attention_bias=gguf.has("attn_q.bias"), mlp_bias=gguf.has("ffn_up.bias")
-    )
+    biases = dict(attention_bias=gguf.has("attn_q.bias"), mlp_bias=gguf.has("ffn_up.bias"))
+    return gguf.common("jais2", eps="layer_norm_eps") | biases
 
 
 FAMILY = Family(
@@ -48,5 +39,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="jais2", config=from_gguf),
+    gguf=GGUFSpec(arch="jais2", from_gguf=from_gguf),
 )

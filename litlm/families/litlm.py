@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
-from litlm.families.base import Family, HFFields, Match, Rule, WeightMap
+from litlm.families.base import Family, HFFields
+from litlm.families.weights import Match, Rule, WeightMap
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
-class _OwnNames(WeightMap):
-    """Every name is its own."""
-
+class _SameNames(WeightMap):
     def __init__(self) -> None:
         super().__init__(())
 
@@ -26,18 +26,17 @@ class _OwnNames(WeightMap):
         return [Match(Rule(name, (name,)), name, (name,))]
 
 
-class _Own(Family):
+class _OwnFormat(Family):
     def weights_of(self, config: Config) -> WeightMap:
-        return _OwnNames()
+        return _SameNames()
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    config = Config.from_dict({**hf.take("config"), "family": "litlm"})
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
+    return {**hf.take("config"), "family": "litlm"}  # plain data, for Config.from_dict
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     return {"config": {key: value for key, value in config.to_dict().items() if key != "family"}}
 
 
-FAMILY = _Own(model_type="litlm", architecture="GPT", from_hf=from_hf, to_hf=to_hf, rules=())
+FAMILY = _OwnFormat(model_type="litlm", architecture="GPT", from_hf=from_hf, to_hf=to_hf, rules=())

@@ -8,12 +8,12 @@ import dataclasses
 from typing import Any
 
 from litlm.families import llama4_text
-from litlm.families.base import HFFields, text_part
+from litlm.families.base import HFFields, text_config_fields
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     others = "vision_config boi_token_index eoi_token_index image_token_index"
-    return text_part(hf, (llama4_text.FAMILY,), others, outer=())
+    return text_config_fields(hf, (llama4_text.FAMILY,), others, outer=())
 
 
 FAMILY = dataclasses.replace(

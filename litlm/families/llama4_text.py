@@ -4,116 +4,82 @@ is weighted. Norms of queries and keys have no weight and come after rope; layer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, QKNormConfig, TemperatureConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope,
-    in_two,
-    rename,
-    within,
-)
+from litlm.config.layers import NormConfig, QKNormConfig, TemperatureConfig
+from litlm.families.base import HF_LAYER_TYPES, Family, HFFields, hf_common, hf_experts
 from litlm.families.gguf import GGUFFields, GGUFSpec
-from litlm.families.gpt_oss import transposed
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES, Rule, fused_gate_up, mlp_rules, nested_rules, rename, transposed
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _NAMES = {"intermediate_size": "intermediate_size_mlp"}
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    common = hf.common(_NAMES, max_seq_len=131072, intermediate_size=16384, bos_token_id=1, eos_token_id=2)
-    n_layer, bias = common["n_layer"], hf.take("attention_bias", False)
-    every = hf.take("no_rope_layer_interval", 4)
-    has_rope = hf.take("no_rope_layers", []) or [(i + 1) % every != 0 for i in range(n_layer)]
-    layer_types = hf.layer_types(["chunked" if turns else "full" for turns in has_rope])
+    rope = hf.rope(theta=500000.0, interleaved=True)
+    sizes: dict[str, Any] = dict(names=_NAMES, max_seq_len=131072, intermediate_size=16384)
+    values = llama_fields(hf, n_kv_head=8, head_dim=128, eps=1e-5, rope=rope, **sizes, bos_token_id=1, eos_token_id=2)
+    n_layer = values["n_layer"]
+    interval = hf.take("no_rope_layer_interval", 4)
+    has_rope = hf.take("no_rope_layers", []) or [(i + 1) % interval != 0 for i in range(n_layer)]
     step = hf.take("interleave_moe_layer_step", 1)
     with_experts = hf.take("moe_layers", list(range(step - 1, n_layer, step)))
-    eps = float(hf.take("rms_norm_eps", 1e-5))
-    qk_norm = QKNormConfig(norm=NormConfig(eps=eps, weight=False), after_rope=True)
-    # Read in any case, so that files may state them.
-    scale, interval = float(hf.take("attn_scale", 0.1)), float(hf.take("floor_scale", 8192))
-    temperature = TemperatureConfig(scale=scale, interval=interval, shift=1, no_rope_only=True)
-    for key in ("router_jitter_noise", "for_llm_compressor"):
-        hf.take(key, None)
-    return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 8, null=0),
-        head_dim=hf.take("head_dim", 128, null=0),
+    norm = NormConfig(eps=values["norm"].eps, weight=False)
+    qk_norm = QKNormConfig(norm=norm, after_rope=True) if hf.take("use_qk_norm", True) else None
+    # Taken in any case, because files may state them.
+    scale, positions = float(hf.take("attn_scale", 0.1)), float(hf.take("floor_scale", 8192))
+    temperature = TemperatureConfig(scale=scale, interval=positions, shift=1, no_rope_only=True)
+    temperature = temperature if hf.take("attn_temperature_tuning", True) else None
+    hf.skip("router_jitter_noise for_llm_compressor")
+    expert_size = hf.take("intermediate_size", 8192)
+    moe = hf.experts(
+        n_expert=16,
+        n_expert_per_token=1,
+        intermediate_size=expert_size,
+        scoring="sigmoid",
+        normalize=False,
+        shared_intermediate_size=expert_size,
+        scale_input=True,
+    )
+    return values | dict(
         sliding_window=hf.take("attention_chunk_size", 8192, null=None),
-        layer_types=layer_types,
-        norm=NormConfig(kind="rms", eps=eps),
-        attention=AttentionConfig(
-            bias=bias,
-            out_bias=bias,
-            qk_norm=qk_norm if hf.take("use_qk_norm", True) else None,
-            temperature=temperature if hf.take("attn_temperature_tuning", True) else None,
-        ),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
-        moe=MoEConfig(
-            n_expert=hf.take("num_local_experts", 16),
-            n_expert_per_token=hf.take("num_experts_per_tok", 1),
-            intermediate_size=(width := hf.take("intermediate_size", 8192)),
-            scoring="sigmoid",
-            normalize=False,
-            shared_intermediate_size=width,
-            scale_input=True,
-            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
-        ),
+        layer_types=hf.layer_types(["chunked" if has else "full" for has in has_rope]),
+        attention=dataclasses.replace(values["attention"], qk_norm=qk_norm, temperature=temperature),
+        moe=moe,
         moe_layers=tuple(i in with_experts for i in range(n_layer)),
-        rope=hf.rope(theta=500000.0, interleaved=True),
-        rope_layers=tuple(bool(turns) for turns in has_rope),
+        rope_layers=tuple(bool(has) for has in has_rope),
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     temperature, moe = config.attention.temperature, config.moe
     assert moe is not None
-    fields = dict(
-        num_key_value_heads=config.n_kv_head,
-        head_dim=config.head_dim,
+    fields = llama_to_hf(config, without="mlp_bias") | hf_common(config, _NAMES) | hf_experts(config)
+    fields |= dict(
         attention_chunk_size=config.sliding_window,
         layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types],
-        rms_norm_eps=config.norm.eps,
-        hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-        attention_bias=config.attention.bias,
         use_qk_norm=config.attention.qk_norm is not None,
         attn_temperature_tuning=temperature is not None,
-        num_local_experts=moe.n_expert,
-        num_experts_per_tok=moe.n_expert_per_token,
         intermediate_size=moe.intermediate_size,
         moe_layers=[i for i, has_experts in enumerate(config.moe_layers) if has_experts],
-        no_rope_layers=[int(turns) for turns in config.rope_layers],
-        router_aux_loss_coef=moe.aux_loss,
+        no_rope_layers=[int(has_rope) for has_rope in config.rope_layers],
     )
     if temperature is not None:
         fields |= dict(attn_scale=temperature.scale, floor_scale=int(temperature.interval))
-    return hf_common(config, _NAMES) | hf_rope(config.rope) | fields
+    return fields
 
 
-def _join(tensors: Sequence[Any], config: Config) -> Any:
-    return in_two(2)["join"]([t.swapaxes(1, 2) for t in tensors], config)
-
-
-_MLP = "model.layers.{i}.feed_forward."
+_MLP, _EXPERTS = "model.layers.{i}.feed_forward.", "layers.{i}.mlp.experts."
 _RULES = (
     *(rename(rule.theirs.replace(".mlp.", ".feed_forward."), *rule.ours) for rule in LLAMA_RULES),
     rename(_MLP + "router.weight", "layers.{i}.mlp.router.weight"),
-    rename(_MLP + "shared_expert.gate_proj.weight", "layers.{i}.mlp.shared.gate_proj.weight"),
-    rename(_MLP + "shared_expert.up_proj.weight", "layers.{i}.mlp.shared.up_proj.weight"),
-    rename(_MLP + "shared_expert.down_proj.weight", "layers.{i}.mlp.shared.down_proj.weight"),
-    Rule(
-        _MLP + "experts.gate_up_proj",
-        ("layers.{i}.mlp.experts.gate_proj", "layers.{i}.mlp.experts.up_proj"),
-        split=lambda tensor, config: [t.swapaxes(1, 2) for t in tensor.chunk(2, -1)],
-        join=_join,
-    ),
-    transposed(_MLP + "experts.down_proj", "layers.{i}.mlp.experts.down_proj"),
+    *mlp_rules(_MLP + "shared_expert.", "layers.{i}.mlp.shared."),
+    transposed(Rule(_MLP + "experts.gate_up_proj", (_EXPERTS + "gate_proj", _EXPERTS + "up_proj"), **fused_gate_up(1))),
+    transposed(rename(_MLP + "experts.down_proj", _EXPERTS + "down_proj")),
 )
 
 
@@ -126,7 +92,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
         use_qk_norm=gguf.get("expert_count") != 128,  # Maverick has none
     )
     if gguf.get("attention.sliding_window") != 0:
-        return fields  # chunks, temperature and layers without rope are as published
+        return fields  # the other fields have transformers' defaults, as in the published models
     return fields | dict(
         layer_types=["full_attention"] * n_layer, no_rope_layers=[1] * n_layer, attn_temperature_tuning=False
     )
@@ -137,14 +103,11 @@ FAMILY = Family(
     architecture="Llama4ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(*_RULES, *within(_RULES)),
+    rules=(*_RULES, *nested_rules(_RULES)),
     ignore=(r"^vision_model\.", r"^multi_modal_projector\.", r"\.rotary_emb\.inv_freq$"),
     gguf=GGUFSpec(
         arch="llama4",
-        config=from_gguf,
-        rules=tuple(
-            rename(f"blk.{{i}}.ffn_{x}_exps.weight", f"layers.{{i}}.mlp.experts.{x}_proj")
-            for x in ("gate", "up", "down")
-        ),
+        from_gguf=from_gguf,
+        rules=tuple(rename(f"blk.{{i}}.ffn_{x}_exps.weight", f"{_EXPERTS}{x}_proj") for x in ("gate", "up", "down")),
     ),
 )

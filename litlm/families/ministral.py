@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from litlm.config import Config
-from litlm.families.base import HF_LAYER_TYPES, LLAMA_RULES, Family
-from litlm.families.mistral import from_hf
+from litlm.families.base import Family, hf_sliding
+from litlm.families.mistral import mistral_fields
 from litlm.families.mistral import to_hf as mistral_to_hf
-
-
-def to_hf(config: Config) -> dict[str, Any]:
-    return mistral_to_hf(config) | dict(
-        sliding_window=config.sliding_window or config.max_seq_len,  # transformers wants one even if no layer slides
-        layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types],
-    )
-
+from litlm.families.weights import LLAMA_RULES
 
 FAMILY = Family(
     model_type="ministral",
     architecture="MinistralForCausalLM",
-    from_hf=from_hf,
-    to_hf=to_hf,
+    from_hf=mistral_fields,
+    to_hf=lambda config: mistral_to_hf(config) | hf_sliding(config, required=True),
     rules=LLAMA_RULES,
 )

@@ -1,18 +1,20 @@
-"""Ministral 3 (3B, 8B, 14B; the text model): Mistral with YaRN and queries that grow with their position.
+"""Ministral 3 (3B, 8B, 14B; the text model): Mistral with YaRN and queries scaled by their position.
 
-Both are in `rope_parameters`: `llama_4_scaling_beta` is the growth per `original_max_position_embeddings` tokens.
+Both are in `rope_parameters`: `llama_4_scaling_beta` is the scale, `original_max_position_embeddings` the interval.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, TemperatureConfig
+from litlm.config.layers import AttentionConfig, TemperatureConfig
 from litlm.families.base import Family, HFFields
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
-from litlm.families.mistral import IGNORE, RULES
-from litlm.families.mistral import from_hf as mistral_from_hf
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
+from litlm.families.mistral import IGNORE, RULES, mistral_fields
 from litlm.families.mistral import to_hf as mistral_to_hf
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _BETA, _ORIGINAL = "llama_4_scaling_beta", "original_max_position_embeddings"
 _DEFAULT = {
@@ -30,18 +32,15 @@ _DEFAULT = {
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     parameters = dict(hf.data.get("rope_parameters") or _DEFAULT)
-    parameters.pop("max_position_embeddings", None)  # the model doesn't look at it
+    parameters.pop("max_position_embeddings", None)  # not used by the model
     beta, interval = parameters.pop(_BETA, None), parameters.get(_ORIGINAL)
     if beta is None or interval is None:
         hf.problems.append(f"rope_parameters must have {_BETA} and {_ORIGINAL}")
         beta, interval = 0.0, 1
     hf.data = {**hf.data, "rope_parameters": parameters}
-    return mistral_from_hf(hf, window=None, eps=1e-5) | dict(
-        head_dim=hf.take("head_dim", 128, null=0),
-        max_seq_len=hf.take("max_position_embeddings", 262144),
-        pad_token_id=hf.take("pad_token_id", 11, null=None),
-        attention=AttentionConfig(temperature=TemperatureConfig(scale=float(beta), interval=float(interval))),
-    )
+    values = mistral_fields(hf, window=None, eps=1e-5, head_dim=128, max_seq_len=262144, pad_token_id=11)
+    temperature = TemperatureConfig(scale=float(beta), interval=float(interval))
+    return values | dict(attention=AttentionConfig(temperature=temperature))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
@@ -68,8 +67,8 @@ FAMILY = Family(
     ignore=IGNORE,
     gguf=GGUFSpec(
         arch="mistral3",
-        config=from_gguf,
-        when=lambda gguf: bool(gguf.get("attention.temperature_scale")),
-        restore=HALVES,
+        from_gguf=from_gguf,
+        matches=lambda gguf: bool(gguf.get("attention.temperature_scale")),
+        restore=UNPERMUTE_QK,
     ),
 )

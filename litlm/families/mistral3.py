@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from litlm.families import ministral3, mistral, mistral4
-from litlm.families.base import HFFields, text_part
+from litlm.families.base import HFFields, text_config_fields
 
 _OTHERS = """
     vision_config image_token_index image_token_id projector_hidden_act vision_feature_layer multimodal_projector_bias
@@ -17,7 +17,7 @@ _OTHERS = """
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    return text_part(
+    return text_config_fields(
         hf,
         (
             mistral.FAMILY,

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MoEConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields, expert_rules, hf_head_dim, rename
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
-from litlm.families.mistral import from_hf as mistral_from_hf
+from litlm.families.base import Family, HFFields, hf_experts, hf_head_dim
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
+from litlm.families.mistral import mistral_fields
 from litlm.families.mistral import to_hf as mistral_to_hf
+from litlm.families.weights import LLAMA_RULES, expert_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = mistral_from_hf(hf, window=None, eps=1e-5, theta=1e6)
-    hf.take("router_jitter_noise", None)  # noise in training
-    return values | dict(
-        moe=MoEConfig(
-            n_expert=hf.take("num_local_experts", 8),
-            n_expert_per_token=hf.take("num_experts_per_tok", 2),
-            intermediate_size=values["intermediate_size"],
-            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
-        )
-    )
+    hf.skip("router_jitter_noise")  # in training only
+    values = mistral_fields(hf, window=None, eps=1e-5, rope=hf.rope(theta=1e6))
+    moe = hf.experts(n_expert=8, n_expert_per_token=2, intermediate_size=values["intermediate_size"])
+    return values | dict(moe=moe)
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    assert config.moe is not None
-    data = mistral_to_hf(config) | dict(
-        num_local_experts=config.moe.n_expert,
-        num_experts_per_tok=config.moe.n_expert_per_token,
-        router_aux_loss_coef=config.moe.aux_loss,
-    )
-    del data["head_dim"]
-    return data | hf_head_dim(config)
+    fields = mistral_to_hf(config) | hf_experts(config)
+    del fields["head_dim"]
+    return fields | hf_head_dim(config)
 
 
 EXPERTS = "model.layers.{i}.block_sparse_moe."
@@ -54,5 +46,7 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=RULES,
-    gguf=GGUFSpec(arch="llama", config=from_gguf, when=lambda gguf: bool(gguf.get("expert_count")), restore=HALVES),
+    gguf=GGUFSpec(
+        arch="llama", from_gguf=from_gguf, matches=lambda gguf: bool(gguf.get("expert_count")), restore=UNPERMUTE_QK
+    ),
 )

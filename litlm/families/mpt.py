@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import QKV, Family, HFFields, Rule, hf_common, qkv_in_a_row, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import Family, HFFields, hf_common
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import QKV, Rule, fused_qkv, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _NAMES = {"n_embd": "d_model", "n_head": "n_heads", "n_layer": "n_layers", "max_seq_len": "max_seq_len"}
 
@@ -36,8 +40,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("expansion_ratio", 4, 4)
     hf.expect("no_bias", True, True)
     hf.expect("logit_scale", None)
-    for key in _UNUSED.split():
-        hf.take(key, None)
+    hf.skip(_UNUSED)
     return hf.common(_NAMES, intermediate_size=0, tie_embeddings=True) | dict(
         norm=NormConfig(kind="layer", eps=float(hf.take("layer_norm_epsilon", 1e-5)), bias=False),
         attention=AttentionConfig(alibi=True, clip=clip, scale=scale),
@@ -79,7 +82,7 @@ FAMILY = Family(
     rules=(
         rename("transformer.wte.weight", "embed.weight"),
         rename(_LAYER + "norm_1.{p}", "layers.{i}.attn_norm.{p}"),
-        Rule(_LAYER + "attn.Wqkv.{p}", QKV, **qkv_in_a_row()),
+        Rule(_LAYER + "attn.Wqkv.{p}", QKV, **fused_qkv()),
         rename(_LAYER + "attn.out_proj.{p}", "layers.{i}.attn.o_proj.{p}"),
         rename(_LAYER + "norm_2.{p}", "layers.{i}.mlp_norm.{p}"),
         rename(_LAYER + "ffn.up_proj.{p}", "layers.{i}.mlp.up_proj.{p}"),
@@ -87,5 +90,5 @@ FAMILY = Family(
         rename("transformer.norm_f.{p}", "norm.{p}"),
         rename("lm_head.weight", "lm_head.weight"),
     ),
-    gguf=GGUFSpec(arch="mpt", config=from_gguf),
+    gguf=GGUFSpec(arch="mpt", from_gguf=from_gguf),
 )

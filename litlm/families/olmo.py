@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common, hf_head_dim, hf_rope
-from litlm.families.gguf import HALVES, GGUFFields, GGUFSpec
+from litlm.config.layers import NormConfig
+from litlm.families.base import Family, HFFields, hf_head_dim
+from litlm.families.gguf import UNPERMUTE_QK, GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    bias = hf.take("attention_bias", False)
-    return hf.common(eos_token_id=50279, pad_token_id=1) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 0),
-        head_dim=hf.take("head_dim", 0),
-        norm=NormConfig(kind="layer", eps=1e-5, weight=False, bias=False),
-        attention=AttentionConfig(bias=bias, out_bias=bias, clip=hf.take("clip_qkv", None)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
-        rope=hf.rope(),
-    )
+    norm = NormConfig(kind="layer", eps=1e-5, weight=False, bias=False)
+    values = llama_fields(hf, norm=norm, eos_token_id=50279, pad_token_id=1)
+    return values | dict(attention=dataclasses.replace(values["attention"], clip=hf.take("clip_qkv", None)))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        hf_common(config)
-        | hf_rope(config.rope)
-        | hf_head_dim(config)
-        | dict(
-            num_key_value_heads=config.n_kv_head,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            attention_bias=config.attention.bias,
-            clip_qkv=config.attention.clip,
-        )
-    )
+    fields = llama_to_hf(config, without="head_dim rms_norm_eps mlp_bias")
+    return fields | hf_head_dim(config) | dict(clip_qkv=config.attention.clip)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
@@ -48,5 +39,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=LLAMA_RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="olmo", config=from_gguf, restore=HALVES),
+    gguf=GGUFSpec(arch="olmo", from_gguf=from_gguf, restore=UNPERMUTE_QK),
 )

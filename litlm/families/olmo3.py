@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
 from litlm.families import olmo2
-from litlm.families.base import HF_LAYER_TYPES, Family, HFFields
+from litlm.families.base import Family, HFFields, hf_sliding
 from litlm.families.gemma3_text import hf_ropes, ropes
 from litlm.families.gguf import GGUFFields, GGUFSpec
 
+if TYPE_CHECKING:
+    from litlm.config import Config
+
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = olmo2.without_rope(hf)
     rope, sliding_rope = ropes(hf, 500000.0, 500000.0, "rope_theta")
+    values = olmo2.from_hf(hf, rope)
     return values | dict(
         sliding_window=hf.take("sliding_window", 4096, null=None),
         layer_types=hf.layer_types(["sliding" if (i + 1) % 4 else "full" for i in range(values["n_layer"])]),
-        rope=rope,
         sliding_rope=sliding_rope,
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        olmo2.to_hf(config)
-        | hf_ropes(config)
-        | dict(sliding_window=config.sliding_window, layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types])
-    )
+    return olmo2.to_hf(config) | hf_ropes(config) | hf_sliding(config)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
@@ -35,7 +32,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
         attention_bias=gguf.has("attn_q.bias"),
         sliding_window=gguf.get("attention.sliding_window"),
         layer_types=gguf.layer_types(4),
-        rope_parameters=gguf.ropes(),
+        rope_parameters=gguf.rope_parameters(),
     )
 
 
@@ -45,5 +42,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=olmo2.RULES,
-    gguf=GGUFSpec(arch="olmo2", config=from_gguf, when=lambda gguf: bool(gguf.get("attention.sliding_window"))),
+    gguf=GGUFSpec(arch="olmo2", from_gguf=from_gguf, matches=lambda gguf: bool(gguf.get("attention.sliding_window"))),
 )

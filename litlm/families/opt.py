@@ -5,10 +5,14 @@ The 350M model (norms after what is added, narrow embeddings) is not supported.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, rename
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common
+from litlm.families.weights import rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _NAMES = {"intermediate_size": "ffn_dim"}
 
@@ -21,8 +25,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         ("learned_embeddings", True),
     ):
         hf.expect(key, value, value)
-    for key in ("dropout", "activation_dropout", "layerdrop"):
-        hf.take(key, None)
+    hf.skip("dropout activation_dropout layerdrop")
     bias, affine = hf.take("enable_bias", True), hf.take("layer_norm_elementwise_affine", True)
     common = hf.common(
         _NAMES, intermediate_size=3072, tie_embeddings=True, bos_token_id=2, eos_token_id=2, pad_token_id=1
@@ -31,7 +34,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     return common | dict(
         norm=NormConfig(kind="layer", eps=1e-5, weight=affine, bias=affine),
         attention=AttentionConfig(bias=bias, out_bias=bias),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", "relu"), bias=bias),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("activation_function", "relu"), bias=bias),
         rope=None,
         learned_positions=True,
         position_offset=2,

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    QKV,
-    Family,
-    HFFields,
-    Rule,
-    hf_common,
-    hf_rope,
-    qkv_by_group,
-    rename,
-)
+from litlm.config.layers import AttentionConfig, MLPConfig, NormConfig, QKNormConfig
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
+from litlm.families.weights import QKV, Rule, qkv_by_group, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -25,18 +19,16 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         attention=AttentionConfig(
             bias=True, out_bias=True, qk_norm=QKNormConfig(norm=norm) if hf.take("qk_layernorm", True) else None
         ),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "relu2"), bias=True),  # type: ignore[arg-type]
+        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "relu2"), bias=True),
         rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.5),
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.rope is not None
-    rope = hf_rope(config.rope)
-    rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
     return (
         hf_common(config)
-        | rope
+        | hf_rope(config.rope, fraction=True)
         | dict(
             partial_rotary_factor=config.rope.fraction,
             layer_norm_eps=config.norm.eps,

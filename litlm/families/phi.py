@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, Rule, hf_common, hf_rope, rename
+from litlm.config.layers import NormConfig
+from litlm.families.base import Family, HFFields, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     norm = NormConfig(kind="layer", eps=float(hf.take("layer_norm_eps", 1e-5)))
-    return hf.common(intermediate_size=8192, bos_token_id=1, eos_token_id=2) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 0),
+    rope = hf.rope(fraction_key="partial_rotary_factor", fraction=0.5)
+    qk_norm = "head" if hf.take("qk_layernorm", False) else None
+    sizes: dict[str, Any] = dict(intermediate_size=8192, bos_token_id=1, eos_token_id=2)
+    values = llama_fields(
+        hf, head_dim=None, activation="gelu_new", attention_bias=None, qk_norm=qk_norm, norm=norm, rope=rope, **sizes
+    )
+    return values | dict(
         block="parallel",
         shared_norm=True,
-        norm=norm,
-        attention=AttentionConfig(
-            bias=True, out_bias=True, qk_norm=QKNormConfig(norm=norm) if hf.take("qk_layernorm", False) else None
-        ),
-        mlp=MLPConfig(kind="plain", activation=hf.activation("hidden_act", "gelu_new"), bias=True),  # type: ignore[arg-type]
-        rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.5),
+        attention=dataclasses.replace(values["attention"], bias=True, out_bias=True),
+        mlp=dataclasses.replace(values["mlp"], kind="plain", bias=True),
         head_bias=True,
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.rope is not None
-    rope = hf_rope(config.rope)
-    rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
+    fields = llama_to_hf(config, without="head_dim rms_norm_eps attention_bias mlp_bias")
     return (
-        hf_common(config)
-        | rope
+        fields
+        | hf_rope(config.rope, fraction=True)
         | dict(
             partial_rotary_factor=config.rope.fraction,
-            num_key_value_heads=config.n_kv_head,
             layer_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
             qk_layernorm=config.attention.qk_norm is not None,
         )
     )
@@ -46,7 +50,7 @@ _LAYER = "model.layers.{i}."
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
-    fields = gguf.common("phi", eps="layer_norm_eps", head_dim=None, share="partial_rotary_factor")
+    fields = gguf.common("phi", eps="layer_norm_eps", head_dim=None, fraction="partial_rotary_factor")
     return fields | dict(intermediate_size=gguf.shapes["blk.0.ffn_up.weight"][0])  # the metadata has four times n_embd
 
 
@@ -68,5 +72,5 @@ FAMILY = Family(
         rename("lm_head.{p}", "lm_head.{p}"),
     ),
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="phi2", config=from_gguf),
+    gguf=GGUFSpec(arch="phi2", from_gguf=from_gguf),
 )

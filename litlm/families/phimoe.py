@@ -1,26 +1,30 @@
-"""Phi-3.5-MoE: LayerNorm, biases, LongRoPE, and a router of its own (sparsemixer) that takes two experts.
+"""Phi-3.5-MoE: LayerNorm, biases, LongRoPE, and a router of its own (sparsemixer) that selects two experts.
 
-The files state the factor of cos and sin for short and for long rows; litlm reads files in which the two are equal, as
-in the published model. For rows beyond the original length it uses `long_factor`, as Microsoft's own code does;
-transformers 5 stays with `short_factor`.
+The files state the factor of cos and sin for short and for long sequences; litlm reads files in which the two are
+equal, as in the published model. For sequences beyond the original length it uses `long_factor`, as Microsoft's own
+code does; transformers 5 uses `short_factor` even then.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, LongRopeScaling, MoEConfig, NormConfig
-from litlm.families.base import Family, HFFields, hf_head_dim, rename
+from litlm.config.layers import LongRopeScaling, MoEConfig, NormConfig
+from litlm.families.base import Family, HFFields, hf_experts, hf_head_dim
 from litlm.families.gguf import GGUFFields, GGUFSpec
-from litlm.families.mistral import from_hf as mistral_from_hf
+from litlm.families.mistral import mistral_fields
 from litlm.families.mistral import to_hf as mistral_to_hf
 from litlm.families.mixtral import RULES
+from litlm.families.weights import rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 _MSCALES = ("short_mscale", "long_mscale")
 
 
 def _merge_mscales(hf: HFFields) -> None:
-    """Give the two factors the name that other families have for one."""
+    """Replace the two factors by the one of other families."""
     key = "rope_scaling" if hf.data.get("rope_scaling") else "rope_parameters"
     scaling = dict(hf.data.get(key) or {})
     short, long = (scaling.pop(name, None) for name in _MSCALES)
@@ -36,15 +40,14 @@ def _merge_mscales(hf: HFFields) -> None:
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     _merge_mscales(hf)
-    values = mistral_from_hf(hf, window=None, eps=1e-5, theta=1e6)
-    hf.take("input_jitter_noise", None)  # in training only
+    hf.skip("input_jitter_noise")  # in training only
+    values = mistral_fields(hf, window=None, eps=1e-5, attention_bias=False, rope=hf.rope(theta=1e6))
     hf.expect("num_experts_per_tok", 2, 2)
-    bias, head_bias = hf.take("attention_bias", False), hf.take("lm_head_bias", False)
+    head_bias = hf.take("lm_head_bias", False)
     if head_bias and values["tie_embeddings"]:
         hf.problems.append("lm_head_bias=True is not supported with tie_word_embeddings=True")
     return values | dict(
         norm=NormConfig(kind="layer", eps=values["norm"].eps),
-        attention=AttentionConfig(bias=bias, out_bias=bias),
         moe=MoEConfig(
             n_expert=hf.take("num_local_experts", 16),
             n_expert_per_token=2,
@@ -59,14 +62,9 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.moe is not None
-    data = mistral_to_hf(config)
-    data.update(
-        num_local_experts=config.moe.n_expert,
-        num_experts_per_tok=config.moe.n_expert_per_token,
-        router_jitter_noise=config.moe.jitter,
-        router_aux_loss_coef=config.moe.aux_loss,
-        attention_bias=config.attention.bias,
-        lm_head_bias=config.head_bias,
+    data = mistral_to_hf(config) | hf_experts(config)
+    data |= dict(
+        router_jitter_noise=config.moe.jitter, attention_bias=config.attention.bias, lm_head_bias=config.head_bias
     )
     del data["head_dim"]
     if config.rope is not None and isinstance(config.rope.scaling, LongRopeScaling):
@@ -96,5 +94,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=(*RULES, rename("lm_head.bias", "lm_head.bias")),
-    gguf=GGUFSpec(arch="phimoe", config=from_gguf),
+    gguf=GGUFSpec(arch="phimoe", from_gguf=from_gguf),
 )

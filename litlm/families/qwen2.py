@@ -1,28 +1,33 @@
 """Qwen1.5, Qwen2 and Qwen2.5, dense (also QwQ, R1-Distill-Qwen): Llama with biases on q, k and v.
 
-Sliding layers are as in Qwen3, whose reader and writer this shares.
+Sliding layers are as in Qwen3.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config
-from litlm.families.base import LLAMA_RULES, Family, HFFields, hf_head_dim
+from litlm.config.layers import AttentionConfig
+from litlm.families import qwen3
+from litlm.families.base import Family, HFFields, hf_head_dim
 from litlm.families.gguf import GGUFSpec
-from litlm.families.qwen3 import from_hf as qwen3_from_hf
-from litlm.families.qwen3 import to_hf as qwen3_to_hf
+from litlm.families.llama import llama_fields
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    hf.take("dual_chunk_attention_config", None)  # vLLM's way beyond the trained length (Qwen2.5-1M)
-    return qwen3_from_hf(hf) | dict(head_dim=hf.take("head_dim", 0), attention=AttentionConfig(bias=True))
+    hf.skip("dual_chunk_attention_config")  # vLLM's, for contexts beyond the trained length (Qwen2.5-1M)
+    values = llama_fields(hf, n_kv_head=32, max_seq_len=32768)
+    return values | qwen3.last_layers_slide(hf, values["n_layer"]) | dict(attention=AttentionConfig(bias=True))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    data = qwen3_to_hf(config)
-    del data["head_dim"], data["attention_bias"]
-    return data | hf_head_dim(config)
+    fields = qwen3.to_hf(config)
+    del fields["head_dim"], fields["attention_bias"]
+    return fields | hf_head_dim(config)
 
 
 FAMILY = Family(
@@ -32,5 +37,5 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=LLAMA_RULES,
     ignore=(r"\.rotary_emb\.inv_freq$",),
-    gguf=GGUFSpec(arch="qwen2", config=lambda gguf: gguf.common("qwen2")),
+    gguf=GGUFSpec(arch="qwen2", from_gguf=lambda gguf: gguf.common("qwen2")),
 )

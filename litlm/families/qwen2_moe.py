@@ -7,22 +7,17 @@ no published model uses, are every other one of the first `max_window_layers`, u
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig
-from litlm.families.base import (
-    HF_ACTIVATIONS,
-    HF_LAYER_TYPES,
-    LLAMA_RULES,
-    Family,
-    HFFields,
-    expert_rules,
-    hf_common,
-    hf_head_dim,
-    hf_rope,
-    rename,
-)
+from litlm.config.layers import AttentionConfig
+from litlm.families.base import Family, HFFields, hf_experts, hf_head_dim, hf_sliding
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.qwen3 import window_if_used
+from litlm.families.weights import LLAMA_RULES, expert_rules, mlp_rules, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def sparse_layers(hf: HFFields, n_layer: int) -> tuple[bool, ...]:
@@ -32,63 +27,45 @@ def sparse_layers(hf: HFFields, n_layer: int) -> tuple[bool, ...]:
 
 
 def hf_sparse_layers(config: Config) -> dict[str, Any]:
+    """The inverse of `sparse_layers`."""
     step = math.gcd(*(i + 1 for i, sparse in enumerate(config.moe_layers) if sparse)) or 1
     dense = [i for i, sparse in enumerate(config.moe_layers) if not sparse and (i + 1) % step == 0]
     return dict(decoder_sparse_step=step, mlp_only_layers=dense)
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    common = hf.common(max_seq_len=32768)
-    n_layer = common["n_layer"]
-    window = hf.take("sliding_window", 4096, null=None)
-    window = window if hf.take("use_sliding_window", False) else None
-    last = hf.take("max_window_layers", 28)
-    layer_types = hf.layer_types(["sliding" if window and i % 2 == 0 and i < last else "full" for i in range(n_layer)])
-    shared = hf.take("shared_expert_intermediate_size", 5632)
-    return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 16, null=0),
-        head_dim=hf.take("head_dim", 0),
-        sliding_window=window if "sliding" in layer_types else None,
-        layer_types=layer_types,
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-        attention=AttentionConfig(bias=hf.take("qkv_bias", True)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
-        moe=MoEConfig(
-            n_expert=hf.take("num_experts", 60),
-            n_expert_per_token=hf.take("num_experts_per_tok", 4),
-            intermediate_size=hf.take("moe_intermediate_size", 1408),
-            normalize=hf.take("norm_topk_prob", False),
-            shared_intermediate_size=shared,
-            shared_gate=True,
-            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
-        ),
-        moe_layers=sparse_layers(hf, n_layer),
-        rope=hf.rope(),
+    values = llama_fields(hf, n_kv_head=16, attention_bias=None, max_seq_len=32768)
+    n_layer, window, last = values["n_layer"], window_if_used(hf), hf.take("max_window_layers", 28)
+    slides = [window is not None and i % 2 == 0 and i < last for i in range(n_layer)]
+    moe = hf.experts(
+        "num_experts",
+        n_expert=60,
+        n_expert_per_token=4,
+        intermediate_size=hf.take("moe_intermediate_size", 1408),
+        normalize=hf.take("norm_topk_prob", False),
+        shared_intermediate_size=hf.take("shared_expert_intermediate_size", 5632),
+        shared_gate=True,
     )
+    sliding = hf.sliding(window, ["sliding" if s else "full" for s in slides])
+    attention = AttentionConfig(bias=hf.take("qkv_bias", True))
+    return values | sliding | dict(attention=attention, moe=moe, moe_layers=sparse_layers(hf, n_layer))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.moe is not None
     return (
-        hf_common(config)
-        | hf_rope(config.rope)
+        llama_to_hf(config, without="head_dim attention_bias mlp_bias")
         | hf_head_dim(config)
+        | hf_sliding(config)
         | hf_sparse_layers(config)
+        | hf_experts(config, "num_experts")
         | dict(
-            num_key_value_heads=config.n_kv_head,
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
             qkv_bias=config.attention.bias,
             use_sliding_window=config.sliding_window is not None,
-            sliding_window=config.sliding_window,
             max_window_layers=config.n_layer,
-            layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types],
-            num_experts=config.moe.n_expert,
-            num_experts_per_tok=config.moe.n_expert_per_token,
             moe_intermediate_size=config.moe.intermediate_size,
             shared_expert_intermediate_size=config.moe.shared_intermediate_size,
             norm_topk_prob=config.moe.normalize,
-            router_aux_loss_coef=config.moe.aux_loss,
         )
     )
 
@@ -119,10 +96,8 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(
         *MOE_RULES,
-        rename("model.layers.{i}.mlp.shared_expert.gate_proj.{p}", "layers.{i}.mlp.shared.gate_proj.{p}"),
-        rename("model.layers.{i}.mlp.shared_expert.up_proj.{p}", "layers.{i}.mlp.shared.up_proj.{p}"),
-        rename("model.layers.{i}.mlp.shared_expert.down_proj.{p}", "layers.{i}.mlp.shared.down_proj.{p}"),
+        *mlp_rules("model.layers.{i}.mlp.shared_expert.", "layers.{i}.mlp.shared."),
         rename("model.layers.{i}.mlp.shared_expert_gate.weight", "layers.{i}.mlp.shared_gate.weight"),
     ),
-    gguf=GGUFSpec(arch="qwen2moe", config=from_gguf),
+    gguf=GGUFSpec(arch="qwen2moe", from_gguf=from_gguf),
 )

@@ -2,63 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, MoEConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_head_dim, hf_rope, rename
+from litlm.families.base import Family, HFFields, hf_experts, hf_head_dim
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
 from litlm.families.qwen2_moe import MOE_RULES, hf_sparse_layers, sparse_layers
+from litlm.families.qwen3 import window_if_used
+from litlm.families.weights import QK_NORM_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    common = hf.common(max_seq_len=32768)
-    bias = hf.take("attention_bias", False)
-    norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6)))
-    window = hf.take("sliding_window", 4096, null=None)
-    window = window if hf.take("use_sliding_window", False) else None
-    hf.take("max_window_layers", None)  # transformers' model doesn't look at it
+    values = llama_fields(hf, n_kv_head=4, qk_norm="head", max_seq_len=32768)
+    n_layer, window = values["n_layer"], window_if_used(hf)
+    hf.skip("max_window_layers")  # not used by transformers' model
     hf.expect("use_qk_norm", True, True)  # Qwen3-Coder's files
     hf.expect("shared_expert_intermediate_size", 0, 0)
-    n_expert = hf.take("num_local_experts", None)  # as transformers 5 writes it
-    return common | dict(
-        n_kv_head=hf.take("num_key_value_heads", 4, null=0),
-        head_dim=hf.take("head_dim", 0),
+    n_expert = hf.take("num_local_experts", None) or 128  # as transformers 5 writes it
+    moe = hf.experts(
+        "num_experts",
+        n_expert=n_expert,
+        n_expert_per_token=8,
+        intermediate_size=hf.take("moe_intermediate_size", 768),
+        normalize=hf.take("norm_topk_prob", False),
+    )
+    return values | dict(
         sliding_window=window,
-        layer_types=("full" if window is None else "sliding",) * common["n_layer"],
-        norm=norm,
-        attention=AttentionConfig(bias=bias, out_bias=bias, qk_norm=QKNormConfig(norm=norm)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
-        moe=MoEConfig(
-            n_expert=hf.take("num_experts", n_expert or 128),
-            n_expert_per_token=hf.take("num_experts_per_tok", 8),
-            intermediate_size=hf.take("moe_intermediate_size", 768),
-            normalize=hf.take("norm_topk_prob", False),
-            aux_loss=float(hf.take("router_aux_loss_coef", 0.001)),
-        ),
-        moe_layers=sparse_layers(hf, common["n_layer"]),
-        rope=hf.rope(),
+        layer_types=("full" if window is None else "sliding",) * n_layer,
+        moe=moe,
+        moe_layers=sparse_layers(hf, n_layer),
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.moe is not None
     return (
-        hf_common(config)
-        | hf_rope(config.rope)
+        llama_to_hf(config, without="head_dim mlp_bias")
         | hf_head_dim(config)
         | hf_sparse_layers(config)
+        | hf_experts(config, "num_experts")
         | dict(
-            num_key_value_heads=config.n_kv_head,
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            attention_bias=config.attention.bias,
             use_sliding_window=config.sliding_window is not None,
             sliding_window=config.sliding_window,
-            num_experts=config.moe.n_expert,
-            num_experts_per_tok=config.moe.n_expert_per_token,
             moe_intermediate_size=config.moe.intermediate_size,
             norm_topk_prob=config.moe.normalize,
-            router_aux_loss_coef=config.moe.aux_loss,
         )
     )
 
@@ -73,10 +63,6 @@ FAMILY = Family(
     architecture="Qwen3MoeForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(
-        *MOE_RULES,
-        rename("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attn.q_norm.weight"),
-        rename("model.layers.{i}.self_attn.k_norm.weight", "layers.{i}.attn.k_norm.weight"),
-    ),
-    gguf=GGUFSpec(arch="qwen3moe", config=from_gguf),
+    rules=(*MOE_RULES, *QK_NORM_RULES),
+    gguf=GGUFSpec(arch="qwen3moe", from_gguf=from_gguf),
 )

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig
-from litlm.families.base import LLAMA_RULES, Family, HFFields
+from litlm.config.layers import AttentionConfig
+from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
-from litlm.families.llama import from_gguf as llama_from_gguf
-from litlm.families.llama import to_hf as llama_to_hf
+from litlm.families.llama import llama_fields, llama_from_gguf, llama_to_hf
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    hf.take("residual_dropout", None)  # in training only
-    return hf.common(max_seq_len=524288, bos_token_id=0, eos_token_id=2, pad_token_id=1) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 8, null=0),
-        head_dim=hf.take("head_dim", 128, null=0),
-        norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-        attention=AttentionConfig(bias=hf.take("attention_bias", True), out_bias=hf.take("attention_out_bias", False)),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu"), bias=hf.take("mlp_bias", False)),  # type: ignore[arg-type]
-        rope=hf.rope(),
-    )
+    hf.skip("residual_dropout")
+    ids: dict[str, Any] = dict(bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    values = llama_fields(hf, n_kv_head=8, head_dim=128, mlp_bias=False, max_seq_len=524288, **ids)
+    bias, out_bias = hf.take("attention_bias", True), hf.take("attention_out_bias", False)
+    return values | dict(attention=AttentionConfig(bias=bias, out_bias=out_bias))
 
 
 def to_hf(config: Config) -> dict[str, Any]:
@@ -37,5 +36,5 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     rules=LLAMA_RULES,
-    gguf=GGUFSpec(arch="seed_oss", config=from_gguf),
+    gguf=GGUFSpec(arch="seed_oss", from_gguf=from_gguf),
 )

@@ -3,42 +3,44 @@ queries and keys that has a weight per head."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import AttentionConfig, Config, MLPConfig, NormConfig, QKNormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, Rule, hf_common, hf_rope, rename
+from litlm.config.layers import AttentionConfig, NormConfig, QKNormConfig
+from litlm.families.base import Family, HFFields, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.llama import llama_fields, llama_to_hf
+from litlm.families.weights import LLAMA_RULES, Rule, rename
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     eps = float(hf.take("layer_norm_eps", 1e-5))
     parallel = hf.take("use_parallel_residual", False)
     qk_norm = QKNormConfig(norm=NormConfig(kind="layer", eps=eps, bias=False), over="each_head")
-    return hf.common(intermediate_size=6912, max_seq_len=4096, bos_token_id=0, eos_token_id=0) | dict(
-        n_kv_head=hf.take("num_key_value_heads", 32),
+    norm = NormConfig(kind="layer", eps=eps)
+    rope = hf.rope(fraction_key="partial_rotary_factor", fraction=0.25)
+    sizes: dict[str, Any] = dict(intermediate_size=6912, max_seq_len=4096, bos_token_id=0, eos_token_id=0)
+    values = llama_fields(hf, n_kv_head=32, head_dim=None, attention_bias=None, norm=norm, rope=rope, **sizes)
+    return values | dict(
         block="parallel" if parallel else "pre",
         shared_norm=parallel,
-        norm=NormConfig(kind="layer", eps=eps),
         attention=AttentionConfig(
             bias=hf.take("use_qkv_bias", False), qk_norm=qk_norm if hf.take("qk_layernorm", False) else None
         ),
-        mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
-        rope=hf.rope(fraction_key="partial_rotary_factor", fraction=0.25),
     )
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.rope is not None
-    rope = hf_rope(config.rope)
-    rope["rope_parameters"]["partial_rotary_factor"] = config.rope.fraction  # 1.0 is not this family's default
+    fields = llama_to_hf(config, without="head_dim rms_norm_eps attention_bias mlp_bias")
     return (
-        hf_common(config)
-        | rope
+        fields
+        | hf_rope(config.rope, fraction=True)
         | dict(
             partial_rotary_factor=config.rope.fraction,
-            num_key_value_heads=config.n_kv_head,
             layer_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
             use_qkv_bias=config.attention.bias,
             qk_layernorm=config.attention.qk_norm is not None,
             use_parallel_residual=config.block == "parallel",
@@ -47,10 +49,8 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
-    gguf.get(
-        "use_parallel_residual"
-    )  # llama.cpp looks at the norms instead, and older converters wrote what they liked
-    fields = gguf.common("stablelm", eps="layer_norm_eps", head_dim=None, share="partial_rotary_factor")
+    gguf.get("use_parallel_residual")  # llama.cpp looks at the norms instead; older converters wrote it wrong
+    fields = gguf.common("stablelm", eps="layer_norm_eps", head_dim=None, fraction="partial_rotary_factor")
     return fields | dict(
         use_parallel_residual=not gguf.has("ffn_norm.weight"),
         use_qkv_bias=gguf.has("attn_q.bias"),
@@ -76,7 +76,7 @@ FAMILY = Family(
     ignore=(r"\.rotary_emb\.inv_freq$",),
     gguf=GGUFSpec(
         arch="stablelm",
-        config=from_gguf,
+        from_gguf=from_gguf,
         rules=tuple(rename(f"blk.{{i}}.attn_{x}_norm.weight", f"layers.{{i}}.attn.{x}_norm.weight") for x in "qk"),
     ),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from litlm.families import gemma2
-from litlm.families.base import LLAMA_RULES, Family, HFFields, rename
+from litlm.families.base import Family, HFFields
+from litlm.families.weights import llama_rules_without, rename
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -19,6 +20,6 @@ FAMILY = Family(
     to_hf=gemma2.to_hf,
     rules=(
         rename("model.layers.{i}.pre_feedforward_layernorm.{p}", "layers.{i}.mlp_norm.{p}"),
-        *(rule for rule in LLAMA_RULES if "post_attention_layernorm" not in rule.theirs),
+        *llama_rules_without("post_attention_layernorm"),
     ),
 )

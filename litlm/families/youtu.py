@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config, MLPConfig, NormConfig
-from litlm.families.base import HF_ACTIVATIONS, LLAMA_RULES, Family, HFFields, hf_common
-from litlm.families.deepseek_v3 import GGUF_MERGED, LATENT_RULES, latent_from_gguf, latent_from_hf, latent_to_hf
+from litlm.families.base import Family, HFFields
+from litlm.families.deepseek_v3 import GGUF_MERGED, LATENT_RULES, latent_fields, latent_from_gguf, latent_to_hf
 from litlm.families.gguf import GGUFFields, GGUFSpec
+from litlm.families.weights import LLAMA_RULES
+
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     std = 2.0 / (5.0 * (hf.data.get("hidden_size") or 2048)) ** 0.5
-    hf.take("embedding_initializer_range", None)
-    sizes = dict(kv_lora_rank=512, q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
-    return (
-        hf.common(max_seq_len=131072, tie_embeddings=True, init_std=std, bos_token_id=128000, eos_token_id=128001)
-        | latent_from_hf(hf, **sizes)
-        | dict(
-            norm=NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6))),
-            mlp=MLPConfig(activation=hf.activation("hidden_act", "silu")),  # type: ignore[arg-type]
-        )
-    )
+    hf.skip("embedding_initializer_range")
+    ids: dict[str, Any] = dict(tie_embeddings=True, bos_token_id=128000, eos_token_id=128001)
+    return latent_fields(hf, max_seq_len=131072, init_std=std, **ids)
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    return (
-        hf_common(config)
-        | latent_to_hf(config)
-        | dict(
-            rms_norm_eps=config.norm.eps,
-            hidden_act=HF_ACTIVATIONS[config.mlp.activation],
-            rope_interleave=config.rope is not None and config.rope.interleaved,
-        )
-    )
+    return latent_to_hf(config, without="mlp_bias")
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
@@ -49,6 +37,6 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(*LLAMA_RULES, *LATENT_RULES),
     gguf=GGUFSpec(
-        arch="deepseek2", config=from_gguf, when=lambda gguf: not gguf.get("expert_count"), merged=GGUF_MERGED
+        arch="deepseek2", from_gguf=from_gguf, matches=lambda gguf: not gguf.get("expert_count"), merged=GGUF_MERGED
     ),
 )

@@ -75,7 +75,7 @@ def _decode(
     tokens = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)  # (B, T)
     last = torch.tensor(lengths, device=device)[:, None] - 1
     with generation(weight.dtype, longest * len(prompts), device):
-        logits = model(tokens, context=cache, keep=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
+        logits = model(tokens, context=cache, logit_positions=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
     cache.truncate(lengths)
     for step in range(1, max(room) + 1):
         chosen = sampler(logits)
@@ -108,5 +108,5 @@ def _as_part_of_longer(model: GPT, text: list[int]) -> KVCache:
     tokens = torch.tensor([text], device=weight.device)
     cache = KVCache(model.config, 1, len(text), device=weight.device, dtype=weight.dtype)
     with generation(weight.dtype, len(text), weight.device):
-        model(tokens, context=cache, lengths=tokens.new_tensor([len(text) + 1]), keep=tokens.new_zeros(1, 1))
+        model(tokens, context=cache, lengths=tokens.new_tensor([len(text) + 1]), logit_positions=tokens.new_zeros(1, 1))
     return cache

@@ -9,6 +9,7 @@ Shapes: B batch, T query length, S key length, C embedding, H heads, K kv heads,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -102,14 +103,17 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         lengths: Tensor | None = None,
         context: Context | None = None,
-        output: Literal["logits", "hidden"] = "logits",
-        keep: Tensor | None = None,
+        output: Literal["logits", "hidden"] | Callable[[Tensor], Tensor] = "logits",
+        logit_positions: Tensor | None = None,
     ) -> Tensor:
-        """tokens: (B, T) ids -> logits (B, T, V), or with output="hidden" the final states (B, T, C).
+        """tokens: (B, T) ids -> logits (B, T, V).
 
+        output: "hidden" returns the final normed hidden states (B, T, C) instead; a callable is given these and its
+        result is returned, so that a loss runs inside `forward` (FSDP2 gathers the root's parameters only there).
+        logit_positions: (B, N) indexes into T; only these positions reach the head or `output`.
         positions: (B, T) or (1, T), for rope; the context's own by default. lengths: (B,), how long each row is without
         its padding, for ropes that depend on it; by default all positions count. context: what tokens attend to, plain
-        causal by default. keep: (B, N) indexes into T; only those positions are returned, (B, N, V).
+        causal by default.
         """
         context = Causal() if context is None else context
         own = context.begin(*tokens.shape, device=tokens.device)
@@ -128,9 +132,12 @@ class GPT(nn.Module):
         inputs = [None] * len(self.layers) if self.layer_inputs is None else self.layer_inputs(tokens, x)
         for i, layer in enumerate(self.layers):
             x = layer(x, turns[self._kind_of[i]], context, i, inputs[i])
-        if keep is not None:
-            x = x.gather(1, keep[..., None].expand(-1, -1, x.size(-1)))  # (B, N, C)
-        return self.norm(x) if output == "hidden" else self.head(x)
+        if logit_positions is not None:
+            x = x.gather(1, logit_positions[..., None].expand(-1, -1, x.size(-1)))  # (B, N, C)
+        if output == "logits":
+            return self.head(x)
+        x = self.norm(x)
+        return x if output == "hidden" else output(x)
 
     def _turn(self, kind: int, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype) -> Turn:
         rope, _, temperature = self._kinds[kind]

@@ -22,8 +22,8 @@ from litlm.config import (
     RopeConfig,
     TemperatureConfig,
     YarnScaling,
+    yarn_attention_factor,
 )
-from litlm.families.base import yarn_attention_factor
 
 
 class Turn(NamedTuple):

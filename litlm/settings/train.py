@@ -5,20 +5,42 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from litlm.settings.base import as_tuples, complain
 from litlm.settings.data import DataSettings, PreferenceData, TextData
 
 Quantization = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
+
+
+class MethodFields(NamedTuple):
+    """Which settings a method reads (None: any), and its own defaults."""
+
+    reads: tuple[str, ...] | None
+    defaults: dict[str, Any] = {}
+
+
 _LORA = ("r", "alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
-_USED = {  # by which methods a field is read
-    **dict.fromkeys(_LORA, ("lora", "qlora")),
-    "quantize": ("qlora",),
-    "freeze": ("full",),
-    "prompt_length": ("adapter", "adapter_v2"),
-    "start_layer": ("adapter", "adapter_v2"),
+_ADAPTER = ("prompt_length", "start_layer")
+METHODS: dict[str, MethodFields] = {  # what they do is in `litlm.train.methods`
+    "full": MethodFields(("freeze",)),
+    "lora": MethodFields(_LORA),
+    "qlora": MethodFields((*_LORA, "quantize"), {"quantize": "nf4"}),
+    "adapter": MethodFields(_ADAPTER),
+    "adapter_v2": MethodFields(_ADAPTER),
 }
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods, those of other packages (entry points of the group `litlm.methods`) included."""
+    return (*dict.fromkeys((*METHODS, *entry_points(group="litlm.methods").names)),)
+
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[method_names()]  # for the command line's help, errors and completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +65,7 @@ class MethodSettings:
         start_layer: adapter: the first layer that has them.
     """
 
-    name: Literal["full", "lora", "qlora", "adapter", "adapter_v2"] = "lora"
+    name: MethodName = "lora"
     r: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
@@ -58,11 +80,15 @@ class MethodSettings:
 
     def __post_init__(self) -> None:
         as_tuples(self, "targets", "modules_to_save", "freeze")
+        fields = {key: f.default for key, f in type(self).__dataclass_fields__.items() if key != "name"}
+        row = METHODS.get(self.name, MethodFields(None))
         problems = []
-        for key, methods in _USED.items():
-            value = getattr(self, key)
-            if self.name not in methods and value != type(self).__dataclass_fields__[key].default:
-                problems.append(f"{key}={value!r} means nothing to method {self.name}; it belongs to {methods[0]}")
+        if self.name not in METHODS and self.name not in method_names():
+            problems.append(f"method={self.name!r} is unknown; there are {', '.join(method_names())}")
+        for key, default in fields.items():
+            if (value := getattr(self, key)) != default and row.reads is not None and key not in row.reads:
+                owner = next(name for name, other in METHODS.items() if other.reads and key in other.reads)
+                problems.append(f"{key}={value!r} means nothing to method {self.name}; it belongs to {owner}")
         if self.r < 1:
             problems.append(f"r={self.r} must be at least 1")
         if not self.alpha > 0:
@@ -76,8 +102,9 @@ class MethodSettings:
         if self.start_layer < 0:
             problems.append(f"start_layer={self.start_layer} must be 0 or more")
         complain("Method settings", problems)
-        if self.name == "qlora" and self.quantize is None:
-            object.__setattr__(self, "quantize", "nf4")
+        for key, value in row.defaults.items():
+            if getattr(self, key) == fields[key]:
+                object.__setattr__(self, key, value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
-"""What a run writes down, and how it is read back: metrics.csv, samples.jsonl, settings.yaml. Itself it imports no
-torch.
+"""The files that a run writes, and how they are read back: metrics.csv, samples.jsonl, settings.yaml. No torch.
 
-The first two survive a kill: half a line is left out when they are read.
+The first two survive a kill: a line that was not written completely is skipped when they are read.
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ Row = Mapping[str, Number]
 
 
 class Metrics:
-    """One CSV row a step, in the file at once: a killed run keeps its log. Later rows may bring new columns."""
+    """One CSV row per step, written at once, so that a killed run keeps its log. Later rows may add columns."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path, self._last = path, step
@@ -44,9 +45,10 @@ class Metrics:
         self._replace(columns, [row for row in rows if int(row["step"]) <= step])
 
     def write(self, row: Row) -> None:
+        """Append a row; one of an earlier step replaces all later rows (after a rollback)."""
         step = int(row["step"] or 0)
-        back, new = step <= self._last, [name for name in row if name not in self.columns]
-        if back or new:
+        rolled_back, new = step <= self._last, [name for name in row if name not in self.columns]
+        if rolled_back or new:
             _, rows = read_table(self.path)
             self._replace(self.columns + new, [old for old in rows if int(old["step"]) < step])
         self._last = step
@@ -70,7 +72,7 @@ def _cell(value: Number) -> str:
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns and rows of a metrics.csv, as they are written there."""
+    """The columns and rows of a metrics.csv, as text. Raises ValueError if it is not a CSV file."""
     lines = _whole_lines(path)
     try:
         columns, *cells = csv.reader(lines) if lines else [[]]
@@ -81,7 +83,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv as numbers, without the cells that are empty."""
+    """The rows of a metrics.csv as numbers, without empty cells."""
     rows = []
     for cells in read_table(path)[1]:
         row = {}
@@ -104,19 +106,19 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    # What follows the last newline was being written when the run was killed; a crash of the system may leave NULs.
+    # Text after the last newline was being written when the run was killed; a crash of the system may leave NULs.
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     return [line for line in lines if line.strip() and "\0" not in line]
 
 
 # --- an earlier run in the same folder -----------------------------------------------------------------------------
 
-# What a run writes beside its checkpoints, and what another one in the same folder would write over.
+# What a run writes beside its checkpoints, and another one in the same folder would overwrite.
 RECORDS = ("settings.yaml", "metrics.csv", "samples.jsonl", "report.html", "loss.png", "tensorboard")
 
 
 def n_steps(out_dir: Path) -> int:
-    """Steps that the metrics.csv in a folder has; one at least where it is no such file of ours."""
+    """Steps in the folder's metrics.csv; 1 if that is not a file of ours."""
     path = out_dir / "metrics.csv"
     try:
         columns, rows = read_table(path) if path.is_file() else ([], [])
@@ -126,9 +128,9 @@ def n_steps(out_dir: Path) -> int:
 
 
 def put_aside(settings: RunSettings, out_dir: Path) -> Path | None:
-    """Move what an earlier run wrote into a folder of its own, earlier-1/ or the next that is free, and return that.
+    """Move what an earlier run wrote into earlier-1/ or the next free folder, and return that.
 
-    None where there is nothing to lose: a run that has done no step, with the same settings.
+    None if nothing would be lost: the earlier run has the same settings and no step.
     """
     samples, known = out_dir / "samples.jsonl", out_dir / "settings.yaml"
     lost = n_steps(out_dir) > 0 or (samples.is_file() and samples.stat().st_size > 0)
@@ -149,7 +151,7 @@ def put_aside(settings: RunSettings, out_dir: Path) -> Path | None:
 
 
 def clear_run(out_dir: Path) -> None:
-    """Remove what an earlier run wrote, but for its checkpoints and what trials of this one have just written."""
+    """Remove what an earlier run wrote, except its checkpoints, and what trials of this run have just written."""
     for path in (*map(out_dir.joinpath, ("final", *RECORDS)), *out_dir.glob("left-step-*"), *out_dir.glob("earlier-*")):
         with writing(path):
             if path.is_dir() and not path.is_symlink():
@@ -158,40 +160,76 @@ def clear_run(out_dir: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-# --- settings, and where a run ran ---------------------------------------------------------------------------------
+# --- settings and origin -------------------------------------------------------------------------------------------
 
 
 def settings_text(settings: RunSettings) -> str:
+    """The settings as YAML."""
     import yaml
 
     return yaml.safe_dump(_plain(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What a settings.yaml holds; nothing where there is no such file."""
+    """The content of a settings.yaml; empty if there is none. Raises ValueError if it is not YAML."""
     found = read_yaml(path) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
 
 
 def changed_training(settings: RunSettings, path: Path) -> list[str]:
-    """What `settings` say about training that the run of this settings.yaml did not, such as "lr=0.1 (it was 0.2)"."""
+    """Training settings that differ from those in this settings.yaml, such as "lr=0.1 (it was 0.2)"."""
     now = _plain(dataclasses.asdict(settings.train))
     try:
         before = dict(read_settings(path)["train"])
-    except (ValueError, KeyError, TypeError):  # it is only for comparison: the checkpoint has all that the run needs
+    except (ValueError, KeyError, TypeError):  # only for information: the checkpoint has everything that the run needs
         return []
     return [f"{k}={now[k]} (it was {before[k]})" for k in now if k in before and now[k] != before[k]]
 
 
+# Above the settings: how the run was started, and below that how it was started before it was resumed.
+_STARTED = "started "
+
+
+def write_settings(
+    settings: RunSettings, out_dir: Path, device: torch.device | None = None, *, resumed: bool = False
+) -> None:
+    """The fully resolved settings as YAML that `litlm COMMAND --config` runs again, with the run's origin above.
+
+    resumed: the origins that the file names already are kept.
+    """
+    path = out_dir / "settings.yaml"
+    now = datetime.now().astimezone()
+    lines = "\n".join([command(), *origin(device), f"{_STARTED}{now:%Y-%m-%d %H:%M %z}"]).splitlines()
+    # YAML takes no control characters, even in comments
+    lines = ["# " + "".join(c if c.isprintable() else "\ufffd" for c in line) for line in lines]
+    if resumed and (before := starts(path)):
+        lines += ["#", "# Resumed. Before that:", *(f"# {line}".rstrip() for line in before)]
+    write_text(path, "\n".join(lines) + "\n" + settings_text(settings))
+
+
+def starts(path: Path) -> list[str]:
+    """How a run was started, and before that if it was resumed: the comments at the top of its settings.yaml."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return [line[2:] for line in itertools.takewhile(lambda line: line.startswith("#"), text.split("\n"))]
+
+
+def first_start(lines: list[str]) -> datetime | None:
+    """When a run was started first, by what `starts` returned."""
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(line, f"{_STARTED}%Y-%m-%d %H:%M %z")
+    return None
+
+
 def command() -> str:
-    """The command line as it was typed."""
+    """The command line as typed."""
     import shlex
 
     return shlex.join([Path(sys.argv[0]).name if Path(sys.argv[0]).name == "litlm" else sys.argv[0], *sys.argv[1:]])
 
 
 def origin(device: torch.device | None) -> list[str]:
-    """What a run ran with."""
+    """Versions and device."""
     import platform
 
     names = ("torch", "lightning", "safetensors", "tokenizers")
@@ -201,7 +239,7 @@ def origin(device: torch.device | None) -> list[str]:
 
 
 def revision() -> str:
-    """The git commit that the working directory is at, with -dirty where files differ; nothing where there is none."""
+    """The git commit of the working directory, with -dirty if files differ; "" if there is none."""
     import subprocess
 
     ask = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -213,8 +251,8 @@ def revision() -> str:
 
 
 def device_name(device: torch.device) -> str:
+    """A device for people."""
     import platform
-    import re
 
     import torch
 
@@ -243,5 +281,6 @@ def _plain(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
+    """1:05 min, 2 h 03 min"""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes}:{seconds:02} min"

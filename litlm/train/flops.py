@@ -1,7 +1,7 @@
-"""Model FLOPs utilization: the operations that training a token needs, and how many a device could do at best.
+"""Model FLOPs utilization (MFU): the operations that training a token takes, and the peak of a device.
 
-Only what the mathematics needs is counted: activations computed a second time (checkpointing) and LoRA's small matrices
-are not, as in the papers that made MFU known (Chowdhery et al. 2022).
+As in PaLM (Chowdhery et al. 2022), only what the mathematics needs is counted: not the activations that checkpointing
+computes again, and not LoRA's small matrices.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import re
 
 import torch
 
-from litlm.cli.describe import forward_flops, seen
 from litlm.config import Config
+from litlm.config.counts import attention_flops, forward_flops
+from litlm.data.base import Dataset
+from litlm.model import GPT
 
-# Words of a device's name -> dense products in bf16 with fp32 sums, from the vendors' data sheets (which often print
-# twice that, for sparse matrices). The first entry whose words all occur is the one.
+# Words of a device's name -> dense bf16 products with fp32 sums, from the vendors' data sheets (which often print twice
+# that, for sparse matrices). The first entry all of whose words occur counts.
 PEAK_BF16 = {
     "GB300": 2500e12,
     "GB200": 2500e12,
@@ -47,30 +49,33 @@ PEAK_BF16 = {
 NO_FP8 = ("A100", "A800", "A40", "A30", "A10", "A10G", "RTX 3090", "RTX A6000")
 
 
+def train_flops(model: GPT, data: Dataset) -> float:
+    """Operations per token of training the model on rows as the data has them."""
+    frozen = not any(p.requires_grad for name, p in model.layers.named_parameters() if name.endswith("proj.weight"))
+    return train_flops_per_token(model.config, data.batches([0], 1)[0].tokens.size(1), frozen=frozen)
+
+
 def train_flops_per_token(config: Config, length: int, *, frozen: bool = False) -> float:
-    """Mean over a row of `length` tokens: 6 operations a weight in the products (of experts only those a token is sent
-    to) and 6 a product of query and key or score and value in what a token sees.
+    """Operations per token, mean over a row of `length` tokens: 6 per weight in the products (of experts only those a
+    token is routed to), and 6 per product of query and key or score and value.
 
     frozen: the weights need no gradients, which saves a third of the products with them.
     """
-    forward, attention = forward_flops(config, length), 0.0
-    for layer in map(config.layer, range(config.n_layer)):
-        latent = layer.attention.latent
-        value_dim = layer.head_dim if latent is None else latent.v_head_dim
-        attention += 2 * layer.n_head * (layer.head_dim + value_dim) * seen(length, layer)
-    return 3 * attention + (2 if frozen else 3) * (forward - attention)
+    attention = attention_flops(config, length)
+    return 3 * attention + (2 if frozen else 3) * (forward_flops(config, length) - attention)
 
 
 def peak_flops(device: torch.device, fp8: bool = False) -> float | None:
-    """Operations per second that the device could do in bf16 (or FP8) at best; None where that isn't known."""
+    """The device's peak operations per second in bf16 (or FP8); None if unknown."""
     if device.type != "cuda":
         return None
     return peak_of(torch.cuda.get_device_name(device), fp8)
 
 
 def peak_of(name: str, fp8: bool = False) -> float | None:
+    """`peak_flops` by the device's name."""
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    if words & {"mig", "laptop", "ti", "d"}:  # a part of a device, or another one than the name without it
+    if words & {"mig", "laptop", "ti", "d"}:  # a part of a device, or a smaller model
         return None
     for known, flops in PEAK_BF16.items():
         if words >= set(known.lower().split()):

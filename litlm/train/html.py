@@ -1,6 +1,6 @@
-"""report.html: one file without links that shows a run on a phone, in the dark, and years later.
+"""report.html: a self-contained page about a run that works on a phone, in dark mode, and years later.
 
-Everything is there without scripts. Where they run, `report.js` adds the values under the pointer and other axes.
+Everything is there without scripts; with them, `report.js` adds the values under the pointer and other axes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from litlm.cli.describe import count
+from litlm.io.format import format_count
 from litlm.settings import RunSettings
-from litlm.train.files import command, duration, flat, origin, settings_text
+from litlm.train.files import duration, flat, origin, settings_text
 
-MOST_POINTS = 1000
+MAX_POINTS = 1000
 TITLES = {
     "loss": "Loss", "lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens per second",
     "memory_gb": "Peak memory (GB)", "mfu": "Model FLOPs utilization",
 }  # fmt: skip
 MEAN = "running mean"
 AXES = {"step": "step", "tokens": "tokens", "seconds": "time"}
-WITH_OTHERS = {"step", "val_loss", "tokens", "seconds"}  # not curves of their own
+NO_CHART = {"step", "val_loss", "tokens", "seconds"}
 
 
 def write_report(
@@ -37,7 +37,7 @@ def write_report(
     samples: list[dict[str, Any]],
     state: str,
 ) -> None:
-    """state: how the run stands, such as Finished. facts: see `Report.describe`."""
+    """Write the page. state: such as Finished. facts: see `Report.describe`."""
     from litlm.io.writing import atomic_file
 
     name = out_dir.resolve().name
@@ -54,38 +54,41 @@ def write_report(
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{text(name)}</title><style>{_own('report.css')}</style><body>{''.join(parts)}"
-        f"<script>{_own('report.js')}</script></body></html>\n"
+        f"<title>{text(name)}</title><style>{_resource('report.css')}</style><body>{''.join(parts)}"
+        f"<script>{_resource('report.js')}</script></body></html>\n"
     )
     with atomic_file(out_dir / "report.html") as part:
-        part.write_bytes(page.encode("utf-8", "replace"))  # arguments that are no UTF-8 arrive as lone surrogates
+        part.write_bytes(page.encode("utf-8", "replace"))  # arguments that are not UTF-8 are lone surrogates
 
 
-def _own(name: str) -> str:
+def _resource(name: str) -> str:
     return files("litlm.train").joinpath(name).read_text(encoding="utf-8")
 
 
 def text(value: Any) -> str:
-    """For HTML; control characters have no place in it."""
+    """Escaped for HTML, which takes no control characters."""
     return escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", str(value)))
 
 
 def number(value: float) -> str:
+    """For people: 12,345 or four digits."""
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
 
 
 def method(settings: RunSettings | None) -> str:
+    """The command, the preference loss and the method: dpo, orpo, lora."""
     if settings is None:
         return ""
-    kind = type(settings).__name__.removesuffix("Settings").lower()
+    command = type(settings).__name__.removesuffix("Settings").lower()
     name = getattr(getattr(settings, "method", None), "name", "")
     preference = getattr(getattr(settings, "preference", None), "loss", "")
-    return ", ".join(dict.fromkeys(filter(None, (kind, preference, name))))
+    return ", ".join(dict.fromkeys(filter(None, (command, preference, name))))
 
 
 def summary(rows: list[dict[str, float]]) -> str:
+    """The run in a few numbers."""
     if not rows:
         return "<p>The run ended before its first step.</p>"
     last, loss = rows[-1], [row["loss"] for row in rows if math.isfinite(row.get("loss", math.nan))]
@@ -114,6 +117,8 @@ def summary(rows: list[dict[str, float]]) -> str:
 
 
 class Curve(NamedTuple):
+    """A line of a chart. style: CSS classes; dots: mark the points."""
+
     name: str
     points: list[tuple[float, float]]
     style: str
@@ -121,16 +126,17 @@ class Curve(NamedTuple):
 
 
 def charts(rows: list[dict[str, float]]) -> list[str]:
+    """A chart for each metric."""
     names = list(
         dict.fromkeys(["loss", *(n for n in TITLES if any(n in r for r in rows)), *(n for r in rows for n in r)])
     )
     found = []
     for name in names:
-        if name in WITH_OTHERS or not (points := series(rows, name)):
+        if name in NO_CHART or not (points := series(rows, name)):
             continue
         title = TITLES.get(name, name.replace("_", " "))
-        if len(points) > MOST_POINTS:
-            title += f" (means of {math.ceil(len(points) / MOST_POINTS)} steps)"
+        if len(points) > MAX_POINTS:
+            title += f" (means of {math.ceil(len(points) / MAX_POINTS)} steps)"
         by_axis = {x: curves_of(rows, name, x) for x in AXES}
         content = chart(by_axis["step"], f"beyond-{len(found)}")
         found.append(f'<div class="card chart"><h3>{text(title)}</h3>{content}{data(by_axis)}</div>')
@@ -138,7 +144,7 @@ def charts(rows: list[dict[str, float]]) -> list[str]:
 
 
 def curves_of(rows: list[dict[str, float]], name: str, x: str) -> list[Curve]:
-    """What one chart has to show; the loss with its running mean and the validation's."""
+    """The curves of one chart; the loss comes with its running mean and the validation loss."""
     points = series(rows, name, x)
     curves = [Curve(name, thin(points), "one", dots=2 * len(points) < len(rows))]
     if name == "loss" and len(points) > 20:
@@ -152,7 +158,7 @@ def curves_of(rows: list[dict[str, float]], name: str, x: str) -> list[Curve]:
 
 
 def data(by_axis: dict[str, list[Curve]]) -> str:
-    """The curves once more, for the script: by each axis that all their points have."""
+    """The curves again, for the script: by each axis that all their points have."""
     found = []
     for i, curve in enumerate(by_axis["step"]):
         same = {x: curves[i].points for x, curves in by_axis.items() if len(curves) == len(by_axis["step"])}
@@ -169,7 +175,7 @@ def _short(value: float) -> float:
 
 
 def controls(rows: list[dict[str, float]]) -> str:
-    """What the script shows and uses."""
+    """The form for the script: x axis and scale."""
     names = {x: title for x, title in AXES.items() if x == "step" or any(x in row for row in rows)}
     choices = " ".join(
         f"<label><input type=radio name=x value={x}{' checked' * (x == 'step')}> {title}</label>"
@@ -179,10 +185,11 @@ def controls(rows: list[dict[str, float]]) -> str:
     return f"<form class=controls hidden autocomplete=off>{choices} {scale}</form>"
 
 
-def numbers(rows: list[dict[str, float]], most: int = 20) -> str:
-    """Some of the rows, for those who have no script to point with: those with a validation, or evenly spread."""
+def numbers(rows: list[dict[str, float]], max_rows: int = 20) -> str:
+    """A table of some rows, for pages without scripts: those with a validation, or evenly spaced."""
     some = [row for row in rows if "val_loss" in row] or rows
-    some = [some[round(i * (len(some) - 1) / max(1, most - 1))] for i in range(most)] if len(some) > most else some
+    if len(some) > max_rows:
+        some = [some[round(i * (len(some) - 1) / max(1, max_rows - 1))] for i in range(max_rows)]
     columns = [name for name in ("step", "loss", "val_loss", "lr", "tokens", "seconds") if any(name in r for r in some)]
     lines = [tuple("time" if name == "seconds" else name.replace("_", " ") for name in columns)]
     for row in some:
@@ -194,29 +201,30 @@ def numbers(rows: list[dict[str, float]], most: int = 20) -> str:
 
 
 def series(rows: list[dict[str, float]], name: str, x: str = "step") -> list[tuple[float, float]]:
+    """The finite values of a metric, by step or another column."""
     return [(row[x], row[name]) for row in rows if x in row and math.isfinite(row.get(name, math.nan))]
 
 
 def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most MOST_POINTS, each the mean of equally many neighbors."""
-    size = math.ceil(len(points) / MOST_POINTS)
+    """At most MAX_POINTS, each the mean of equally many neighboring points."""
+    size = math.ceil(len(points) / MAX_POINTS)
     parts = [points[i : i + size] for i in range(0, len(points), size or 1)]
     return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]
 
 
 def running_mean(points: list[tuple[float, float]], size: int | None = None) -> list[tuple[float, float]]:
-    """Of the last `size` values (a fiftieth of all, where left out)."""
+    """The mean of the last `size` values (by default a fiftieth of all)."""
     size, total, found = size or max(2, len(points) // 50), 0.0, []
     for i, (x, y) in enumerate(points):
         total += y - (points[i - size][1] if i >= size else 0.0)
-        if i % size == 0:  # what rounding has left of a huge value goes
+        if i % size == 0:  # sum anew: rounding errors of a huge value would stay
             total = sum(y for _, y in points[max(0, i + 1 - size) : i + 1])
         found.append((x, total / min(i + 1, size)))
     return found
 
 
 def extent(ys: Sequence[float]) -> tuple[float, float, int]:
-    """From where to where an axis should go, and how many of the values are beyond: a few far away from all others."""
+    """The range of an axis, and how many values are beyond it: a few outliers."""
     found, few = sorted(ys), math.ceil(len(ys) / 50)
     if len(found) < 5:
         return found[0], found[-1], 0
@@ -235,11 +243,12 @@ def ticks(low: float, high: float, n: int = 4) -> list[float]:
 
 
 def tick(value: float) -> str:
-    return count(value) if abs(value) >= 10000 else f"{value:.4g}"
+    """A label of an axis."""
+    return format_count(value) if abs(value) >= 10000 else f"{value:.4g}"
 
 
 def chart(curves: list[Curve], clip: str, width: int = 400, height: int = 220) -> str:
-    """An SVG whose data-* say what its edges stand for, so that its points can be read back. clip: an id for it."""
+    """An SVG whose data-* attributes give the values at its edges, to read points back. clip: the id of its clip path."""
     xs = [x for c in curves for x, _ in c.points]
     x0, x1 = min(xs), max(xs)
     y0, y1, beyond = extent([y for c in curves if c.name != MEAN for _, y in c.points])
@@ -248,22 +257,22 @@ def chart(curves: list[Curve], clip: str, width: int = 400, height: int = 220) -
     y0, y1 = y0 - margin if y0 < 0 or y0 >= margin else 0.0, y1 + margin
     left, right, top, bottom = 52, width - 10, 8, height - 24  # as in report.js
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def pixel(x: float, y: float) -> tuple[float, float]:
         at = bottom - (y - y0) / (y1 - y0) * (bottom - top)
         return left + (x - x0) / (x1 - x0) * (right - left), max(-9999.0, min(9999.0, at))
 
     axes, lines = [], []
     for y in ticks(y0, y1):
-        _, at = place(x0, y)
+        _, at = pixel(x0, y)
         axes.append(f'<line class=axis x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
         axes.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor=end>{tick(y)}</text>')
     for x in ticks(x0, x1):
-        at, _ = place(x, y0)
+        at, _ = pixel(x, y0)
         if x == int(x):
             anchor = "end" if at > right - 14 else "middle"
             axes.append(f'<text x="{at:.1f}" y="{height - 6}" text-anchor={anchor}>{tick(x)}</text>')
     for curve in curves:
-        dots = [(*place(x, y), x, y) for x, y in curve.points]
+        dots = [(*pixel(x, y), x, y) for x, y in curve.points]
         path = " ".join(f"{px:.2f},{py:.2f}" for px, py, *_ in dots)
         lines.append(f'<polyline class="{curve.style}" data-name="{text(curve.name)}" points="{path}"/>')
         if curve.dots or len(dots) == 1:
@@ -290,31 +299,32 @@ def chart(curves: list[Curve], clip: str, width: int = 400, height: int = 220) -
 
 
 def side_by_side(samples: list[dict[str, Any]]) -> str:
-    """What the model said before and after, for each prompt; in between on demand."""
+    """For each prompt the model's first and last sample; those in between on demand."""
     prompts: dict[str, list[dict[str, Any]]] = {}
     for sample in samples:
         prompts.setdefault(str(sample["prompt"]), []).append(sample)
     parts = []
-    for prompt, said in prompts.items():
-        ends = [said[0], said[-1]] if len(said) > 1 else said
-        parts.append(f"<h3>{text(prompt)}</h3><div class=grid>{''.join(map(_said, ends))}</div>")
-        if between := said[1:-1]:
+    for prompt, found in prompts.items():
+        ends = [found[0], found[-1]] if len(found) > 1 else found
+        parts.append(f"<h3>{text(prompt)}</h3><div class=grid>{''.join(map(_sample, ends))}</div>")
+        if between := found[1:-1]:
             parts.append(
-                f"<details><summary>{len(between)} in between</summary>{''.join(map(_said, between))}</details>"
+                f"<details><summary>{len(between)} in between</summary>{''.join(map(_sample, between))}</details>"
             )
     return f"<h2>Samples</h2>{''.join(parts)}" if parts else ""
 
 
-def _said(sample: dict[str, Any]) -> str:
+def _sample(sample: dict[str, Any]) -> str:
     when = f"after step {sample['step']}" if sample["step"] else "before"
     return f"<div><span class=soft>{text(when)}</span><pre>{text(sample['text'])}</pre></div>"
 
 
 def configuration(settings: RunSettings | None) -> str:
+    """The settings that differ from their defaults, and all of them on demand."""
     if settings is None:
         return ""
-    usual = flat(defaults(type(settings)))
-    rows = [(k, v, usual.get(k)) for k, v in flat(settings).items() if k not in usual or v != usual[k]]
+    default = flat(defaults(type(settings)))
+    rows = [(k, v, default.get(k)) for k, v in flat(settings).items() if k not in default or v != default[k]]
     rows = [("setting", "value", "default"), *((k, v, "" if d is None else d) for k, v, d in rows)]
     table = _table(rows, "pairs settings")
     everything = f"<details><summary>All settings</summary><pre>{text(settings_text(settings))}</pre></details>"
@@ -322,31 +332,31 @@ def configuration(settings: RunSettings | None) -> str:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """What the fields of settings are where nothing is said; fields that must be given are left out."""
+    """The default values of a settings class; required fields are left out."""
     from typing import get_type_hints
 
-    kinds, found = get_type_hints(cls), {}
+    types, found = get_type_hints(cls), {}
     for f in dataclasses.fields(cls):
         if f.default is not dataclasses.MISSING:
             found[f.name] = f.default
         elif f.default_factory is not dataclasses.MISSING:
             value = f.default_factory()
             found[f.name] = flat(value) if dataclasses.is_dataclass(value) else value
-        elif dataclasses.is_dataclass(kinds[f.name]):
-            found[f.name] = defaults(kinds[f.name])
+        elif dataclasses.is_dataclass(types[f.name]):
+            found[f.name] = defaults(types[f.name])
     return found
 
 
 def details(facts: dict[str, Any]) -> str:
     """Hardware, versions, data, command."""
-    facts = {k: v for k, v in facts.items() if k not in ("model", "when", "host", "commit")}  # the header says it
-    notes = facts.pop("notes", None) or []
+    facts = {k: v for k, v in facts.items() if k not in ("model", "when", "host", "commit")}  # in the header
+    notes, command = facts.pop("notes", None) or [], facts.pop("command", "")
     rows = [(k.replace("_", " "), number(v) if type(v) in (int, float) else v) for k, v in facts.items()]
     rows += [("versions", line) for line in origin(None)]
     rows += [("data", note) for note in ([notes] if isinstance(notes, str) else notes)]
-    return f"<h2>Details</h2>{_table(rows)}<p class=soft>Command</p><pre>{text(command())}</pre>"
+    return f"<h2>Details</h2>{_table(rows)}<p class=soft>Command</p><pre>{text(command)}</pre>"
 
 
-def _table(rows: list[tuple[Any, ...]], kind: str = "pairs") -> str:
+def _table(rows: list[tuple[Any, ...]], css_class: str = "pairs") -> str:
     lines = [f"<tr><th>{text(first)}</th>{''.join(f'<td>{text(c)}</td>' for c in rest)}</tr>" for first, *rest in rows]
-    return f'<table class="{kind}">{"".join(lines)}</table>'
+    return f'<table class="{css_class}">{"".join(lines)}</table>'

@@ -1,4 +1,4 @@
-"""When a run ends, and how much of it is over: steps, tokens, time and epochs, whichever comes first."""
+"""When a run ends, and its progress: by steps, tokens, time or epochs, whichever limit comes first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from litlm.settings import TrainSettings
 
 
 class Limits:
-    """The limits that are set; one epoch where none is.
+    """The limits in the settings; one epoch if there is none. Raises ValueError if there are no examples.
 
-    `step`, `tokens` and `seconds` are what the run has behind it, from its very start: a resumed run counts on.
+    `step`, `tokens` and `seconds` are counted from the very start of a run, also if it was resumed.
     """
 
     def __init__(self, settings: TrainSettings, n_examples: int) -> None:
@@ -24,16 +24,17 @@ class Limits:
         self.epoch_steps = None if self.epochs is None else math.ceil(self.epochs * n_examples / settings.batch_size)
 
     def steps(self) -> int | None:
-        """Optimizer steps of the whole run, or None if tokens or time may end it."""
+        """Optimizer steps of the whole run, or None if tokens or time may end it earlier."""
         if self.max_tokens is not None or self.max_seconds is not None:
             return None
         return min(n for n in (self.max_steps, self.epoch_steps) if n is not None)
 
     def progress(self, step: int, tokens: int, seconds: float) -> float:
-        """The share of the run that is over, in [0, 1]: of the limit that is nearest."""
+        """The finished share of the run, in [0, 1], by the limit that is nearest."""
         return min(1.0, max(share for share, _ in self._shares(step, tokens, seconds)))
 
     def reached(self, step: int, tokens: int, seconds: float) -> bool:
+        """Whether the run is over."""
         return self.progress(step, tokens, seconds) >= 1
 
     def why(self, step: int, tokens: int, seconds: float) -> str:

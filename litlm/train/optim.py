@@ -1,7 +1,7 @@
 """Optimizers by name, and their state as tensors and JSON, so that a checkpoint needs no pickle.
 
-Parameters are known to the optimizer by their names, and a saved state is matched by them. Muon beside AdamW, and
-one optimizer for each parameter, look like a single torch.optim.Optimizer from outside (`Joined`).
+The optimizer knows its parameters by name, and a saved state is matched by these names. Muon beside AdamW, and one
+optimizer per parameter, look like a single torch.optim.Optimizer from outside (`CombinedOptimizer`).
 """
 
 from __future__ import annotations
@@ -10,42 +10,51 @@ import difflib
 import inspect
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from litlm.ops.cross_entropy import has_triton
 from litlm.settings import TrainSettings
 from litlm.settings.base import complain
-from litlm.train.loss import triton_kernels
-from litlm.train.mixed import MasterWeights
+from litlm.train.precision import MasterWeights
 
-_OURS = ("adamw", "adamw8bit", "muon")
-_UNFIT = ("lbfgs", "sparseadam")  # want the loss again within a step; sparse gradients
-_ELSEWHERE = ("params", "lr", "weight_decay")  # arguments that are settings of their own
+_UNSUITABLE = ("lbfgs", "sparseadam")  # need the loss again within a step; need sparse gradients
+_NOT_ARGS = ("params", "lr", "weight_decay")  # arguments that are settings of their own
 
-Named = dict[str, nn.Parameter]
+NamedParameters = dict[str, nn.Parameter]
 
 
-class Trained(Protocol):
-    """A model, or whatever else has parameters with names."""
+class HasParameters(Protocol):
+    """A model, or anything else with named parameters."""
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Each parameter with its name."""
+        ...
 
 
-def make_optimizer(model: Trained, settings: TrainSettings) -> Optimizer:
-    """The optimizer of all parameters that require a gradient. The trainer sets the learning rate before each step."""
+def make_optimizer(model: HasParameters, settings: TrainSettings) -> Optimizer:
+    """The optimizer of all parameters that require a gradient. The trainer sets the learning rate before each step.
+
+    Raises ValueError for an unknown optimizer, or arguments that it does not take.
+    """
     if settings.optimizer_in_backward:
-        return StepInBackward(model, settings)
-    parts = _parts(_trainable(model), settings)
-    if isinstance(model, MasterWeights) and _suits_kernel(model, settings):
-        return MixedAdamW(parts[0], model)
-    return parts[0] if len(parts) == 1 else Joined(parts)
+        optimizer: Optimizer = StepInBackward(model, settings)
+    else:
+        parts = _parts(_trainable(model), settings)
+        if isinstance(model, MasterWeights) and _suits_kernel(model, settings):
+            return MixedAdamW(parts[0], model)
+        optimizer = parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+    if isinstance(model, MasterWeights):
+        optimizer.register_step_post_hook(lambda *_: model.copy_to_model())
+    return optimizer
 
 
-class Joined(Optimizer):
-    """Several optimizers that look like one: the groups of all of them, and one state that they share."""
+class CombinedOptimizer(Optimizer):
+    """Several optimizers that look like one: all of their parameter groups, and one state that they share."""
 
     def __init__(self, parts: list[Optimizer]) -> None:
         self.parts = parts
@@ -63,18 +72,19 @@ class Joined(Optimizer):
         self._share()  # load_state_dict has made new groups and a new state
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """A step of each."""
         for part in self.parts:
             part.step()
 
 
-class StepInBackward(Joined):
-    """Updates each parameter as soon as its gradient is there, and frees the gradient: they are never all held at once.
+class StepInBackward(CombinedOptimizer):
+    """Updates each parameter as soon as its gradient arrives, and frees the gradient: they are never all in memory.
 
-    So the learning rate must be set before the backward pass, whose loss must be the whole step's. `step` has nothing
-    left to do. `remove_hooks()` ends it; so does letting go of the optimizer.
+    So the learning rate must be set before the backward pass, whose loss must be that of the whole step. `step` has
+    nothing left to do. `remove_hooks()` ends it, and so does deleting the optimizer.
     """
 
-    def __init__(self, model: Trained, settings: TrainSettings) -> None:
+    def __init__(self, model: HasParameters, settings: TrainSettings) -> None:
         named = _trainable(model)
         super().__init__([part for name, p in named.items() for part in _parts({name: p}, settings)])
         pairs = zip(named.values(), self.parts, strict=True)
@@ -82,7 +92,7 @@ class StepInBackward(Joined):
         self.remove_hooks = weakref.finalize(self, lambda: [hook.remove() for hook in hooks])
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        pass
+        """Nothing: see the class."""
 
 
 def _stepper(part: Optimizer) -> Any:
@@ -97,19 +107,20 @@ class MixedAdamW(torch.optim.AdamW):
     """AdamW for the fp32 copies of `MasterWeights` that moves the fewest bytes: one kernel updates a copy and its
     state, and rounds it into the model. Gradients may be bf16. Its state is that of torch's fused AdamW.
 
-    factor: what gradients are multiplied by in the next step, which forgets it. found_inf: as `leave_out` sets it.
+    clip_coef: what gradients are multiplied by in the next step, which resets it. found_inf: see `skip_step_if`.
     """
 
     def __init__(self, like: torch.optim.Optimizer, masters: MasterWeights) -> None:
         super().__init__(_named_groups(like), fused=True)
         self.masters = masters
-        self.factor: Tensor | None = None
+        self.clip_coef: Tensor | None = None
         self.found_inf: Tensor | None = None
-        masters.keeps_low = True
+        masters.keep_bf16_grads = True
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        from litlm.train.kernels import adamw_
+        """Update the copies and the model."""
+        from litlm.ops.adamw import adamw_
 
         for group in self.param_groups:
             params = [p for p in group["params"] if self.masters.gradient(p) is not None]
@@ -127,37 +138,49 @@ class MixedAdamW(torch.optim.AdamW):
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [state["step"] for state in states],
-                [self.masters.rounded.get(p) for p in params],
+                [self.masters.model_params.get(p) for p in params],
                 **{key: group[key] for key in ("lr", "betas", "eps", "weight_decay")},
-                factor=self.factor,
+                clip_coef=self.clip_coef,
                 found_inf=self.found_inf,
             )
-        self.factor = None
+        self.clip_coef = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients."""
         super().zero_grad(set_to_none)
-        self.masters.clear()
+        self.masters.bf16_grads.clear()
 
 
 def _suits_kernel(masters: MasterWeights, settings: TrainSettings) -> bool:
-    """Whether `MixedAdamW` can do what is asked for."""
+    """Whether `MixedAdamW` does what the settings ask for."""
     params = [p for _, p in masters.named_parameters()]
     return (
         settings.optimizer.lower() == "adamw"
         and settings.optimizer_args.keys() <= {"betas", "eps"}
-        and bool(masters.rounded)
+        and bool(masters.model_params)
         and all(p.dtype == torch.float32 and p.is_contiguous() for p in params)
-        and all(p.is_contiguous() for p in masters.rounded.values())
+        and all(p.is_contiguous() for p in masters.model_params.values())
         and params[0].device.type == "cuda"
         and len({p.device for p in params}) == 1
-        and triton_kernels() is not None
+        and has_triton()
     )
 
 
-def can_leave_out(optimizer: Optimizer) -> bool:
-    """Whether a tensor on the device can decide, without the host waiting, that a step changes nothing."""
+@contextmanager
+def hooks_removed(*owners: Any) -> Iterator[None]:
+    """After the block, the hooks of weights and optimizers are gone; otherwise the model would go on learning."""
+    try:
+        yield
+    finally:
+        for owner in owners:
+            if hasattr(owner, "remove_hooks"):
+                owner.remove_hooks()
+
+
+def can_skip_on_device(optimizer: Optimizer) -> bool:
+    """Whether a tensor on the device can make a step change nothing, so that the host need not wait for it."""
     optimizer = _unwrap(optimizer)
-    # Not torch's fused SGD: where its first step is left out, its momentum stays uninitialized memory.
+    # Not torch's fused SGD: if its first step is skipped, its momentum stays uninitialized memory.
     return not isinstance(optimizer, StepInBackward) and all(
         isinstance(part, torch.optim.Adam)
         and all(group["fused"] and p.device.type == "cuda" for group in part.param_groups for p in group["params"])
@@ -165,19 +188,18 @@ def can_leave_out(optimizer: Optimizer) -> bool:
     )
 
 
-def leave_out(optimizer: Optimizer, bad: Tensor) -> None:
-    """Where `bad` (0-dim, fp32, on the device) is 1, steps change nothing, until this is called again.
+def skip_step_if(optimizer: Optimizer, bad: Tensor) -> None:
+    """Until the next call, steps change nothing if `bad` (0-dim, fp32, on the device) is 1.
 
-    Only for optimizers that `can_leave_out`.
+    Only for optimizers that `can_skip_on_device`.
     """
     for part in _parts_of(_unwrap(optimizer)):
-        part.found_inf = bad  # type: ignore[attr-defined]  # torch's fused optimizers look for it too
+        part.found_inf = bad  # type: ignore[attr-defined]  # torch's fused optimizers read it too
 
 
-def clip_gradients(optimizer: Optimizer, params: Iterable[Tensor], most: float | None) -> Tensor | None:
-    """Scale the whole gradient down to a norm of `most`; the norm it had, None if the gradients are gone already.
-
-    The norm is fp32, and on the device. A `MixedAdamW` scales them only when it steps.
+def clip_gradients(optimizer: Optimizer, params: Iterable[Tensor], max_norm: float | None) -> Tensor | None:
+    """Scale all gradients so that their norm is at most `max_norm`. Returns the norm that they had (0-dim, fp32, on the
+    device), or None if the gradients are gone already. A `MixedAdamW` scales them when it steps.
     """
     optimizer = _unwrap(optimizer)
     if isinstance(optimizer, MixedAdamW):
@@ -185,33 +207,33 @@ def clip_gradients(optimizer: Optimizer, params: Iterable[Tensor], most: float |
         if not grads:
             return None
         norm = _norm(grads)
-        optimizer.factor = None if most is None else (most / (norm + 1e-6)).clamp(max=1.0)
+        optimizer.clip_coef = None if max_norm is None else (max_norm / (norm + 1e-6)).clamp(max=1.0)
         return norm
     params = [p for p in params if p.grad is not None]
     if not params:
         return None
     norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-    if most is not None:
-        torch.nn.utils.clip_grads_with_norm_(params, most, norm)
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
     return norm.float()
 
 
 @torch.no_grad()
 def _norm(grads: list[Tensor]) -> Tensor:
-    """Summed up in fp32, whatever they are."""
+    """The norm of all gradients, 0-dim, summed in fp32 for any dtype."""
     norms: list[Tensor] = []
     for dtype in dict.fromkeys(grad.dtype for grad in grads):
-        alike = [grad for grad in grads if grad.dtype == dtype]
-        norms += torch._foreach_norm(alike, 2, dtype=torch.float32)  # pyright: ignore[reportPrivateImportUsage]
+        of_dtype = [grad for grad in grads if grad.dtype == dtype]
+        norms += torch._foreach_norm(of_dtype, 2, dtype=torch.float32)  # pyright: ignore[reportPrivateImportUsage]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def check_optimizer(settings: TrainSettings) -> None:
-    """Raise the ValueError that `make_optimizer` would for the optimizer's name and arguments."""
+    """Raises the ValueError of `make_optimizer` for the optimizer's name and arguments."""
     _check_args(_classes(settings.optimizer), settings)
 
 
-def _trainable(model: Trained) -> Named:
+def _trainable(model: HasParameters) -> NamedParameters:
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not named:
         raise ValueError("there is nothing to train: no parameter of the model requires a gradient")
@@ -219,27 +241,27 @@ def _trainable(model: Trained) -> Named:
 
 
 def _is_matrix(name: str, p: Tensor) -> bool:
-    """Not so are the biases of stacked experts (E, out) and norms with a weight for each head (H, D)."""
+    """Biases of stacked experts (E, out) and norms with one weight per head (H, D) have two dimensions but are not."""
     return p.ndim >= 2 and not name.endswith(("bias", "norm.weight"))
 
 
-def _parts(named: Named, settings: TrainSettings) -> list[Optimizer]:
+def _parts(named: NamedParameters, settings: TrainSettings) -> list[Optimizer]:
     classes = _classes(settings.optimizer)
     _check_args(classes, settings)
     if classes[0] is torch.optim.Muon:
-        # For the matrices inside the layers. torch's takes no stacks of them, such as experts (E, out, in).
-        inside = {n: p for n, p in named.items() if ".layers." in f".{n}" and p.ndim == 2 and _is_matrix(n, p)}
+        # For the matrices inside the layers. torch's Muon takes no stacks of them, such as experts (E, out, in).
+        first = {n: p for n, p in named.items() if ".layers." in f".{n}" and p.ndim == 2 and _is_matrix(n, p)}
     elif len(classes) == 2:
-        # 8 bits are shared by blocks of neighbours, and rows of an embedding differ in how often they are met.
-        inside = {n: p for n, p in named.items() if not n.endswith(("embed.weight", "embed.lora.B"))}
+        # A block of neighboring values shares its 8-bit scale, but rows of an embedding occur with different frequency.
+        first = {n: p for n, p in named.items() if not n.endswith(("embed.weight", "embed.lora.B"))}
     else:
-        inside = named
-    rest = {n: p for n, p in named.items() if n not in inside}
-    return [_build(cls, part, settings) for cls, part in zip(classes, (inside, rest), strict=False) if part]
+        first = named
+    rest = {n: p for n, p in named.items() if n not in first}
+    return [_build(cls, part, settings) for cls, part in zip(classes, (first, rest), strict=False) if part]
 
 
 def _classes(name: str) -> tuple[type[Optimizer], ...]:
-    """The class, and for muon and adamw8bit the one that does what they are not for."""
+    """The class of that name; for muon and adamw8bit also the class for the parameters that they don't suit."""
     key = name.lower()
     if key == "muon":
         return torch.optim.Muon, torch.optim.AdamW
@@ -250,23 +272,23 @@ def _classes(name: str) -> tuple[type[Optimizer], ...]:
             raise ValueError("optimizer=adamw8bit needs bitsandbytes: pip install 'litlm[quant]'") from e
         return AdamW8bit, AdamW
     known = {n.lower(): c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)}
-    known = {n: c for n, c in known.items() if c is not Optimizer and n not in _UNFIT}
+    known = {n: c for n, c in known.items() if c is not Optimizer and n not in _UNSUITABLE}
     if key in known:
         return (known[key],)
-    names = sorted({*_OURS, *known})
-    if key in _UNFIT:
+    names = sorted({"adamw8bit", *known})
+    if key in _UNSUITABLE:
         raise ValueError(f"optimizer={name} doesn't work with ordinary training steps; use one of {', '.join(names)}")
     close = difflib.get_close_matches(key, names)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     raise ValueError(f"optimizer={name!r} is unknown{hint}; there are {', '.join(names)}")
 
 
-def _takes(cls: type[Optimizer]) -> list[str]:
+def _arguments(cls: type[Optimizer]) -> list[str]:
     return list(inspect.signature(cls).parameters)
 
 
 def _check_args(classes: tuple[type[Optimizer], ...], settings: TrainSettings) -> None:
-    allowed = [arg for cls in classes for arg in _takes(cls) if arg not in _ELSEWHERE]
+    allowed = [arg for cls in classes for arg in _arguments(cls) if arg not in _NOT_ARGS]
     names = " and ".join(cls.__name__ for cls in classes)
     problems = [
         f"{arg} is a setting of its own, not one of optimizer_args"
@@ -275,58 +297,61 @@ def _check_args(classes: tuple[type[Optimizer], ...], settings: TrainSettings) -
         for arg in settings.optimizer_args
         if arg not in allowed
     ]
-    if settings.weight_decay and not any("weight_decay" in _takes(cls) for cls in classes):
+    if settings.weight_decay and not any("weight_decay" in _arguments(cls) for cls in classes):
         problems.append(f"weight_decay={settings.weight_decay} means nothing to {names}; set it to 0")
     complain(f"Arguments of optimizer={settings.optimizer}", problems)
 
 
-def _build(cls: type[Optimizer], named: Named, settings: TrainSettings) -> Optimizer:
+def _build(cls: type[Optimizer], named: NamedParameters, settings: TrainSettings) -> Optimizer:
     args: dict[str, Any] = {}
     if cls is torch.optim.AdamW and not {"foreach", "differentiable"} & settings.optimizer_args.keys():
         args["fused"] = True
     if cls is torch.optim.Muon:
         args["adjust_lr_fn"] = "match_rms_adamw"  # updates as large as AdamW's, so that one lr suits both
-    takes = _takes(cls)
+    arguments = _arguments(cls)
     for key, value in settings.optimizer_args.items():
-        if key in takes:
+        if key in arguments:
             args[key] = tuple(value) if isinstance(value, list) else value
     matrices = [(n, p) for n, p in named.items() if _is_matrix(n, p)]
     vectors = [(n, p) for n, p in named.items() if not _is_matrix(n, p)]
     groups: list[dict[str, Any]] = [{"params": params} for params in (matrices, vectors) if params]
-    if "weight_decay" in takes:
+    if "weight_decay" in arguments:
         for group in groups:
             group["weight_decay"] = settings.weight_decay if group["params"] is matrices else 0.0
     try:
         return cls(groups, lr=0.0 if settings.lr == "find" else settings.lr, **args)  # type: ignore[call-arg]
     except (TypeError, ValueError, RuntimeError) as e:
-        raise ValueError(f"{cls.__name__} refuses optimizer_args={settings.optimizer_args}: {e}") from e
+        raise ValueError(f"{cls.__name__} does not accept optimizer_args={settings.optimizer_args}: {e}") from e
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What the optimizer has learned: tensors for a safetensors file (not copies), and the rest as JSON.
+    """The optimizer's state: tensors for a safetensors file (not copies), and the rest for JSON. The options of its
+    parameter groups (lr, betas, ...) are not part of it: they come from the settings.
 
-    Its groups' options (lr, betas, ...) are not part of it: they come from the settings.
+    Raises ValueError if the state holds anything else.
     """
     optimizer = _unwrap(optimizer)
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
-    on_cpu, seen = set(), set()
+    on_cpu, stored = set(), set()
     for name, p in _named(optimizer):
         for key, value in optimizer.state.get(p, {}).items():
             if isinstance(value, Tensor):
                 value = value.detach()
-                # bitsandbytes' code books are the same tensor everywhere; a file can't hold one tensor twice.
-                place = value.untyped_storage().data_ptr()
-                tensors[f"{key}/{name}"] = value.clone() if place in seen else value.contiguous()
-                seen.add(place)
+                # bitsandbytes' code books are one shared tensor, and a safetensors file can't hold a tensor twice.
+                address = value.untyped_storage().data_ptr()
+                tensors[f"{key}/{name}"] = value.clone() if address in stored else value.contiguous()
+                stored.add(address)
                 if value.device.type == "cpu" != p.device.type:
                     on_cpu.add(key)
             elif value is None or isinstance(value, (bool, int, float, str)):
                 scalars.setdefault(name, {})[key] = value
             else:
-                raise ValueError(f"the state of {_kind(optimizer)} can't be saved: {key} is a {type(value).__name__}")
+                raise ValueError(
+                    f"the state of {_class_names(optimizer)} can't be saved: {key} is a {type(value).__name__}"
+                )
     return tensors, {
-        "optimizer": _kind(optimizer),
+        "optimizer": _class_names(optimizer),
         "shapes": {name: list(p.shape) for name, p in _named(optimizer)},
         "tensors": list(tensors),
         "scalars": scalars,
@@ -335,12 +360,12 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Go on from a saved state, bit for bit. Nothing is changed if it does not fit."""
+    """Restore a saved state, bit for bit. Raises ValueError, and changes nothing, if it does not fit."""
     optimizer = _unwrap(optimizer)
     params, shapes = dict(_named(optimizer)), info["shapes"]
     problems = []
-    if info["optimizer"] != _kind(optimizer):
-        problems.append(f"it is that of {info['optimizer']}, but this run uses {_kind(optimizer)}")
+    if info["optimizer"] != _class_names(optimizer):
+        problems.append(f"it is that of {info['optimizer']}, but this run uses {_class_names(optimizer)}")
     problems += [f"{name} is trained, but the state doesn't have it" for name in params if name not in shapes]
     problems += [f"{name} is in the state, but not trained" for name in shapes if name not in params]
     problems += [
@@ -354,21 +379,21 @@ def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info:
         problems = [*problems[:20], f"... and {len(problems) - 20} more"]
     complain("The optimizer's saved state is", problems)
 
-    # The settings may have changed: another precision, or an optimizer that counts its steps elsewhere.
+    # The settings may have changed: another precision, or an optimizer that counts its steps on another device.
     groups = [(p, group) for group in optimizer.param_groups for p in group["params"]]
-    counts_there = {p for p, group in groups if group.get("fused") or group.get("capturable")}
-    torchs = [part for part in _parts_of(optimizer) if isinstance(part, torch.optim.Adam | torch.optim.Muon)]
-    as_wide = {p for part in torchs for group in part.param_groups for p in group["params"]}
+    steps_on_device = {p for p, group in groups if group.get("fused") or group.get("capturable")}
+    torch_parts = [part for part in _parts_of(optimizer) if isinstance(part, torch.optim.Adam | torch.optim.Muon)]
+    in_own_dtype = {p for part in torch_parts for group in part.param_groups for p in group["params"]}
     optimizer.state.clear()
     for name, values in info["scalars"].items():
         optimizer.state[params[name]].update(values)
     for full, value in tensors.items():
         key, _, name = full.partition("/")
         p = params[name]
-        on_cpu = p not in counts_there if key == "step" and p in as_wide else key in info["on_cpu"]
+        on_cpu = p not in steps_on_device if key == "step" and p in in_own_dtype else key in info["on_cpu"]
         device = torch.device("cpu") if on_cpu else p.device
-        if value.shape == p.shape:  # fused kernels want the parameter's own strides
-            dtype = p.dtype if p in as_wide else value.dtype
+        if value.shape == p.shape:  # fused kernels need the parameter's strides
+            dtype = p.dtype if p in in_own_dtype else value.dtype
             value = torch.empty_like(p, dtype=dtype, device=device, requires_grad=False).copy_(value)
         else:
             value = value.to(device, copy=True)
@@ -381,16 +406,16 @@ def _unwrap(optimizer: Optimizer) -> Optimizer:
 
 
 def _parts_of(optimizer: Optimizer) -> list[Optimizer]:
-    return optimizer.parts if isinstance(optimizer, Joined) else [optimizer]
+    return optimizer.parts if isinstance(optimizer, CombinedOptimizer) else [optimizer]
 
 
-def _kind(optimizer: Optimizer) -> str:
-    kinds = (torch.optim.AdamW if isinstance(part, MixedAdamW) else type(part) for part in _parts_of(optimizer))
-    return " + ".join(sorted({kind.__name__ for kind in kinds}))
+def _class_names(optimizer: Optimizer) -> str:
+    classes = (torch.optim.AdamW if isinstance(part, MixedAdamW) else type(part) for part in _parts_of(optimizer))
+    return " + ".join(sorted({cls.__name__ for cls in classes}))
 
 
 def _named_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Groups to make another optimizer of."""
+    """Groups from which another optimizer can be made."""
     return [{**g, "params": list(zip(g["param_names"], g["params"], strict=True))} for g in optimizer.param_groups]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of runs: loss.png of one, `litlm plot` for several."""
+"""Pictures of runs: loss.png of one run, `litlm plot` for several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from litlm.settings import PlotCommand
 from litlm.train.files import duration, flat, read_metrics, read_settings
 from litlm.train.html import extent, running_mean, series
 
-WHERE = ("out_dir", "resume", "overwrite")  # settings that say nothing about a run
+IGNORED_SETTINGS = ("out_dir", "resume", "overwrite")  # don't tell runs apart
 
 
 def plot_loss(rows: list[dict[str, float]], path: Path, title: str = "") -> None:
@@ -35,7 +35,7 @@ def plot_loss(rows: list[dict[str, float]], path: Path, title: str = "") -> None
 
 
 class Run(NamedTuple):
-    """path: as given. folder: of the run. settings: flat, empty where settings.yaml is missing."""
+    """path: as typed. folder: of the run. settings: flat, empty if there is no settings.yaml."""
 
     path: str
     folder: Path
@@ -44,6 +44,7 @@ class Run(NamedTuple):
 
 
 def plot_command(settings: PlotCommand) -> None:
+    """`litlm plot`: draw the runs and print a table. Raises ValueError if a run or a metric can't be drawn."""
     from matplotlib import rc_context
 
     out = Path(settings.out)
@@ -59,7 +60,7 @@ def plot_command(settings: PlotCommand) -> None:
 
 
 def read_runs(paths: tuple[str, ...]) -> list[Run]:
-    """All problems of all paths at once."""
+    """The runs at these paths. Raises ValueError with the problems of all paths."""
     runs, problems = [], []
     for path in paths:
         file = Path(path) / "metrics.csv" if Path(path).is_dir() else Path(path)
@@ -81,12 +82,12 @@ def read_runs(paths: tuple[str, ...]) -> list[Run]:
 
 
 def labels(runs: list[Run]) -> list[str]:
-    """What differs between the runs' settings, or their directories where that does not tell them apart."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in WHERE))
+    """The settings in which the runs differ, or their directories if that doesn't tell them apart."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in IGNORED_SETTINGS))
     differ = [key for key in keys if any(run.settings.get(key) != runs[0].settings.get(key) for run in runs)]
     by_settings = [", ".join(_setting(key, run.settings[key]) for key in differ if key in run.settings) for run in runs]
     for found in (by_settings, [run.folder.name for run in runs]):
-        if all(found) and len(set(found)) == len(runs) and max(map(len, found)) <= 60:  # what fits beside a picture
+        if all(found) and len(set(found)) == len(runs) and max(map(len, found)) <= 60:  # fits beside a picture
             return found
     return [run.path for run in runs]
 
@@ -97,7 +98,7 @@ def _setting(key: str, value: Any) -> str:
 
 
 def draw(runs: list[Run], names: list[str], settings: PlotCommand) -> Any:
-    """A matplotlib figure with a row for each metric."""
+    """A matplotlib figure with one row per metric. Raises ValueError if no run has a metric."""
     known = sorted({name for run in runs for row in run.rows for name in row})
     missing = [m for m in settings.metrics if m not in known and m != "val_loss"]
     metrics = [m for m in settings.metrics if m in known]
@@ -116,7 +117,7 @@ def draw(runs: list[Run], names: list[str], settings: PlotCommand) -> Any:
             if not points:
                 continue
             every += [y for _, y in points]
-            # What is measured now and then, such as a validation, has few values that stand for themselves.
+            # Metrics that are not measured in every step, such as the validation loss, are not smoothed.
             if 2 * len(points) < len(run.rows) or settings.smooth == 1:
                 style = "o-" if 2 * len(points) < len(run.rows) else "-"
                 axes.plot(*_xy(points), style, color=f"C{i}", markersize=4, label=name)
@@ -133,6 +134,7 @@ def draw(runs: list[Run], names: list[str], settings: PlotCommand) -> Any:
 
 
 def table(runs: list[Run], names: list[str], smooth: int = 1) -> str:
+    """Losses, steps and speed of the runs."""
     rows = [("run", "loss", "best val", "steps", "tokens/s", "time")]
     for run, name in zip(runs, names, strict=True):
         last, loss = run.rows[-1], running_mean(series(run.rows, "loss"), smooth)
@@ -160,17 +162,17 @@ def _xy(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
 
 
 def _plain(text: str) -> str:
-    """To matplotlib $ begins a formula."""
+    """Escaped for matplotlib, in which $ starts a formula."""
     return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
 
 
 def _short(text: str, length: int) -> str:
-    """Without its middle where it is too long: names differ at the ends."""
+    """Without its middle if it is too long: names differ at the ends."""
     return text if len(text) <= length else f"{text[: length // 3]}…{text[-(length * 2 // 3 - 1) :]}"
 
 
 def _fit(axes: Any, ys: list[float], *, whole: bool = True) -> None:
-    """Axes that show the values and not only how far away a few are. whole: the other axis has no halves."""
+    """Limit the axes to the values without outliers. whole: integer ticks on the other axis."""
     from matplotlib.ticker import MaxNLocator
 
     if whole:
@@ -186,12 +188,12 @@ def _fit(axes: Any, ys: list[float], *, whole: bool = True) -> None:
     axes.text(0.01, 0.98, f"{values} beyond the axis", transform=axes.transAxes, va="top", fontsize="small", alpha=0.7)
 
 
-def _save(figure: Any, path: Path, kind: str) -> None:
+def _save(figure: Any, path: Path, file_format: str) -> None:
     from litlm.io.writing import atomic_file
 
     with atomic_file(path) as part, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box in its place will do
-        figure.savefig(part, format=kind)
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box is drawn instead
+        figure.savefig(part, format=file_format)
 
 
 def _figure(size: tuple[float, float]) -> Any:
@@ -199,5 +201,5 @@ def _figure(size: tuple[float, float]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # no window, whatever matplotlib is set to
+    FigureCanvasAgg(figure)  # no window, whatever backend is configured
     return figure

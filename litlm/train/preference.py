@@ -1,10 +1,10 @@
 """Preference optimization: make the chosen answers of pairs more likely than the rejected ones.
 
-Write p(y) for the log-probability that the model gives to an answer y after its prompt, the sum over its tokens; r(y)
-for the reference model's; n(y) for the number of tokens; c and j for the chosen and the rejected answer.
+Write p(y) for the model's log-probability of an answer y given its prompt (a sum over tokens), r(y) for the reference
+model's, n(y) for the number of tokens, c and j for the chosen and the rejected answer.
 
-Unusual: there is no second model. With adapters the reference is the same model while they are switched off, in the
-same micro batch. Where all weights are trained, its log-probabilities are computed once before training
+There is no second model in memory. With adapters the reference is the same model with its adapters disabled, in the
+same micro batch. When all weights are trained, the reference's log-probabilities are computed once before training
 (`precompute_reference`) and come with the batches.
 """
 
@@ -19,27 +19,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litlm.context.base import send
-from litlm.data.base import IGNORE, Batch
+from litlm.data.base import Batch
 from litlm.data.preference import PreferenceBatch, PreferenceDataset
 from litlm.model import GPT
+from litlm.ops.cross_entropy import IGNORE
 from litlm.settings.train import PreferenceSettings
-from litlm.train.loss import Objective, Runner, model_token_losses
+from litlm.train.loss import Objective, model_token_losses
 
 
 def dpo(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """-log sigmoid(beta m), where m = (p(c) - r(c)) - (p(j) - r(j)): Rafailov et al. 2023, eq. 7.
+    """-log sigmoid(beta m) of margins m = (p(c) - r(c)) - (p(j) - r(j)) (pairs,): Rafailov et al. 2023, eq. 7.
 
-    With label_smoothing e it is -(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m): Mitchell 2023, "A note on DPO
-    with noisy preferences" (cdpo), for labels that are wrong with probability e.
+    With label_smoothing e: -(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m), for labels that are wrong with
+    probability e (cdpo: Mitchell 2023, "A note on DPO with noisy preferences").
     """
     loss = -(1 - label_smoothing) * F.logsigmoid(beta * margin)
     return loss - label_smoothing * F.logsigmoid(-beta * margin) if label_smoothing else loss
 
 
 def ipo(margin: Tensor, beta: float) -> Tensor:
-    """(m - 1 / (2 beta))^2: Azar et al. 2023, eq. 17, with beta for their tau.
+    """(m - 1 / (2 beta))^2 of margins m (pairs,): Azar et al. 2023, eq. 17, with beta for their tau.
 
-    As in TRL, m is made of means over tokens, (p(c) - r(c)) / n(c) - (p(j) - r(j)) / n(j). The paper leaves that open.
+    As in TRL, m is made of means over tokens, (p(c) - r(c)) / n(c) - (p(j) - r(j)) / n(j); the paper leaves that open.
     """
     return (margin - 1 / (2 * beta)).square()
 
@@ -47,43 +48,45 @@ def ipo(margin: Tensor, beta: float) -> Tensor:
 def orpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     """-a(c) - beta log sigmoid(log odds(c) - log odds(j)): Hong et al. 2024, eqs. 6 and 7, with beta for their lambda.
 
-    a(y) = p(y) / n(y), which are the arguments; odds(y) = e^a / (1 - e^a). The first term is the cross-entropy of the
-    chosen answer, a mean over its tokens (TRL's takes the prompt's tokens too, and the mean over all pairs' tokens).
+    The arguments (pairs,) are a(y) = p(y) / n(y); odds(y) = e^a / (1 - e^a). The first term is the cross-entropy of the
+    chosen answer, a mean over its tokens (TRL includes the prompt's tokens and takes the mean over all pairs' tokens).
     """
 
     def log_odds(a: Tensor) -> Tensor:
-        a = a.clamp(max=-1e-6)  # an answer that is certain has infinite odds
+        a = a.clamp(max=-1e-6)  # a certain answer has infinite odds
         return a - (-torch.expm1(a)).log()
 
     return -chosen - beta * F.logsigmoid(log_odds(chosen) - log_odds(rejected))
 
 
 class Preference(Objective):
-    """The loss of pairs, as the settings choose it; `count` is pairs.
+    """The loss of pairs that the settings choose; `count` is pairs.
 
-    reference: makes the model the reference model within a block (`lambda: adapters_off(model)`). None where batches
-    bring the reference's log-probabilities, and for orpo, which has none.
+    reference: a context in which the model is the reference model (`lambda: adapters_disabled(model)`). None if batches
+    bring the reference's log-probabilities, and for orpo, which has no reference.
 
-    `metrics` are means over the pairs since the last call: rewards beta (p - r) of either answer (orpo: beta p / n),
-    their margin, and the accuracy, how often the chosen answer's is the higher one.
+    `metrics` are means over the pairs since the last call: each answer's reward beta (p - r) (orpo: beta p / n), their
+    margin, and the accuracy, how often the chosen answer has the higher reward.
     """
 
     def __init__(
         self, settings: PreferenceSettings, reference: Callable[[], AbstractContextManager[None]] | None = None
     ) -> None:
         self.settings, self.reference = settings, reference
-        self._sums: Tensor | None = None  # chosen reward, rejected reward, chosen is higher
+        self._sums: Tensor | None = None  # of chosen rewards, rejected rewards, chosen > rejected
         self._pairs = 0
 
     def count(self, batch: Batch) -> int:
+        """The pairs."""
         return sum(map(len, batch.examples)) // 2
 
-    def loss_sum(self, model: GPT, runner: Runner, batch: Batch) -> Tensor:
+    def loss_sum(self, model: GPT, batch: Batch) -> Tensor:
+        """See `Objective`. Raises ValueError if there is no reference and the loss needs one."""
         assert isinstance(batch, PreferenceBatch)
         s = self.settings
-        places = send(torch.tensor(batch.answer_documents()), batch.tokens.device)  # (pairs, 2)
-        ref = None if s.loss == "orpo" else self._reference(model, runner, batch, places)
-        policy, n_tokens = (t[places] for t in log_probs(model, runner, batch))
+        documents = send(torch.tensor(batch.answer_documents()), batch.tokens.device)  # (pairs, 2)
+        ref = None if s.loss == "orpo" else self._reference(model, batch, documents)
+        policy, n_tokens = (t[documents] for t in log_probs(model, batch))
         scores = policy / n_tokens if ref is None else policy - ref  # (pairs, 2)
         if s.loss == "orpo":
             losses = orpo(scores[:, 0], scores[:, 1], s.beta)
@@ -92,29 +95,31 @@ class Preference(Objective):
             losses = ipo(means[:, 0] - means[:, 1], s.beta)
         else:
             losses = dpo(scores[:, 0] - scores[:, 1], s.beta, s.label_smoothing)
-        self._note(s.beta * scores.detach())
+        self._add_rewards(s.beta * scores.detach())
         return losses.sum()
 
     @torch.no_grad()
-    def _reference(self, model: GPT, runner: Runner, batch: PreferenceBatch, places: Tensor) -> Tensor:
+    def _reference(self, model: GPT, batch: PreferenceBatch, documents: Tensor) -> Tensor:
+        """The reference's log-probabilities (pairs, 2)."""
         if self.reference is None:
             if batch.reference_logps is None:
                 raise ValueError(
-                    f"loss={self.settings.loss} compares with a reference: give Preference a context that switches the "
-                    "adapters off, or data from precompute_reference"
+                    f"loss={self.settings.loss} needs a reference model: give Preference a context that disables the "
+                    "adapters, or use data from precompute_reference"
                 )
             return send(batch.reference_logps, batch.tokens.device)
-        with _evaluating(model), self.reference():
-            return log_probs(model, runner, batch)[0][places]
+        with _eval_mode(model), self.reference():
+            return log_probs(model, batch)[0][documents]
 
-    def _note(self, rewards: Tensor) -> None:
-        """rewards: (pairs, 2). They stay on the device until `metrics` asks."""
+    def _add_rewards(self, rewards: Tensor) -> None:
+        """Add up rewards (pairs, 2) on the device, for `metrics`."""
         accurate = (rewards[:, 0] > rewards[:, 1]).float()
         sums = torch.cat((rewards, accurate[:, None]), dim=1).sum(0)
         self._sums = sums if self._sums is None else self._sums + sums
         self._pairs += rewards.size(0)
 
     def metrics(self) -> dict[str, Tensor]:
+        """See the class."""
         if self._sums is None:
             return {}
         chosen, rejected, accuracy = (self._sums / self._pairs).unbind()
@@ -122,39 +127,44 @@ class Preference(Objective):
         return dict(rewards_chosen=chosen, rewards_rejected=rejected, margin=chosen - rejected, accuracy=accuracy)
 
 
-def log_probs(model: GPT, runner: Runner, batch: Batch) -> tuple[Tensor, Tensor]:
-    """For each document of the batch, row by row: the log-probability of what is to be learned, and its tokens."""
-    hidden = runner(batch.tokens, output="hidden", context=batch.context())
-    losses = model_token_losses(model, hidden, batch.targets, batch.target_positions)
+def log_probs(model: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
+    """For each document of the batch, row by row: the log-probability of its tokens to learn, and their number; both
+    (documents,).
+    """
+    losses = model(
+        batch.tokens,
+        context=batch.context(),
+        output=lambda hidden: model_token_losses(model, hidden, batch.targets, batch.target_positions),
+    )
     width = batch.tokens.size(1)
     sizes = [[*row, width - sum(row)] for row in batch.lengths]  # the last is padding, or nothing
-    own = [at for row in sizes for at in [True] * (len(row) - 1) + [False]]
+    is_document = [flag for row in sizes for flag in [True] * (len(row) - 1) + [False]]
 
-    def summed(t: Tensor) -> Tensor:
+    def document_sums(t: Tensor) -> Tensor:
         parts = t.flatten().split([n for row in sizes for n in row])
-        return torch.stack([part.sum() for part, is_own in zip(parts, own, strict=True) if is_own])
+        return torch.stack([part.sum() for part, keep in zip(parts, is_document, strict=True) if keep])
 
-    return -summed(losses), summed((batch.targets != IGNORE).float())
+    return -document_sums(losses), document_sums((batch.targets != IGNORE).float())
 
 
 @torch.no_grad()
 def precompute_reference(
-    model: GPT, runner: Runner, data: PreferenceDataset, micro_batch_size: int, device: torch.device
+    model: GPT, data: PreferenceDataset, micro_batch_size: int, device: torch.device
 ) -> PreferenceDataset:
-    """`data` with what the model, as it is now, gives to each answer: the reference for training all weights."""
+    """`data` with the log-probabilities of the model as it is now: the reference for training all weights."""
     reference = torch.empty(len(data), 2)
-    with _evaluating(model):
+    with _eval_mode(model):
         for start in range(0, len(data), 64):
             for batch in data.batches(range(start, min(start + 64, len(data))), micro_batch_size):
-                values = log_probs(model, runner, batch.to(device))[0].cpu()
+                values = log_probs(model, batch.to(device))[0].cpu()
                 numbers = torch.tensor([n for row in batch.examples for n in row])
                 reference[start + numbers // 2, numbers % 2] = values
     return replace(data, reference_logps=reference)
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout."""
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """No dropout in the block."""
     training = model.training
     model.eval()
     try:

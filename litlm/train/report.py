@@ -1,7 +1,6 @@
-"""What people look at during a run and after it: a live line, metrics.csv, samples, loggers, settings that run again.
+"""What users see of a run: a live line on the console, metrics.csv, samples, report.html and loggers.
 
-The files are the truth: the pictures and report.html are drawn from what metrics.csv and samples.jsonl hold, so those
-of a resumed run show all of it.
+loss.png and report.html are drawn from metrics.csv and samples.jsonl, so those of a resumed run show all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import time
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from litlm import __version__
 from litlm.io.writing import write_text, writing
@@ -27,20 +26,20 @@ from litlm.train.files import (
     command,
     device_name,
     duration,
+    first_start,
     flat,
-    origin,
     read_metrics,
     read_samples,
     revision,
-    settings_text,
+    starts,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Report:
-    """One run's. `out_dir` None writes no files: a call of `fit` in a notebook."""
+    """The report of a run. Without `out_dir` no files are written (`fit` in a notebook).
+
+    Raises ValueError for loggers that are not installed, or have no folder to write to.
+    """
 
     def __init__(
         self,
@@ -55,7 +54,7 @@ class Report:
             raise ValueError(f"loggers={loggers} need an out_dir to write to")
         self.out_dir, self.settings = out_dir, settings
         self.facts: dict[str, Any] = {}
-        self._began = datetime.now().astimezone()
+        self._started = datetime.now().astimezone()
         self._names, self._loggers = loggers, []
         self._console = Console(quiet)
         self._metrics: Metrics | None = None
@@ -64,24 +63,27 @@ class Report:
     def __enter__(self) -> Report:
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """A run that failed is reported as well, but never so that the report's problems hide the run's."""
+    def __exit__(self, exc_type: Any, error: BaseException | None, trace: Any) -> None:
+        """Report a run that failed too, but never let an error of the report hide the run's."""
         with contextlib.suppress(Exception) if error is not None else contextlib.nullcontext():
             if isinstance(error, Exception) and self._metrics is not None:
                 self._finish(str(error) or type(error).__name__, "failed")
         self._close("success" if error is None else "failed")
 
     def describe(self, **facts: Any) -> None:
-        """What report.html says about the run: model, parameters, trainable, examples, device, notes, ..."""
+        """Facts for report.html: model, parameters, trainable, examples, device, notes, ..."""
         if "device" in facts:
             facts["device"] = device_name(facts["device"])
         self.facts.update(facts)
 
     def start(self, *, step: int) -> None:
-        """The run begins, or goes on after `step`: what the files hold beyond it is dropped."""
+        """The run starts, or continues after `step`: later rows and samples in the files are dropped."""
         self._last = step
         if self.out_dir is not None:
+            origins = starts(self.out_dir / "settings.yaml")  # of a resumed run more than one
+            self._started = (first_start(origins) if step else None) or self._started
             self.facts |= {"host": platform.node(), "commit": revision() or f"litlm {__version__}"}
+            self.facts["command"] = "\n".join(origins) if step and origins else command()
             self._metrics = Metrics(self.out_dir / "metrics.csv", step)
             self._cut_samples(step or -1)
             self._loggers = open_loggers(self._names, self.out_dir, step)
@@ -89,8 +91,8 @@ class Report:
                 logger.log_hyperparams(flat(self.settings) if self.settings else {})
 
     def step(self, row: Row, progress: float | None = None) -> None:
-        """One optimizer step. progress: the share of the run that is over. A step that came before replaces what
-        followed it (a run that rolled back).
+        """Log an optimizer step. progress: the finished share of the run. An earlier step again (after a rollback)
+        replaces all later ones.
         """
         step = int(row["step"] or 0)
         if step <= self._last:
@@ -104,10 +106,11 @@ class Report:
             logger.log_metrics(values, step)
 
     def say(self, text: str) -> None:
+        """A line on the console."""
         self._console.say(text)
 
     def samples(self, step: int, texts: list[tuple[str, str]]) -> None:
-        """(prompt, continuation) of the model as it is after `step`."""
+        """Log (prompt, continuation) pairs of the model after `step`."""
         for prompt, text in texts:
             self._console.say(f"  {_short(prompt, 30)} → {_short(text, 100)}")
         if self.out_dir is not None:
@@ -116,16 +119,17 @@ class Report:
                 file.writelines(lines)
 
     def draw(self) -> None:
-        """report.html as the run stands, which goes on whatever comes of that."""
+        """Write report.html while the run continues; an error does not end it."""
         if self.out_dir is None:
             return
         try:
-            self._write(f"Running, step {self._last:,}")
+            # With the time, so that it stays true if the process is killed.
+            self._write(f"Running, step {self._last:,}, as of {datetime.now().astimezone():%Y-%m-%d %H:%M %z}")
         except Exception as e:
             self.say(f"report.html could not be written ({e})")
 
     def finish(self, *, stopped: str | None) -> None:
-        """report.html and loss.png. stopped: why the run ended before its end."""
+        """Write report.html and loss.png. stopped: why the run ended early."""
         self._finish(stopped, "success")
 
     def _finish(self, stopped: str | None, status: str) -> None:
@@ -148,7 +152,7 @@ class Report:
         assert self.out_dir is not None
         rows = read_metrics(self.out_dir / "metrics.csv")
         samples = read_samples(self.out_dir / "samples.jsonl")
-        facts = self.facts | {"when": between(self._began, datetime.now().astimezone())}
+        facts = self.facts | {"when": between(self._started, datetime.now().astimezone())}
         write_report(self.out_dir, self.settings, facts, rows, samples, state)
         return rows
 
@@ -169,23 +173,24 @@ class Report:
 
 
 class Console:
-    """Loss, speed and time left on stderr: a line that rewrites itself on a terminal, some lines elsewhere.
+    """Loss, speed and time left on stderr: on a terminal a line that is updated in place, else a line now and then.
 
-    The loss is that of the step, as in metrics.csv; speeds are running means.
+    The loss is the step's, as in metrics.csv; speeds are running means.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.live = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self.pause = 0.1 if self.live else 10.0
+        self.interval = 0.1 if self.live else 10.0
         self._means: dict[str, float] = {}
         self._parts: list[str] = []
         self._rows, self._shown, self._at = 0, 0, -math.inf
-        self._open = False  # a live line that the next one replaces
-        self._first: tuple[float, float] | None = None
+        self._open = False  # whether a live line is on the screen
+        self._first: tuple[float, float] | None = None  # time and progress after the first step
         self._val: float | None = None
 
     def show(self, row: Row, progress: float | None) -> None:
+        """A step's row."""
         if self.quiet:
             return
         now, val = time.monotonic(), row.get("val_loss")
@@ -196,49 +201,50 @@ class Console:
                 before = self._means.get(name, value)
                 self._means[name] = before + (value - before) * max(0.1, 1 / self._rows)
         self._parts = self._describe(row, progress, now)
-        if val is not None or self._rows == 1 or now - self._at >= self.pause:
+        if val is not None or self._rows == 1 or now - self._at >= self.interval:
             self._at = now
-            self._print(stays=val is not None)
+            self._print(permanent=val is not None)
 
     def _describe(self, row: Row, progress: float | None, now: float) -> list[str]:
-        """The most important first: what does not fit on the terminal is left out."""
+        """The most important part first: parts that don't fit on the terminal are left out."""
         parts = [f"step {row['step']}" + ("" if progress is None else f" {math.floor(100 * progress)}%")]
         parts += [] if (loss := row.get("loss")) is None else [f"loss {loss:.3f}"]
         parts += [] if self._val is None else [f"val {self._val:.3f}"]
         if progress is not None:
             if self._first is None:
-                self._first = now, progress  # without the first step, which compiles
+                self._first = now, progress  # the first step doesn't count: it compiles
             elif progress > self._first[1]:
-                began, before = self._first
-                parts.append(f"{duration((now - began) / (progress - before) * (1 - progress))} left")
+                started, before = self._first
+                parts.append(f"{duration((now - started) / (progress - before) * (1 - progress))} left")
         parts += [f"{self._means['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in self._means else []
         parts += [] if (lr := row.get("lr")) is None else [f"lr {lr:.1e}"]
         parts += [f"MFU {self._means['mfu']:.0%}"] if "mfu" in self._means else []
         parts += [] if (memory := row.get("memory_gb")) is None else [f"{memory:.1f} GB"]
         return parts
 
-    def _print(self, stays: bool) -> None:
+    def _print(self, permanent: bool) -> None:
         self._shown = self._rows
         parts = list(self._parts)
         if self.live:
             while len(parts) > 1 and len("  ".join(parts)) >= _columns():
                 parts.pop()
-            print("\r\033[K" + "  ".join(parts), end="\n" if stays else "", file=sys.stderr, flush=True)
-            self._open = not stays
+            print("\r\033[K" + "  ".join(parts), end="\n" if permanent else "", file=sys.stderr, flush=True)
+            self._open = not permanent
         else:
             print("  ".join(parts), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
+        """A line of text, above the live line."""
         if self.quiet:
             return
         print(("\r\033[K" if self._open else "") + text, file=sys.stderr, flush=True)
         if self._open:
-            self._print(stays=False)
+            self._print(permanent=False)
 
     def close(self) -> None:
         """Leave the last step on the screen."""
         if self._rows > self._shown or self._open:
-            self._print(stays=True)
+            self._print(permanent=True)
 
 
 def _columns() -> int:
@@ -249,23 +255,23 @@ def _columns() -> int:
 
 
 def _short(text: str, length: int) -> str:
-    """On one line, without what would move the cursor."""
+    """On one line, without control characters."""
     text = "".join(c if c.isprintable() else " " for c in text)
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def between(began: datetime, now: datetime) -> str:
-    """2026-08-02 10:11 to 10:31 +0100; with the second date where it is another."""
-    end = now.strftime("%H:%M" if began.date() == now.date() else "%Y-%m-%d %H:%M")
-    return f"{began:%Y-%m-%d %H:%M} to {end} {now:%z}"
+def between(start: datetime, end: datetime) -> str:
+    """2026-08-02 10:11 to 10:31 +0100; with the second date if it differs."""
+    shown = end.strftime("%H:%M" if start.date() == end.date() else "%Y-%m-%d %H:%M")
+    return f"{start:%Y-%m-%d %H:%M} to {shown} {end:%z}"
 
 
 # --- loggers -------------------------------------------------------------------------------------------------------
 
 
 def check_loggers(names: tuple[str, ...]) -> None:
-    """Before anything is loaded: are the packages there?"""
+    """Raises ValueError, before anything is loaded, if a logger's package is not installed."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise ValueError(
@@ -274,7 +280,7 @@ def check_loggers(names: tuple[str, ...]) -> None:
 
 
 def open_loggers(names: tuple[str, ...], out_dir: Path, step: int) -> list[Any]:
-    """Lightning's loggers. A run that goes on after `step` goes on in the same W&B or MLflow run."""
+    """Lightning's loggers. A run that continues after `step` continues the same W&B or MLflow run."""
     known = out_dir / "loggers.json"
     ids: dict[str, str] = json.loads(known.read_text(encoding="utf-8")) if step and known.is_file() else {}
     project, found = "litlm", []
@@ -296,18 +302,8 @@ def open_loggers(names: tuple[str, ...], out_dir: Path, step: int) -> list[Any]:
             logger = MLFlowLogger(experiment_name=project, run_name=out_dir.name, run_id=ids.get("mlflow"))
             ids["mlflow"] = str(logger.run_id)
             found.append(logger)
-    except ModuleNotFoundError as e:  # there, but too old for Lightning
+    except ModuleNotFoundError as e:  # installed, but too old for Lightning
         raise ValueError(f"train.logger: {e}") from None
     if ids:
         write_text(known, json.dumps(ids))
     return found
-
-
-# --- settings ------------------------------------------------------------------------------------------------------
-
-
-def write_settings(settings: RunSettings, out_dir: Path, device: torch.device | None = None) -> None:
-    """The fully resolved settings as YAML that `litlm COMMAND --config` runs again; above it where it ran."""
-    header = "\n".join([command(), *origin(device)]).splitlines()  # YAML takes no control characters, even in comments
-    header = ["# " + "".join(c if c.isprintable() else "\ufffd" for c in line) for line in header]
-    write_text(out_dir / "settings.yaml", "\n".join(header) + "\n" + settings_text(settings))

@@ -1,7 +1,6 @@
-"""The learning rate of a step: a linear warm-up times a shape over the whole run.
+"""The learning rate of a step: a linear warmup times a decay over the whole run.
 
-The shape goes by the share of the run that is over, not by steps, so that it also ends where it should when tokens or
-time are the limit.
+The decay follows the progress of the run, not its steps, so that it also ends on time if tokens or time are the limit.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ from litlm.settings import TrainSettings
 
 
 def learning_rate(step: int, progress: float, settings: TrainSettings, *, steps: int | None = None) -> float:
-    """The rate of step 0, 1, ..., with `progress` in [0, 1] over when it begins. steps: see `warmup_of`."""
-    assert settings.lr != "find", "lr=find needs the rate that was found"
-    warmup = warmup_of(settings, steps)
+    """The rate of step 0, 1, ..., which begins at `progress` in [0, 1] of the run. steps: see `warmup_steps`."""
+    assert settings.lr != "find", "lr=find must be resolved first"
+    warmup = warmup_steps(settings, steps)
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return settings.lr * rise * _shape(progress, settings)
+    return settings.lr * rise * _decay(progress, settings)
 
 
-def warmup_of(settings: TrainSettings, steps: int | None) -> int:
-    """Steps of the warm-up. steps: of the whole run, where their number is known; it takes at most half of them."""
+def warmup_steps(settings: TrainSettings, steps: int | None) -> int:
+    """Steps of the warmup: at most half of the run's `steps`, if their number is known."""
     return settings.warmup_steps if steps is None else min(settings.warmup_steps, steps // 2)
 
 
-def _shape(progress: float, settings: TrainSettings) -> float:
-    """From 1 to settings.min_lr."""
+def _decay(progress: float, settings: TrainSettings) -> float:
+    """The factor of the peak rate, from 1 down to settings.min_lr."""
     if settings.schedule == "constant":
         return 1.0
     if settings.schedule == "cosine":

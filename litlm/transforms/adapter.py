@@ -1,13 +1,13 @@
 """LLaMA-Adapter (Zhang et al. 2023) and LLaMA-Adapter V2 (Gao et al. 2023), as LitGPT computes them.
 
-adapter: all queries of a layer also attend to P learned positions, in a softmax of their own, and each head adds what
-it read times its gate. Gates start at zero, so the model starts unchanged. The positions become keys and values
-through the layer's own projections; keys get neither rope nor norm. (The paper has a gate per head too, PEFT one per
-layer.) adapter_v2 also trains all norms, and every linear layer in the blocks becomes y = scale * (W x + bias). The
-head has none: the loss reads its weight without running the layer.
+adapter: all queries of a layer also attend to P learned positions, in a separate softmax, and each head adds the result
+times its gate. Gates start at zero, so the model starts unchanged. The positions become keys and values through the
+layer's own projections; keys get neither rope nor norm. (The paper has one gate per head too, PEFT one per layer.)
+adapter_v2 also trains all norms, and every linear layer in the blocks becomes y = scale * (W x + bias). The head has
+none: the loss uses its weight without running the layer.
 
-Each is a child named `adapter` of the module it adapts, used by a hook, so modules keep their classes and weights with
-their names, and the same transform fits a quantized model. Adapters are fp32 whatever the model's dtype.
+Each adapter is a child named `adapter` of the module it adapts, used by a forward hook, so modules keep their classes
+and their weights' names, and the same transform fits a quantized model. Adapters are fp32 in any model.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from litlm.transforms.lora import LoRA
 
 
 class Adapter(nn.Module):
-    """Something learned beside a frozen module. on: whether it is used."""
+    """What is trained beside a frozen module, in fp32. disabled: not used."""
 
-    on = True
+    disabled = False
 
 
 class Prompt(Adapter):
@@ -53,24 +53,26 @@ class ScaleBias(Adapter):
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=torch.float32))
 
     def forward(self, y: Tensor) -> Tensor:
+        """The layer's output (..., out) -> (..., out)"""
         y = y + self.bias.to(y.dtype)
-        # Not scale * y: bf16 knows no number between 1 and 1.008, so a scale would not move until it is far from 1.
+        # Not scale * y: bf16 has no number between 1 and 1.008, so small changes of a scale would have no effect.
         return torch.addcmul(y, y, (self.scale - 1).to(y.dtype))
 
 
 class NormCopy(Adapter):
-    """A copy of a norm that is trained in its place, in fp32."""
+    """An fp32 copy of a norm, which is trained in its place."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = copy.deepcopy(norm).to(torch.float32).requires_grad_(True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The norm of x (..., C), in x's dtype."""
         return self.norm(x.float()).to(x.dtype)
 
 
 class _Prompted(Context):
-    """A pass's context for one layer, where queries also attend to the layer's prompt."""
+    """The context of a pass for one layer, in which queries also attend to the layer's prompt."""
 
     def __init__(self, context: Context, attn: Attention) -> None:
         self.context, self.attn = context, attn
@@ -83,10 +85,10 @@ class _Prompted(Context):
         y = self.context.attend(layer, q, k, v, **options)  # (B, H, T, D)
         adapter = self.attn.adapter
         assert isinstance(adapter, Prompt)
-        kept = self.context.once(layer, lambda: _keys_and_values(self.attn, adapter.prompt.to(q.dtype)))
-        keys, values = kept.expand(-1, q.size(0), -1, -1, -1)
-        more = attention(q, keys, values, scale=options.get("scale"), softcap=options.get("softcap"))
-        return torch.addcmul(y, adapter.gate.to(y.dtype).view(1, -1, 1, 1), more)
+        prompt = self.context.once(layer, lambda: _keys_and_values(self.attn, adapter.prompt.to(q.dtype)))
+        keys, values = prompt.expand(-1, q.size(0), -1, -1, -1)
+        attended = attention(q, keys, values, scale=options.get("scale"), softcap=options.get("softcap"))
+        return torch.addcmul(y, adapter.gate.to(y.dtype).view(1, -1, 1, 1), attended)
 
 
 def _keys_and_values(attn: Attention, prompt: Tensor) -> Tensor:
@@ -100,19 +102,22 @@ def _keys_and_values(attn: Attention, prompt: Tensor) -> Tensor:
 
 def _attend_to_prompt(attn: Attention, args: tuple[Tensor, Turn, Context, int]) -> Any:
     x, turn, context, layer = args
-    return (x, turn, _Prompted(context, attn), layer) if attn.adapter.on else None  # type: ignore[union-attr]
+    return None if attn.adapter.disabled else (x, turn, _Prompted(context, attn), layer)  # type: ignore[union-attr]
 
 
 def _scale_and_shift(linear: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return linear.adapter(output) if linear.adapter.on else output  # type: ignore[operator,union-attr]
+    return output if linear.adapter.disabled else linear.adapter(output)  # type: ignore[operator,union-attr]
 
 
-def _norm_anew(norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return norm.adapter(args[0]) if norm.adapter.on else output  # type: ignore[operator,union-attr]
+def _replace_norm(norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output if norm.adapter.disabled else norm.adapter(args[0])  # type: ignore[operator,union-attr]
 
 
-def make_adapters(model: GPT, method: MethodSettings) -> dict[str, Adapter]:
-    """Fresh adapters for the modules that the method adapts, by these modules' names; the model is not changed."""
+def make_adapters(model: GPT, method: MethodSettings, *, v2: bool) -> dict[str, Adapter]:
+    """New adapters for the modules that the method adapts, by the names of these; the model is not changed.
+
+    v2: those of adapter_v2. Raises ValueError if the model can't have them.
+    """
     _check(model, method)
     made: dict[str, Adapter] = {}
     for name, module in model.named_modules():
@@ -120,7 +125,7 @@ def make_adapters(model: GPT, method: MethodSettings) -> dict[str, Adapter]:
             if int(name.split(".")[1]) >= method.start_layer:
                 c = module.config
                 made[name] = Prompt(method.prompt_length, c.n_embd, c.n_head).to(module.o_proj.weight.device)
-        elif method.name != "adapter_v2":
+        elif not v2:
             continue
         elif isinstance(module, nn.Linear) and name.startswith("layers."):
             made[name] = ScaleBias(module.out_features).to(module.weight.device)
@@ -152,23 +157,26 @@ def _check(model: GPT, method: MethodSettings) -> None:
         raise ValueError(f"method {method.name} does not fit the model:\n" + "\n".join(f"- {p}" for p in problems))
 
 
-def attach_adapters(model: GPT, made: dict[str, Adapter]) -> None:
-    """Put adapters on the modules they are named after."""
-    for name, adapter in made.items():
+def attach_adapters(model: GPT, adapters: dict[str, Adapter]) -> None:
+    """Add the adapters to the modules that they are named after."""
+    for name, adapter in adapters.items():
         module = model.get_submodule(name)
         module.add_module("adapter", adapter.train(module.training))
         if isinstance(adapter, Prompt):
             module.register_forward_pre_hook(_attend_to_prompt)
         else:
-            module.register_forward_hook(_scale_and_shift if isinstance(adapter, ScaleBias) else _norm_anew)
+            module.register_forward_hook(_scale_and_shift if isinstance(adapter, ScaleBias) else _replace_norm)
 
 
-def apply_adapter(model: GPT, method: MethodSettings) -> list[str]:
-    """Freeze the model and give its modules what method adapter or adapter_v2 trains; returns the modules' names."""
-    made = make_adapters(model, method)
+def apply_adapter(model: GPT, method: MethodSettings, *, v2: bool = False) -> list[str]:
+    """Freeze the model and add the adapters of method adapter (v2: adapter_v2); returns the adapted modules' names.
+
+    Raises ValueError if the model can't have them.
+    """
+    adapters = make_adapters(model, method, v2=v2)
     model.requires_grad_(False)
-    attach_adapters(model, made)
-    return list(made)
+    attach_adapters(model, adapters)
+    return list(adapters)
 
 
 def prompt_adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
@@ -179,20 +187,20 @@ def prompt_adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
 
 
 @contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Within the block the model computes what it did before it had these adapters."""
-    adapters = [adapter for _, adapter in prompt_adapters(model) if adapter.on]
+def adapters_disabled(model: nn.Module) -> Iterator[None]:
+    """In the block, the model computes what it did before it was adapted."""
+    adapters = [adapter for _, adapter in prompt_adapters(model) if not adapter.disabled]
     for adapter in adapters:
-        adapter.on = False
+        adapter.disabled = True
     try:
         yield
     finally:
         for adapter in adapters:
-            adapter.on = True
+            adapter.disabled = False
 
 
 def refuse_to_merge(model: nn.Module) -> None:
-    """No weights of the plain model can express a prompt, so an error where there is one."""
+    """Raises ValueError if the model has prompts, which no weights of the plain model can express."""
     if any(True for _ in prompt_adapters(model)):
         raise ValueError(
             "the model has adapters of method adapter or adapter_v2: their prompts can't be merged into weights; "

@@ -1,8 +1,8 @@
-"""Products in FP8 while training (torchao): the blocks' linear layers multiply 8-bit copies of what they are given.
+"""FP8 training (torchao): the linear layers of the blocks multiply 8-bit copies of their inputs and weights.
 
-The weights stay as they are, and so do their names; each product scales its own inputs, a whole matrix by one factor
-(one for each row is more exact, and slower). Embeddings, head and routers stay out: they are few products, and wrong
-digits cost most there. Undone afterwards, so that saving sees plain layers.
+Weights and their names stay as they are; each product scales its inputs, with one factor per matrix (one per row would
+be more exact, and slower). Embeddings, head and routers are left out: they are few products, where errors cost most. It
+is undone after training, so that saving sees plain layers.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from torch import nn
 from litlm.model import GPT
 from litlm.ops.linear import Linear
 
-_ALIGN = 16  # FP8 kernels take matrices whose sides are multiples of this
-_CAPABILITY = (8, 9)
+_ALIGN = 16  # FP8 kernels need matrix sizes that are multiples of this
+_MIN_CAPABILITY = (8, 9)
 
 
 @contextmanager
 def fp8_training(model: GPT, *, emulate: bool = False) -> Iterator[list[str]]:
-    """While the block runs, the linear layers of the model's blocks multiply in FP8; gives their names.
+    """In the block, the linear layers of the model's layers multiply in FP8; yields their names.
 
-    emulate: the same rounding in ordinary products, where there is no such device.
+    emulate: the same rounding with ordinary products, for other devices. Raises ValueError if model or device can't.
     """
     float8 = _torchao()
     layers = _layers(model)
     _check(model, layers, emulate=emulate)
-    # The weight's gradient is a product over tokens, of which there may be any number.
+    # The weight's gradient is a product over tokens, whose number may be odd.
     config = replace(float8.Float8LinearConfig.from_recipe_name("tensorwise"), pad_inner_dim=True, emulate=emulate)
     try:
-        # The filter sees a layer under the name that it has in what is converted.
+        # The filter gets a layer's name within what is converted.
         float8.convert_to_float8_training(model, module_filter_fn=lambda _, name: name in layers, config=config)
-        for name, layer in layers.items():  # the new ones have the old ones' weights, but not their mode
+        for name, layer in layers.items():  # the new ones have the old ones' weights, but are in training mode
             model.get_submodule(name).train(layer.training)
         yield list(layers)
     finally:
@@ -55,7 +55,7 @@ def _torchao() -> Any:
 
 
 def _layers(model: GPT) -> dict[str, nn.Linear]:
-    """What is converted: sides that FP8 kernels don't take stay as they are."""
+    """The layers to convert: those with sizes that FP8 kernels take."""
     return {
         name: m
         for name, m in model.named_modules()
@@ -71,10 +71,10 @@ def _check(model: GPT, layers: dict[str, nn.Linear], *, emulate: bool) -> None:
     device = model.embed.weight.device
     if not emulate and device.type != "cuda":
         problems.append(f"it needs a CUDA device of capability 8.9 or more, and the model is on {device.type}")
-    elif not emulate and torch.cuda.get_device_capability(device) < _CAPABILITY:
+    elif not emulate and torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
         has = ".".join(map(str, torch.cuda.get_device_capability(device)))
         problems.append(f"it needs a CUDA device of capability 8.9 or more (H100, L4, RTX 40), and this one has {has}")
-    if odd := [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and _changed(m)]:
+    if odd := [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and not _is_plain(m)]:
         name, layer = odd[0]
         problems.append(
             f"{name} is a {type(layer).__name__} with adapters or quantized weights, and FP8 takes plain layers; use "
@@ -86,6 +86,6 @@ def _check(model: GPT, layers: dict[str, nn.Linear], *, emulate: bool) -> None:
         raise ValueError("fp8=True can't be used:\n" + "\n".join(f"- {p}" for p in problems))
 
 
-def _changed(layer: nn.Linear) -> bool:
-    plain = type(layer) in (Linear, nn.Linear)
-    return not plain or bool(layer._forward_hooks or layer._forward_pre_hooks) or any(True for _ in layer.children())
+def _is_plain(layer: nn.Linear) -> bool:
+    """Adapters are children of their layer."""
+    return type(layer) in (Linear, nn.Linear) and not any(True for _ in layer.children())

@@ -1,17 +1,18 @@
-"""LoRA (Hu et al. 2021): y = W x + scale B A x, with W frozen. Also DoRA, experts, and modules trained whole beside it.
+"""LoRA (Hu et al. 2021): y = W x + scale B A x with W frozen. Also DoRA, adapters of experts and embeddings, and
+modules trained whole beside them.
 
-An adapter is a child named `lora` of the linear layer it adapts, added to the layer's output by a forward hook. So the
+An adapter is a child named `lora` of the layer it adapts, and a forward hook adds its output to the layer's. So the
 layer keeps its class and its weight's name, and the same transform fits a quantized or sharded layer. The experts of a
-mixture get one for each stacked projection. Adapters are fp32 whatever the model's dtype: bf16 would round most small
-updates away.
+mixture get one adapter per stacked projection. Adapters are fp32 in any model: bf16 would lose most small updates.
 
-An adapter's name is that of its layer (layers.0.attn.q_proj) or stacked weight (layers.0.mlp.experts.up_proj).
-Embeddings can have one too. One on a head or an embedding that are tied is for that side alone, as in PEFT: the model
-then has both, `embed` and `lm_head`, over one frozen weight.
+An adapter is called as its layer (layers.0.attn.q_proj) or stacked weight (layers.0.mlp.experts.up_proj). If head and
+embedding are tied, an adapter on one is for that side alone, as in PEFT: the model then has both `embed` and `lm_head`,
+over one frozen weight.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,57 +36,61 @@ PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
 class LoRA(nn.Module):
-    """The low-rank part for a weight of `shape` (out, in); for stacked experts everything has E in front.
+    """The low-rank adapter of a weight with `shape` (out, in); for stacked experts all shapes have E in front.
 
     A: (r, in), B: (out, r); B starts at zero, so the model starts unchanged.
 
-    rslora: the scale was chosen as alpha / sqrt(r) (Kalajdzievski 2023); only said, for the file. magnitude: (out,) of
-    DoRA, else None. off: contribute nothing. own_base: the layer's weight came with the adapter and is not the base
-    model's, so it is saved with it.
+    rslora: whether the scale was chosen as alpha / sqrt(r) (Kalajdzievski 2023), for saving. magnitude: DoRA's (out,),
+    else None. disabled: add nothing. saves_base: the layer's weight came with the adapter and is not the base model's,
+    so it is saved with it.
     """
 
     magnitude: nn.Parameter | None
-    own_base = False
-    length_of = -1  # DoRA's lengths are those of rows
+    saves_base = False
+    norm_dim = -1  # DoRA's magnitudes are the norms of rows
 
     def __init__(
         self, shape: Sequence[int], r: int, scale: float, dropout: float = 0.0, *, rslora: bool = False
     ) -> None:
         super().__init__()
         *stack, out_features, in_features = shape
-        self.scale, self.dropout, self.rslora, self.off = scale, dropout, rslora, False
+        self.scale, self.dropout, self.rslora, self.disabled = scale, dropout, rslora, False
         self.A = nn.Parameter(torch.empty(*stack, r, in_features, dtype=torch.float32))
         self.B = nn.Parameter(torch.empty(*stack, out_features, r, dtype=torch.float32))
         self.register_parameter("magnitude", None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        bound = self.A.size(-1) ** -0.5  # as PEFT does
+        """Draw A from PEFT's distribution, and zero B."""
+        bound = self.A.size(-1) ** -0.5
         nn.init.uniform_(self.A, -bound, bound)
         nn.init.zeros_(self.B)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out): what is added to the layer's output."""
         if not (self.dropout and self.training):
             return self._product(x)
-        if torch.compiler.is_compiling():  # which decides itself what to keep
+        if torch.compiler.is_compiling():  # the compiler decides itself what to keep for the backward pass
             return self._product(F.dropout(x, self.dropout))
         return _DropLoRA.apply(x, self.A, self.B, self.scale, self.dropout)  # type: ignore[return-value]
 
     def _product(self, x: Tensor) -> Tensor:
         return linear(linear(x, self.A.to(x.dtype)), (self.B * self.scale).to(x.dtype))
 
-    def rows(self, x: Tensor, ends: Tensor, experts: Tensor) -> Tensor:
-        """The same for rows sorted by expert, as `grouped_linear` takes them."""
+    def grouped(self, x: Tensor, ends: Tensor, experts: Tensor) -> Tensor:
+        """`forward` for rows sorted by expert (M, in) -> (M, out); arguments as `grouped_linear`."""
         x = F.dropout(x, self.dropout, self.training)
-        low = grouped_linear(x, self.A.to(x.dtype), ends, experts)
-        return grouped_linear(low, (self.B * self.scale).to(x.dtype), ends, experts)
+        low_rank = grouped_linear(x, self.A.to(x.dtype), ends, experts)
+        return grouped_linear(low_rank, (self.B * self.scale).to(x.dtype), ends, experts)
 
-    def directed(self, x: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """DoRA (Liu et al. 2024): the layer's output with m W' / |W'| for its weight, each row by its own length."""
+    def dora(self, x: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """DoRA (Liu et al. 2024): the layer's `output` (..., out) for x (..., in), with its weight W replaced by
+        m W' / |W'|, where W' is W with the adapter and |W'| has the norm of each row.
+        """
         assert self.magnitude is not None
-        # The length counts as a constant (section 4.3 there), so W' itself needs no gradient.
-        factor = self.magnitude / self.lengths(weight)
-        if self.dropout and self.training:  # as in PEFT: W sees all inputs, and what DoRA changes of it dropped ones
+        # The norm counts as a constant (section 4.3 there), so W' itself needs no gradient.
+        factor = self.magnitude / self.weight_norm(weight)
+        if self.dropout and self.training:  # as in PEFT: W gets all inputs, the change by DoRA dropped ones
             x = F.dropout(x, self.dropout)
             base = linear(x, weight.to(x.dtype))
         else:
@@ -93,31 +98,33 @@ class LoRA(nn.Module):
         return output + (factor - 1).to(output.dtype) * base + factor.to(output.dtype) * self._product(x)
 
     @torch.no_grad()
-    def lengths(self, weight: Tensor) -> Tensor:
-        """(out,) in fp32: the length of each row of the weight with the low-rank part added."""
+    def weight_norm(self, weight: Tensor) -> Tensor:
+        """(out,) in fp32: the norm of each row of the weight (out, in) with the adapter added."""
         with torch.autocast(weight.device.type, enabled=False):
-            return (weight.float() + self.delta()).norm(dim=self.length_of)
+            return (weight.float() + self.delta_weight()).norm(dim=self.norm_dim)
 
-    def delta(self) -> Tensor:
-        """(out, in) in fp32: what the low-rank part adds to the weight."""
+    def delta_weight(self) -> Tensor:
+        """(out, in) in fp32: what the adapter adds to the weight."""
         return self.scale * (self.B.float() @ self.A.float())
 
-    def merged(self, weight: Tensor) -> Tensor:
+    def merged_weight(self, weight: Tensor) -> Tensor:
         """(out, in) in fp32: the weight with this adapter in it."""
         if self.magnitude is None:
-            return weight.float() + self.delta()
-        return (self.magnitude / self.lengths(weight)).unsqueeze(self.length_of) * (weight.float() + self.delta())
+            return weight.float() + self.delta_weight()
+        factor = (self.magnitude / self.weight_norm(weight)).unsqueeze(self.norm_dim)
+        return factor * (weight.float() + self.delta_weight())
 
 
 class EmbeddingLoRA(LoRA):
-    """The same for an embedding (V, C): scale B[token] A is added to what it looks up. A: (r, C), B: (V, r).
+    """The adapter of an embedding (V, C): scale B[token] A is added to what it looks up. A: (r, C), B: (V, r).
 
-    As in PEFT, nothing is dropped, A is drawn from a normal distribution, and DoRA has a length for each column (C,).
+    As in PEFT, there is no dropout, A is drawn from a normal distribution, and DoRA has one norm per column (C,).
     """
 
-    length_of = 0
+    norm_dim = 0
 
     def reset_parameters(self) -> None:
+        """Draw A from PEFT's distribution, and zero B."""
         nn.init.normal_(self.A)
         nn.init.zeros_(self.B)
 
@@ -127,35 +134,39 @@ class EmbeddingLoRA(LoRA):
 
 
 class _DropLoRA(torch.autograd.Function):
-    """scale B A dropout(x). Keeps the mask as booleans, and x itself, which other adapters share.
+    """scale B A dropout(x) for x (..., in) -> (..., out).
 
-    Autograd would keep the mask in x's dtype and the masked x, for each adapter anew.
+    Saves a boolean mask, and x itself, which other adapters share. Autograd would save the mask in x's dtype and the
+    masked x, once per adapter.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, p: float) -> Tensor:
         mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p)
-        low = linear(x * mask, a.to(x.dtype)) * (scale / (1 - p))  # (..., r)
-        ctx.save_for_backward(x, mask, low, a, b)
+        low_rank = linear(x * mask, a.to(x.dtype)) * (scale / (1 - p))  # (..., r)
+        ctx.save_for_backward(x, mask, low_rank, a, b)
         ctx.factor = scale / (1 - p)
-        return linear(low, b.to(x.dtype))
+        return linear(low_rank, b.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, mask, low, a, b = ctx.saved_tensors
-        grad_low = (grad @ b.to(grad.dtype)) * ctx.factor  # (..., r)
-        grad_a = grad_low.reshape(-1, a.size(0)).T @ (x * mask).reshape(-1, a.size(1)).to(grad.dtype)
-        grad_b = grad.reshape(-1, b.size(0)).T @ low.reshape(-1, b.size(1)).to(grad.dtype)
-        grad_x = (grad_low @ a.to(grad.dtype)).mul_(mask) if ctx.needs_input_grad[0] else None
+        x, mask, low_rank, a, b = ctx.saved_tensors
+        grad_low_rank = (grad @ b.to(grad.dtype)) * ctx.factor  # (..., r)
+        grad_a = grad_low_rank.reshape(-1, a.size(0)).T @ (x * mask).reshape(-1, a.size(1)).to(grad.dtype)
+        grad_b = grad.reshape(-1, b.size(0)).T @ low_rank.reshape(-1, b.size(1)).to(grad.dtype)
+        grad_x = (grad_low_rank @ a.to(grad.dtype)).mul_(mask) if ctx.needs_input_grad[0] else None
         return None if grad_x is None else grad_x.to(x.dtype), grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
 
 
 class AdaptedExperts(Experts):
-    """What `Experts` become while they have adapters: `lora` holds one for each adapted projection."""
+    """Experts with adapters, in place of the `Experts` whose weights it takes over; `lora` has one adapter for each
+    adapted projection. (No hook reaches the products inside of a stack.)
+    """
 
     lora: nn.ModuleDict
 
     def forward(self, x: Tensor, experts: Tensor) -> Tensor:
+        """(M, C) rows sorted by expert, and the expert (M,) of each -> (M, C)"""
         ends = rows_end(experts, self.up_proj.size(0))
         up = self._project("up_proj", x, ends, experts, self.up_bias)
         gate = None if self.gate_proj is None else self._project("gate_proj", x, ends, experts, self.gate_bias)
@@ -163,28 +174,37 @@ class AdaptedExperts(Experts):
 
     def _project(self, name: str, x: Tensor, ends: Tensor, experts: Tensor, bias: Tensor | None) -> Tensor:
         y = grouped_linear(x, getattr(self, name), ends, experts, bias)
-        if name not in self.lora or self.lora[name].off:
+        if name not in self.lora or self.lora[name].disabled:
             return y
-        return y + self.lora[name].rows(x, ends, experts)  # type: ignore[operator]
+        return y + self.lora[name].grouped(x, ends, experts)  # type: ignore[operator]
+
+
+def _replace_experts(model: nn.Module, name: str, cls: type[Experts]) -> Any:
+    """Put experts of another class, with the very same parameters, in the place of the module `name`."""
+    new = cls.__new__(cls)
+    new.__dict__ = {key: copy.copy(value) for key, value in vars(model.get_submodule(name)).items()}
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, new)
+    return new
 
 
 def _add_lora(module: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
     lora: LoRA = module.lora  # type: ignore[assignment]
-    if lora.off:
+    if lora.disabled:
         return output
     if lora.magnitude is None:
         return output + lora(args[0])
-    return lora.directed(args[0], output, weight_of(module), module.bias)
+    return lora.dora(args[0], output, weight_of(module), module.bias)
 
 
-def _add_to_embedding(module: nn.Embedding, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _add_embedding_lora(module: nn.Embedding, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
     lora: EmbeddingLoRA = module.lora  # type: ignore[assignment]
-    if lora.off:
+    if lora.disabled:
         return output
-    wide = output + lora(args[0])
+    y = output + lora(args[0])  # in fp32
     if lora.magnitude is not None:
-        wide = lora.magnitude / lora.lengths(module.weight) * wide
-    return wide.to(output.dtype)
+        y = lora.magnitude / lora.weight_norm(module.weight) * y
+    return y.to(output.dtype)
 
 
 def attach(
@@ -196,45 +216,51 @@ def attach(
     rslora: bool = False,
     dora: bool = False,
 ) -> LoRA:
-    """Give one linear layer or embedding an adapter."""
+    """Add an adapter to a linear layer or embedding."""
     options: Any = dict(r=r, scale=scale, dropout=dropout, rslora=rslora)
     if isinstance(layer, nn.Embedding):
         lora = EmbeddingLoRA((layer.num_embeddings, layer.embedding_dim), **options)
-        layer.register_forward_hook(_add_to_embedding)
+        layer.register_forward_hook(_add_embedding_lora)
     else:
         lora = LoRA((layer.out_features, layer.in_features), **options)
         layer.register_forward_hook(_add_lora)
     lora.to(layer.weight.device).train(layer.training)
     if dora:
-        lora.magnitude = nn.Parameter(lora.lengths(weight_of(layer)))
+        lora.magnitude = nn.Parameter(lora.weight_norm(weight_of(layer)))
     layer.add_module("lora", lora)
     return lora
 
 
 def attach_to_experts(
-    experts: Experts, projection: str, r: int, scale: float, dropout: float = 0.0, *, rslora: bool = False
+    model: nn.Module, name: str, r: int, scale: float, dropout: float = 0.0, *, rslora: bool = False
 ) -> LoRA:
-    """Give one stacked projection of the experts an adapter."""
+    """Add an adapter to a stacked projection of experts, called `name` in the model (layers.0.mlp.experts.up_proj)."""
+    owner, _, projection = name.rpartition(".")
+    experts: Any = model.get_submodule(owner)
+    if not isinstance(experts, AdaptedExperts):
+        experts = _replace_experts(model, owner, AdaptedExperts)
+        experts.add_module("lora", nn.ModuleDict())
     weight: Tensor | QuantizedStack = getattr(experts, projection)
     lora = LoRA(weight.shape, r, scale, dropout, rslora=rslora).to(weight.device)
-    lora.train(experts.training)
-    if not isinstance(experts, AdaptedExperts):
-        experts.__class__ = AdaptedExperts
-        experts.add_module("lora", nn.ModuleDict())
-    experts.lora[projection] = lora  # type: ignore[index]
+    experts.lora[projection] = lora.train(experts.training)
     return lora
 
 
-# --- what gets one -------------------------------------------------------------------------------------------------
+def is_adapted(layer: nn.Module) -> bool:
+    """Whether the layer computes more than the product with its weight: adapters are children of their layer."""
+    return any(name != "original" for name, _ in layer.named_children())
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
 
 
 def _is_pattern(name: str) -> bool:
     return any(c in name for c in "*?[")
 
 
-def _fits(full: str, name: str) -> bool:
-    """Does `name` mean the module called `full`? It is the end of its name, or a pattern for all of it."""
-    return fnmatchcase(full, name) if _is_pattern(name) else full == name or full.endswith("." + name)
+def name_matches(full: str, pattern: str) -> bool:
+    """Whether `pattern` means what is called `full`: its whole name, the end of it, or with * and ?."""
+    return full == pattern or full.endswith("." + pattern) or fnmatchcase(full, pattern)
 
 
 def _expert_weights(model: nn.Module) -> list[str]:
@@ -243,10 +269,10 @@ def _expert_weights(model: nn.Module) -> list[str]:
 
 
 def targets(model: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """What `names` means: linear layers inside the blocks, and stacked weights of experts where `names` says so.
+    """What `names` mean: linear layers inside the blocks, and stacked weights of experts if a name mentions experts.
 
-    What is outside of the blocks, such as embed and lm_head, is meant by its name only, as in PEFT. A tied model has an
-    lm_head here. A name that fits nothing is an error.
+    Layers outside the blocks, such as embed and lm_head, are only meant by their exact name, as in PEFT. A tied model
+    has an lm_head here. Raises ValueError for a name that matches nothing.
     """
     layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))]
     linear = [n for n in layers if n.startswith("layers.")]
@@ -258,10 +284,10 @@ def targets(model: nn.Module, names: tuple[str, ...]) -> list[str]:
             return set(linear)
         if name in outside:
             return {name}
-        found = {n for n in linear if _fits(n, name)}
-        # `down_proj` alone means the linear layers, as in PEFT; experts are meant where their name is in it.
+        found = {n for n in linear if name_matches(n, name)}
+        # `down_proj` alone means the linear layers, as in PEFT; experts must be named.
         if _is_pattern(name) or "experts" in name.split("."):
-            found |= {n for n in stacked if _fits(n, name) or _fits(n.rpartition(".")[0], name)}
+            found |= {n for n in stacked if name_matches(n, name) or name_matches(n.rpartition(".")[0], name)}
         return found
 
     chosen = {name: hits(name) for name in names}
@@ -272,8 +298,8 @@ def targets(model: nn.Module, names: tuple[str, ...]) -> list[str]:
             + (", and experts" if stacked else "")
             + f", and outside of its layers {', '.join(outside)}"
         )
-    every = set().union(*chosen.values())
-    return [n for n in (*outside, *linear, *stacked) if n in every]
+    matched = set().union(*chosen.values())
+    return [n for n in (*outside, *linear, *stacked) if n in matched]
 
 
 def _is_tied(model: nn.Module) -> bool:
@@ -281,12 +307,15 @@ def _is_tied(model: nn.Module) -> bool:
 
 
 def whole_modules(model: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """The modules that `modules_to_save` names: each that holds weights of its own, in what is named."""
+    """The modules with own weights in what `modules_to_save` names.
+
+    Raises ValueError for a name that matches nothing.
+    """
     holders = [n for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))]
     outer = list(dict.fromkeys(n for n, m in model.named_modules() if n and any(True for _ in m.parameters())))
 
     def hits(name: str) -> set[str]:
-        return {name} if name in outer else {n for n in outer if _fits(n, name)}  # norm is the last one, not any
+        return {name} if name in outer else {n for n in outer if name_matches(n, name)}  # norm is the last one, not any
 
     chosen = {name: hits(name) for name in names}
     if unused := [name for name, found in chosen.items() if not found]:
@@ -297,16 +326,17 @@ def whole_modules(model: nn.Module, names: tuple[str, ...]) -> list[str]:
             f"and in its layers {inner}"
             + (". Its head is tied to embed: name that" if "lm_head" in unused and "embed" in holders else "")
         )
-    every = set().union(*chosen.values()) if chosen else set()
-    return [n for n in holders if any(n == e or n.startswith(e + ".") for e in every)]
+    matched = set().union(*chosen.values()) if chosen else set()
+    return [n for n in holders if any(n == m or n.startswith(m + ".") for m in matched)]
 
 
 def apply_lora(model: nn.Module, method: MethodSettings) -> list[str]:
-    """Freeze the model and give what `method.targets` names an adapter each; returns their names.
+    """Freeze the model and add an adapter to each layer that `method.targets` names; returns their names.
 
-    What `method.modules_to_save` names is trained whole. An adapter on one side of a tied model unties it.
+    What `method.modules_to_save` names is trained whole. An adapter on one side of tied embeddings unties them. Raises
+    ValueError if the model can't have these adapters.
     """
-    if any(isinstance(m, (LoRA, Original)) for m in model.modules()):
+    if any(isinstance(m, (LoRA, OriginalWeights)) for m in model.modules()):
         raise ValueError("the model has LoRA adapters already; merge them first (litlm merge)")
     names, whole = targets(model, method.targets), whole_modules(model, method.modules_to_save)
     problems = []
@@ -326,11 +356,8 @@ def apply_lora(model: nn.Module, method: MethodSettings) -> list[str]:
     model.requires_grad_(False)
     scale = method.alpha / (math.sqrt(method.r) if method.rslora else method.r)
     for name in names:
-        owner, _, leaf = name.rpartition(".")
         if name in stacked:
-            experts = model.get_submodule(owner)
-            assert isinstance(experts, Experts)
-            attach_to_experts(experts, leaf, method.r, scale, method.dropout, rslora=method.rslora)
+            attach_to_experts(model, name, method.r, scale, method.dropout, rslora=method.rslora)
         else:
             layer = model.get_submodule(name)
             assert isinstance(layer, (nn.Linear, nn.Embedding))
@@ -350,7 +377,7 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, LoRA]]:
 # --- modules trained whole -----------------------------------------------------------------------------------------
 
 
-class Original(nn.Module):
+class OriginalWeights(nn.Module):
     """The weights that a module had before it was trained whole; a child of it named `original`."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -360,19 +387,19 @@ class Original(nn.Module):
 
 
 def train_whole(module: nn.Module) -> None:
-    """Make the module's own weights trainable, and keep what they were."""
-    module.add_module("original", Original(module))
+    """Make the module's own weights trainable, and remember the originals."""
+    module.add_module("original", OriginalWeights(module))
     for p in module.parameters(recurse=False):
         p.requires_grad_(True)
 
 
 def trained_whole(model: nn.Module) -> list[str]:
-    """The names of the modules trained whole."""
-    return [name.rpartition(".")[0] for name, m in model.named_modules() if isinstance(m, Original)]
+    """The names of the modules that are trained whole."""
+    return [name.rpartition(".")[0] for name, m in model.named_modules() if isinstance(m, OriginalWeights)]
 
 
 @contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
+def adapters_disabled(model: nn.Module) -> Iterator[None]:
     """In the block, the model computes what it did before it was adapted. Don't train in it."""
     loras = [m for m in model.modules() if isinstance(m, LoRA)]
     swapped = [
@@ -384,13 +411,13 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     trained = [p.data for p, _ in swapped]
     try:
         for lora in loras:
-            lora.off = True
+            lora.disabled = True
         for p, original in swapped:
             p.data = original.to(p.dtype)  # the model may have become bf16 since
         yield
     finally:
         for lora in loras:
-            lora.off = False
+            lora.disabled = False
         for (p, _), data in zip(swapped, trained, strict=True):
             p.data = data
 
@@ -398,8 +425,8 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds, without adapters; weights that are kept quantized are in it as they compute."""
+def _base_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state without adapters, and with quantized weights dequantized."""
     state = {name: t for name, t in model.state_dict().items() if ".lora." not in name}
     for name, module in model.named_modules():
         if isinstance(module, (QuantizedLinear, QuantizedStack)):
@@ -411,18 +438,18 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds, with every adapter in it (in fp32, then rounded once); the model stays as it is."""
-    state = _state(model)
+    """The model's state with all adapters merged (in fp32, then rounded once); the model itself is not changed."""
+    state = _base_state(model)
     for name, lora in adapters(model):
         key = name if name in state else f"{name}.weight"
         weight = state[key]
-        state[key] = lora.merged(weight.to(lora.A.device)).to(weight.device, weight.dtype)
+        state[key] = lora.merged_weight(weight.to(lora.A.device)).to(weight.device, weight.dtype)
     return state
 
 
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
-    """Put every adapter into its weight and take the adapters off. What was quantized then is not."""
+    """Merge every adapter into its weight and remove it. Adapted weights that were quantized are then plain."""
     for name, lora in list(adapters(model)):
         owner, _, leaf = name.rpartition(".")
         parent = model.get_submodule(owner)
@@ -433,18 +460,18 @@ def merge(model: nn.Module) -> None:
                 delattr(parent, leaf)
                 parent.register_parameter(leaf, plain)
                 weight = plain
-            weight.copy_(lora.merged(weight))
+            weight.copy_(lora.merged_weight(weight))
             del parent.lora[leaf]
-            if not len(parent.lora):
+            if not parent.lora:
                 del parent.lora
-                parent.__class__ = Experts  # pyright: ignore[reportAttributeAccessIssue]
+                _replace_experts(model, owner, Experts)
             continue
         layer = model.get_submodule(name)
         assert isinstance(layer, (nn.Linear, nn.Embedding))
-        merged = lora.merged(weight_of(layer))
+        merged = lora.merged_weight(weight_of(layer))
         del layer.lora
         for key, hook in list(layer._forward_hooks.items()):
-            if hook in (_add_lora, _add_to_embedding):
+            if hook in (_add_lora, _add_embedding_lora):
                 del layer._forward_hooks[key]
         if isinstance(layer, QuantizedLinear):
             plain = Linear(layer.in_features, layer.out_features, bias=False, device="meta").train(layer.training)
@@ -452,7 +479,7 @@ def merge(model: nn.Module) -> None:
             plain.bias = layer.bias
             setattr(parent, leaf, plain)
         else:
-            # A new one: the old one may also be what the layer was tied to has.
+            # A new parameter: the old one may be shared with the layer that this one was tied to.
             layer.weight = nn.Parameter(merged.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
     for name in trained_whole(model):
         del model.get_submodule(name).original

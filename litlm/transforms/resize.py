@@ -1,4 +1,4 @@
-"""More tokens: larger embeddings for a model that is there. Also untying the head from the embedding, and back."""
+"""Embeddings with more rows, for new tokens. Also untying the head from the embedding, and tying them again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from litlm.ops.linear import Linear
 
 @torch.no_grad()
 def resize_embeddings(model: GPT, n: int) -> None:
-    """Grow everything that has a row for each token to `n` rows, in place; the config says so too.
+    """Grow everything with one row per token to `n` rows, in place, and the config with it.
 
-    A new row is the mean of the old ones, so that a new token is likely as one is on average, and nothing is drawn.
-    Many checkpoints have spare rows beyond their tokenizer's: `n` counts rows, not tokens.
+    A new row is the mean of the old ones, so that a new token starts with average probability and nothing is random.
+    Many checkpoints have more rows than their tokenizer has tokens: `n` counts rows. Raises ValueError if rows would be
+    lost, or an embedding has an adapter.
     """
     config = model.config
     if n < config.vocab_size:
@@ -26,33 +27,34 @@ def resize_embeddings(model: GPT, n: int) -> None:
         return
     if any(hasattr(layer, "lora") for layer in (model.embed, model.lm_head)):
         raise ValueError("embed or lm_head has a LoRA adapter, which can't grow; merge it, or add the tokens before it")
-    model.embed.weight = _grown(model.embed.weight, n)
+    model.embed.weight = _with_new_rows(model.embed.weight, n)
     model.embed.num_embeddings = n
     head, inputs = model.lm_head, model.layer_inputs
     if head is not None:
-        head.weight, head.out_features = _grown(head.weight, n), n
+        head.weight, head.out_features = _with_new_rows(head.weight, n), n
         if head.bias is not None:
-            head.bias = _grown(head.bias, n)
+            head.bias = _with_new_rows(head.bias, n)
     if model.head_bias is not None:
-        model.head_bias = _grown(model.head_bias, n)
+        model.head_bias = _with_new_rows(model.head_bias, n)
     if inputs is not None and inputs.embed.num_embeddings < n:
-        inputs.embed.weight, inputs.embed.num_embeddings = _grown(inputs.embed.weight, n), n
+        inputs.embed.weight, inputs.embed.num_embeddings = _with_new_rows(inputs.embed.weight, n), n
     rows = max(config.layer_input_vocab_size, n) if config.layer_input_vocab_size else 0
     model.config = dataclasses.replace(config, vocab_size=n, layer_input_vocab_size=rows)
     if inputs is not None:
         inputs.config = model.config
 
 
-def _grown(weight: Tensor, n: int) -> nn.Parameter:
+def _with_new_rows(weight: Tensor, n: int) -> nn.Parameter:
+    """(old, ...) -> (n, ...)"""
     new = weight.float().mean(0, keepdim=True).to(weight.dtype).expand(n - len(weight), *weight.shape[1:])
     return nn.Parameter(torch.cat([weight.detach(), new]), requires_grad=weight.requires_grad)
 
 
 @torch.no_grad()
 def untie(model: GPT, *, shared: bool = False) -> None:
-    """Give a model whose head is its embedding a head of its own, so far with the same weights.
+    """Give a model with tied embeddings a separate head, with equal weights so far.
 
-    shared: with the very same parameter, for weights that stay frozen while something is laid on one side.
+    shared: with the same parameter, for frozen weights that are adapted on one side only.
     """
     config = model.config
     if model.lm_head is not None:
@@ -67,7 +69,7 @@ def untie(model: GPT, *, shared: bool = False) -> None:
 
 
 def tied_again(model: GPT, state: dict[str, Tensor], config: Config) -> tuple[dict[str, Tensor], Config]:
-    """A checkpoint's weights and config, tied where `untie` shared a weight and both sides are equal in the end."""
+    """A checkpoint's weights and config, tied again if `untie` shared a weight and both sides are still equal."""
     head = model.lm_head
     if head is None or head.weight is not model.embed.weight or head.bias is not None:
         return state, config

@@ -168,19 +168,20 @@ def test_greedy_text(case: Case) -> None:
 
 @each_case
 @torch.no_grad()
-def test_hidden_states_and_keep(case: Case) -> None:
+def test_hidden_states_and_logit_positions(case: Case) -> None:
     model, ids = ours(case), tokens(case, 3, 14)
     theirs = cases.build(case)
     base = getattr(theirs, "model", theirs.base_model)  # Llama 4 gives its own base another name than its prefix
     expected = base(ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
     close(model(ids, output="hidden"), expected)
-    keep = torch.tensor([[13, 0], [5, 5], [2, 9]])
+    close(model(ids, output=lambda hidden: hidden.sum(-1)), expected.sum(-1))
+    wanted = torch.tensor([[13, 0], [5, 5], [2, 9]])
     rows = torch.arange(3)[:, None]
-    close(model(ids, keep=keep), hf_logits(case, ids)[rows, keep])
-    close(model(ids, keep=keep, output="hidden"), expected[rows, keep])
+    close(model(ids, logit_positions=wanted), hf_logits(case, ids)[rows, wanted])
+    close(model(ids, logit_positions=wanted, output="hidden"), expected[rows, wanted])
     cache = _cache(model, 3, 14)
     model(ids[:, :5], context=cache)
-    close(model(ids[:, 5:], context=cache, keep=torch.full((3, 1), 8)), hf_logits(case, ids)[:, 13:])
+    close(model(ids[:, 5:], context=cache, logit_positions=torch.full((3, 1), 8)), hf_logits(case, ids)[:, 13:])
 
 
 @each_case

@@ -1,0 +1,84 @@
+"""AdamW in mixed precision as one Triton kernel: limited by memory, it reads and writes everything once, in fp32."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK, WARPS = 1024, 4  # elements of a program, and its warps: eight neighbors per thread
+
+
+@triton.jit(do_not_specialize=["i"])
+def _adamw(
+    params, grads, exp_avgs, exp_avg_sqs, model_params, rates, i, n, clip_coef, found_inf, decay, rest1, rest2, eps,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    if found_inf is not None and tl.load(found_inf) != 0:
+        return
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    g = tl.load(grads + at, mask=inside, other=0.0).to(tl.float32)
+    if clip_coef is not None:
+        g *= tl.load(clip_coef)
+    p = tl.load(params + at, mask=inside, other=0.0)
+    m = tl.load(exp_avgs + at, mask=inside, other=0.0)
+    v = tl.load(exp_avg_sqs + at, mask=inside, other=0.0)
+    # Written with 1 - beta: in fp32 beta itself is off by enough to show after a thousand steps.
+    m = m - rest1 * m + rest1 * g
+    v = v - rest2 * v + rest2 * g * g
+    p -= decay * p
+    p -= tl.load(rates + 2 * i) * tl.div_rn(m, tl.div_rn(tl.sqrt_rn(v), tl.load(rates + 2 * i + 1)) + eps)
+    tl.store(params + at, p, mask=inside)
+    tl.store(exp_avgs + at, m, mask=inside)
+    tl.store(exp_avg_sqs + at, v, mask=inside)
+    if model_params is not None:
+        tl.store(model_params + at, p.to(model_params.dtype.element_ty), mask=inside)
+
+
+# Twelve parameters, as torch's functional `adamw` has them.
+def adamw_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    state_steps: list[Tensor],
+    model_params: list[Tensor | None],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    clip_coef: Tensor | None,
+    found_inf: Tensor | None,
+) -> None:
+    """One AdamW step (Loshchilov & Hutter 2019), as torch's fused one, of contiguous fp32 tensors on one device.
+
+    grads: fp32 or less, multiplied by the scalar `clip_coef`. state_steps: 0-dim counts of each parameter's updates,
+    incremented here. model_params: each new parameter is also rounded into these. Where found_inf is 1, nothing
+    changes. Never synchronizes with the device.
+    """
+    add: Any = torch._foreach_add_  # pyright: ignore[reportPrivateImportUsage]
+    # A list, because a single tensor would be read as a number, which synchronizes.
+    add(state_steps, [torch.ones_like(state_steps[0]) if found_inf is None else 1 - found_inf] * len(state_steps))
+    t = torch.stack(state_steps).double()
+    corrections = [-torch.expm1(t * math.log(beta)) if beta else torch.ones_like(t) for beta in betas]  # 1 - beta^t
+    rates = torch.stack([lr / corrections[0], corrections[1].sqrt()], 1).float()
+    rest1, rest2, decay = float(1 - betas[0]), float(1 - betas[1]), float(lr * weight_decay)
+    launch: Any = _adamw
+    with torch.cuda.device_of(rates):
+        for i, (p, g, m, v, copy) in enumerate(zip(params, grads, exp_avgs, exp_avg_sqs, model_params, strict=True)):
+            assert all(x is None or (x.is_contiguous() and x.shape == p.shape) for x in (p, g, m, v, copy))
+            assert p.dtype == m.dtype == v.dtype == torch.float32
+            n = p.numel()
+            if n:
+                launch[(triton.cdiv(n, BLOCK),)](
+                    p, g, m, v, copy, rates, i, n, clip_coef, found_inf, decay, rest1, rest2, float(eps),
+                    BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True,
+                )  # fmt: skip
