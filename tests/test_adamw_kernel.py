@@ -440,9 +440,7 @@ if not INTERPRETED:
             m, v = torch.zeros_like(p), torch.zeros_like(p)
             g, low = torch.ones(n, device=DEVICE).bfloat16(), torch.zeros(n, device=DEVICE).bfloat16()
             options: dict[str, Any] = dict(lr=0.5, betas=(0.9, 0.95), eps=0.0, weight_decay=0.0)
-            adamw_(
-                [p], [g], [m], [v], [torch.zeros((), device=DEVICE)], [low], clip_coef=None, found_inf=None, **options
-            )
+            adamw_([p], [g], [m], [v], [torch.zeros((), device=DEVICE)], [low], clip_coef=None, found_inf=None, **options)
             for part in (slice(0, 2**20), slice(2**31 - 2**20, 2**31), slice(2**31, n)):
                 assert (p[part] - 0.5).abs().max() < 1e-6
                 assert torch.equal(low[part], p[part].bfloat16())
