@@ -53,6 +53,8 @@ class SmolLM3(ChatML):
         "should be logical, accurate, and concise and detail necessary steps needed to reach the conclusion."
     )
 
+    _brief = "You are a helpful AI assistant named SmolLM, trained by Hugging Face."
+
     def __init__(self, *, thinking: bool = True, date: str | None = None) -> None:
         self.thinking, self.date = thinking, date
 
@@ -60,7 +62,7 @@ class SmolLM3(ChatML):
         """Starts with a system turn of metadata; writes no other system messages."""
         given = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
         thinking = "/no_think" not in given and (self.thinking or "/think" in given)
-        own = self._reason if thinking else "You are a helpful AI assistant named SmolLM, trained by Hugging Face."
+        own = self._reason if thinking else self._brief
         dated = "" if self.date is None else f"Today Date: {self.date}\n"
         system = (
             f"## Metadata\n\nKnowledge Cutoff Date: June 2025\n{dated}Reasoning Mode: "
@@ -78,9 +80,7 @@ class SmolLM3(ChatML):
 
     def jinja(self) -> str | None:
         """With this style's reasoning mode and date."""
-        own, brief = map(
-            jinja.literal, (self._reason, "You are a helpful AI assistant named SmolLM, trained by Hugging Face.")
-        )
+        own, brief = map(jinja.literal, (self._reason, self._brief))
         thinking = "true" if self.thinking else '"/think" in given'
         dated = "" if self.date is None else f"Today Date: {self.date}\n"
         about = jinja.literal(

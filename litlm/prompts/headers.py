@@ -401,14 +401,10 @@ class CommandA(MarkerStyle):
         """The system turn begins with the preamble."""
         start, end = map(jinja.literal, self.markers["system"])
         told = f"({jinja.literal(self._more)} + system if system else {jinja.literal('')})"
-        empty = (
-            '{%- if system == "" and rest | length < messages | length -%}' + jinja.emit(start, end) + "{%- endif -%}"
-        )
-        return jinja.marker_template(
-            self,
-            default_system='""',
-            system_turn=jinja.emit(start, jinja.literal(self._preamble), told, end) + "\n" + empty,
-        )
+        preamble = jinja.emit(start, jinja.literal(self._preamble), told, end)
+        is_empty = '{%- if system == "" and rest | length < messages | length -%}'
+        turn = preamble + "\n" + is_empty + jinja.emit(start, end) + "{%- endif -%}"
+        return jinja.marker_template(self, default_system='""', system_turn=turn)
 
 
 @register_style

@@ -22,7 +22,7 @@ from litlm.io.writing import write_file
 if TYPE_CHECKING:
     import tokenizers
 
-ADDED_TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # how an added token is matched
+TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # how an added token is matched
 SPACE = "\u2581"  # SentencePiece writes a space as this
 
 
@@ -98,7 +98,7 @@ class FastBackend:
         """The text of the ids."""
         return self.core.decode(ids, skip_special_tokens=skip_special)
 
-    def decode_stream(self, skip_special: bool) -> _ByteStream | _WindowStream:
+    def decode_stream(self, skip_special: bool) -> DecodeStream:
         """An incremental decoder."""
         skipped = self.special_ids if skip_special else frozenset()
         if self._decoders == ["ByteLevel"]:
@@ -151,17 +151,30 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-class _ByteStream:
+class DecodeStream:
+    """Incremental decoder: the texts of all `push` calls and a final `flush` add up to `decode` of the ids."""
+
+    def push(self, token: int) -> str:
+        """The text that is final after this token; may be empty, never ends inside a character."""
+        raise NotImplementedError
+
+    def flush(self) -> str:
+        """The rest: an incomplete character is U+FFFD. The stream can then be used for a new text."""
+        raise NotImplementedError
+
+    def skip(self, ids: Sequence[int]) -> None:
+        """Continue a text that ends with these ids, which are not part of the output."""
+        for token in ids:
+            self.push(token)
+
+
+class _ByteStream(DecodeStream):
     """Byte-level BPE: tokens are bytes, so an incremental UTF-8 decoder is exact for any ids."""
 
     def __init__(self, core: tokenizers.Tokenizer, skipped: frozenset[int]) -> None:
         self._core, self._skipped = core, skipped
         self._alphabet = _byte_alphabet()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def skip(self, ids: Sequence[int]) -> None:
-        for token in ids:
-            self.push(token)
 
     def push(self, token: int) -> str:
         piece = None if token in self._skipped else self._core.id_to_token(token)
@@ -179,7 +192,7 @@ class _ByteStream:
         return rest
 
 
-class _WindowStream:
+class _WindowStream(DecodeStream):
     """Any other decoder: decode a short window, and emit what the last tokens added to its text.
 
     The window starts with tokens that have a text, so that a decoder that treats the first token differently (strips
@@ -236,13 +249,13 @@ def _byte_value(piece: str) -> int | None:
 
 # --- backend: sentencepiece ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class AddedTokenSpec:
+class TokenSpec:
     """A token beside the model's own vocabulary. flags: those of Hugging Face's AddedToken."""
 
     content: str
     id: int | None = None
     special: bool = False
-    flags: Mapping[str, bool] = field(default_factory=lambda: dict.fromkeys(ADDED_TOKEN_FLAGS, False))
+    flags: Mapping[str, bool] = field(default_factory=lambda: dict.fromkeys(TOKEN_FLAGS, False))
 
     @property
     def pattern(self) -> str:
@@ -270,7 +283,7 @@ class SentencePieceBackend:
     legacy: see `Tokenizer.from_dir`.
     """
 
-    def __init__(self, data: bytes, added: Iterable[AddedTokenSpec] = (), *, legacy: bool = False) -> None:
+    def __init__(self, data: bytes, added: Iterable[TokenSpec] = (), *, legacy: bool = False) -> None:
         from sentencepiece import SentencePieceProcessor
 
         proto = model_proto(data)
@@ -287,9 +300,7 @@ class SentencePieceBackend:
         self._bytes = {i: _byte_value(p.piece) or 0 for i, p in enumerate(proto.pieces) if p.type == BYTE}
 
         tokens = {
-            p.piece: AddedTokenSpec(p.piece, i, True)
-            for i, p in enumerate(proto.pieces)
-            if p.type in (UNKNOWN, CONTROL)
+            p.piece: TokenSpec(p.piece, i, True) for i, p in enumerate(proto.pieces) if p.type in (UNKNOWN, CONTROL)
         }
         for token in added:
             known = tokens.get(token.content)
@@ -374,7 +385,7 @@ class SentencePieceBackend:
         stream = self.decode_stream(skip_special)
         return "".join([*map(stream.push, ids), stream.flush()])
 
-    def decode_stream(self, skip_special: bool) -> _PieceStream:
+    def decode_stream(self, skip_special: bool) -> DecodeStream:
         """An incremental decoder."""
         literal = {i: "" if skip_special and i in self.special_ids else text for i, text in self._literal.items()}
         return _PieceStream(self._pieces, self._bytes, literal, self._strips_first, self._strips_all)
@@ -392,7 +403,7 @@ class SentencePieceBackend:
         write_file(folder / "tokenizer.model", self._data)
 
 
-class _PieceStream:
+class _PieceStream(DecodeStream):
     """SentencePiece's decoding rules, one piece at a time.
 
     The first piece loses its space. Byte pieces are held back until they make a character; a byte that can't becomes
@@ -410,10 +421,6 @@ class _PieceStream:
         self._pieces, self._bytes, self._literal = pieces, byte_values, literal
         self._strips_first, self._strips_all = strips_first, strips_all
         self._at_start, self._pending = True, b""
-
-    def skip(self, ids: Sequence[int]) -> None:
-        for token in ids:
-            self.push(token)
 
     def push(self, token: int) -> str:
         value = self._bytes.get(token)

@@ -12,17 +12,18 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from litlm.io.reading import check_readable, read_json, read_text
 from litlm.io.writing import write_file
 from litlm.tokenizer.backends import (
-    ADDED_TOKEN_FLAGS,
-    AddedTokenSpec,
+    TOKEN_FLAGS,
     Backend,
+    DecodeStream,
     FastBackend,
     SentencePieceBackend,
     TokenizerMetadata,
+    TokenSpec,
     special_ids_if,
 )
 
@@ -64,22 +65,6 @@ def has_tokenizer_files(folder: Path) -> bool:
 def read_chat_templates(folder: Path) -> dict[str, str]:
     """The chat templates of a directory by name; it needs no tokenizer."""
     return _chat_templates(folder, _read_json(folder / "tokenizer_config.json"))
-
-
-class DecodeStream(Protocol):
-    """Incremental decoder: the texts of all `push` calls and a final `flush` add up to `decode` of the ids."""
-
-    def skip(self, ids: Sequence[int]) -> None:
-        """Continue a text that ends with these ids, which are not part of the output."""
-        ...
-
-    def push(self, token: int) -> str:
-        """The text that is final after this token; may be empty, never ends inside a character."""
-        ...
-
-    def flush(self) -> str:
-        """The rest: an incomplete character is U+FFFD. The stream can then be used for a new text."""
-        ...
 
 
 class Tokenizer:
@@ -421,12 +406,12 @@ def _is_extra_role(key: str) -> bool:
     return key.endswith("_token") and key not in _SPECIAL_TOKENS
 
 
-def _added_token(token: Any, number: int | None = None, *, special: bool = True) -> AddedTokenSpec:
+def _added_token(token: Any, number: int | None = None, *, special: bool = True) -> TokenSpec:
     """A token of a config. special: the default, for tokens given as text alone."""
     fields = token if isinstance(token, dict) else {}
     special = bool(fields.get("special", special))
-    flags = {name: bool(fields.get(name, name == "normalized" and not special)) for name in ADDED_TOKEN_FLAGS}
-    return AddedTokenSpec(str(_content(token)), number, special, flags)
+    flags = {name: bool(fields.get(name, name == "normalized" and not special)) for name in TOKEN_FLAGS}
+    return TokenSpec(str(_content(token)), number, special, flags)
 
 
 def _added_tokens(
@@ -434,8 +419,8 @@ def _added_tokens(
     named: Mapping[str, Any],
     unnamed: Sequence[Any],
     added: Mapping[str, int],
-    present: Mapping[int, AddedTokenSpec],
-) -> list[AddedTokenSpec]:
+    present: Mapping[int, TokenSpec],
+) -> list[TokenSpec]:
     """The added tokens of the files beside the vocabulary: those with an id by id, then the rest.
 
     present: the added tokens of `tokenizer.json`, by id; `added_tokens_decoder` overrides their flags. A token with a
@@ -483,18 +468,16 @@ def _open_fast(path: Path) -> tokenizers.Tokenizer:
         raise ValueError(f"{path} cannot be read as a tokenizer ({error}); download or copy the file again") from None
 
 
-def _present(core: tokenizers.Tokenizer) -> dict[int, AddedTokenSpec]:
+def _present(core: tokenizers.Tokenizer) -> dict[int, TokenSpec]:
     """The added tokens of a `tokenizer.json`."""
     return {
-        number: AddedTokenSpec(
-            token.content, number, token.special, {flag: getattr(token, flag) for flag in ADDED_TOKEN_FLAGS}
-        )
+        number: TokenSpec(token.content, number, token.special, {f: getattr(token, f) for f in TOKEN_FLAGS})
         for number, token in core.get_added_tokens_decoder().items()
     }
 
 
 def _load_fast(
-    path: Path, core: tokenizers.Tokenizer, added: list[AddedTokenSpec], config: Mapping[str, Any]
+    path: Path, core: tokenizers.Tokenizer, added: list[TokenSpec], config: Mapping[str, Any]
 ) -> FastBackend:
     from tokenizers import AddedToken
 
@@ -510,7 +493,7 @@ def _load_fast(
     return FastBackend(core)
 
 
-def _load_sentencepiece(path: Path, added: list[AddedTokenSpec], config: Mapping[str, Any]) -> SentencePieceBackend:
+def _load_sentencepiece(path: Path, added: list[TokenSpec], config: Mapping[str, Any]) -> SentencePieceBackend:
     if config.get("sp_model_kwargs"):
         raise ValueError(
             f"{path.parent}/tokenizer_config.json: sp_model_kwargs={config['sp_model_kwargs']} is not supported"
