@@ -12,7 +12,9 @@ import torch
 from transformers import AutoTokenizer
 
 from litlm import GPT, LLM, Config, Tokenizer
+from litlm.cli.chat import Conversation
 from litlm.prompts import get_style
+from litlm.settings import SamplingSettings
 
 PROMPT = "The capital of France is"
 
@@ -94,3 +96,21 @@ def test_an_answer_of_a_chat_has_no_space_that_the_style_writes(llm: LLM, monkey
 def test_a_prompt_without_text_is_a_beginning(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     says(llm, llm.tokenizer.encode("The end", add_special_tokens=False), monkeypatch)
     assert llm.generate([1]) == llm.generate("") == "The end"
+
+
+def test_continuing_a_cut_answer_keeps_its_space(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = llm.tokenizer.encode("two words of", add_special_tokens=False)
+    talk = Conversation(llm, SamplingSettings(max_new_tokens=1, ignore_eos=True), None)
+    llm.style, style = get_style("mistral-v1"), llm.style
+    try:
+        says(llm, words[:1], monkeypatch)
+        talk.process("q")
+        for word in words[1:]:
+            says(llm, [word], monkeypatch)
+            talk.process("/continue")
+        assert talk.messages[-1]["content"] == "two words of"
+        assert capsys.readouterr().out.replace("\n", "") == "two words of"
+    finally:
+        llm.style = style

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from litlm.checkpoint.peft import load_adapter, places, save_adapter
 from litlm.model import GPT
 from litlm.model.moe import Experts
-from litlm.settings import MethodSettings
 from litlm.ops.cross_entropy import cross_entropy_sum
+from litlm.settings import MethodSettings
 from litlm.train.loss import loss_sum
 from litlm.transforms.lora import (
     ALL_LINEAR,

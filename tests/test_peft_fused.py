@@ -17,8 +17,8 @@ from torch import Tensor
 
 from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, places, save_adapter
 from litlm.model import GPT
-from litlm.settings import MethodSettings
 from litlm.ops.cross_entropy import cross_entropy_sum
+from litlm.settings import MethodSettings
 from litlm.transforms.lora import adapters, adapters_disabled, apply_lora, merged_state, trained_whole
 
 pytestmark = [

@@ -23,7 +23,7 @@ from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
 from litlm.families import get_family
 from litlm.io.reading import check_readable, read_json
-from litlm.io.writing import atomic_file, clear_parts, flush, writing
+from litlm.io.writing import atomic_file, clear_parts, fsync, writing
 
 INDEX = "model.safetensors.index.json"
 REPLACED = ("model*.safetensors", INDEX)  # what another model leaves in a directory and this one may not have
@@ -174,7 +174,7 @@ def save_weights(
                 where[match.theirs] = file
             part = pending.enter_context(atomic_file(out_dir / file))
             save_file(tensors, part, metadata={"format": "pt"})
-            flush(part)  # now, so that the renames at the end follow each other at once
+            fsync(part)  # now, so that the renames at the end follow each other at once
         if n > 1:
             total = sum(t.nbytes for t in state.values())
             index = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litlm.io.writing import write_file
+from litlm.io.writing import write_bytes, write_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -124,7 +124,7 @@ class FastBackend:
 
     def write(self, folder: Path) -> None:
         """Write tokenizer.json."""
-        write_file(folder / "tokenizer.json", self.core.to_str(pretty=True))
+        write_text(folder / "tokenizer.json", self.core.to_str(pretty=True))
 
 
 def _decoder_types(core: tokenizers.Tokenizer) -> list[str]:
@@ -400,7 +400,7 @@ class SentencePieceBackend:
 
     def write(self, folder: Path) -> None:
         """Write tokenizer.model."""
-        write_file(folder / "tokenizer.model", self._data)
+        write_bytes(folder / "tokenizer.model", self._data)
 
 
 class _PieceStream(DecodeStream):

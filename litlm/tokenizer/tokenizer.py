@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litlm.io.reading import check_readable, read_json, read_text
-from litlm.io.writing import write_file
+from litlm.io.writing import write_bytes, write_text
 from litlm.tokenizer.backends import (
     TOKEN_FLAGS,
     Backend,
@@ -270,7 +270,7 @@ class Tokenizer:
         if source is None:
             self._backend.write(folder)
             config = json.dumps(self._config(), indent=2, ensure_ascii=False)
-            write_file(folder / "tokenizer_config.json", config + "\n")
+            write_text(folder / "tokenizer_config.json", config + "\n")
             _remove_template_files(folder)  # of an older tokenizer
             return
         changed = self.chat_templates != self._meta.chat_templates
@@ -280,7 +280,7 @@ class Tokenizer:
         if not any(name in found for name in _VOCABULARY_FILES):
             raise ValueError(f"{source}: the tokenizer's files are no longer here, so they can't be copied")
         for name in found:
-            write_file(folder / name, (source / name).read_bytes())
+            write_bytes(folder / name, (source / name).read_bytes())
         if self._has_new_tokens:
             self._backend.write(folder)
         for name in set(_files_of(folder)) - set(found):  # an older tokenizer's files would be read with these
@@ -293,12 +293,12 @@ class Tokenizer:
         config_file = folder / "tokenizer_config.json"
         config = _read_json(config_file)
         if config.pop("chat_template", None) is not None:
-            write_file(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+            write_text(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         _remove_template_files(folder)
         for name, template in self.chat_templates.items():
             file = folder / (_TEMPLATE if name == "default" else f"{_NAMED_TEMPLATES}/{name}.jinja")
             file.parent.mkdir(exist_ok=True)
-            write_file(file, template)
+            write_text(file, template)
 
     def _config(self) -> dict[str, Any]:
         fast = isinstance(self._backend, FastBackend)
