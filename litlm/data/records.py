@@ -8,15 +8,17 @@ after its last record, all at once. Columns of structs give every object in them
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from litlm.data.forms import ROLES
 from litlm.data.named import NamedDataset, close_names, find_dataset, list_datasets
 from litlm.data.sources import expand, load_hub, open_parquet, split_hub_id
+from litlm.io.errors import error_reason
 
 Record = tuple[str, dict[str, Any]]  # where it stands, what it holds
 
@@ -27,17 +29,35 @@ _SHOWN, _NUMBERS = 20, 8  # lines of a message, and places in one of them
 _PLACE = re.compile(r"(.*), (line|record|row) (\d+): (.*)", re.S)
 
 
-def read_records(source: str | Path, *, split: str = "train") -> Iterator[Record]:
+def read_records(source: str | Path, *, split: str = "train", limit: int | None = None) -> Iterator[Record]:
     """The records of a file (.json with one list, .jsonl, .csv with a header, .parquet) or of a dataset on the hub.
 
     source: what exists as a file is read as one; else a named dataset, or a hub id `org/name` or `org/name:config`.
-    split: of a hub dataset. Raises ValueError that names every line that can't be read, when the good ones are through.
+    split: of a hub dataset. limit: read at most so many lines (or records). Raises ValueError that names every line that
+    can't be read, when the good ones are through.
     """
     found = locate(source)
     if isinstance(found, NamedDataset):
-        return _from_hub(found, split)
+        return itertools.islice(_from_hub(found, split), limit)
     readers = {".csv": _from_csv, ".parquet": _from_parquet}
-    return _some(readers.get(found.suffix.lower(), _from_json)(found), f"{found} holds no examples")
+    return _some(readers.get(found.suffix.lower(), _from_json)(found, limit), f"{found} holds no examples")
+
+
+def check_start(source: str | Path, parse: Callable[[dict[str, Any]], Any], *, limit: int = 1000) -> None:
+    """Raise ValueError if the source is unknown or unreadable, or if `parse` refuses one of the first records.
+
+    Fetches nothing: datasets on the hub are not read.
+    """
+    found, problems = locate(source), []
+    if isinstance(found, NamedDataset):
+        return
+    for where, record in read_records(found, limit=limit):
+        try:
+            parse(record)
+        except ValueError as e:
+            problems.append(f"{where}: {e}")
+    if problems:
+        raise ValueError(listed(problems))
 
 
 class Sources:
@@ -125,25 +145,27 @@ def _some(records: Iterator[Record], otherwise: str) -> Iterator[Record]:
         raise ValueError(otherwise)
 
 
-def _from_json(path: Path) -> Iterator[Record]:
+def _from_json(path: Path, limit: int | None) -> Iterator[Record]:
     """One list, or one object a line: which of the two, the first character tells."""
     with _open(path, newline="\n") as file:  # other line ends may stand inside a text
         try:
             first = next((line for line in file if line.strip()), "")
             file.seek(0)
-            records = _from_list(path, file.read()) if first.lstrip().startswith("[") else _from_lines(path, file)
-            yield from records
+            if first.lstrip().startswith("["):
+                yield from _from_list(path, file.read(), limit)
+            else:
+                yield from _from_lines(path, file, limit)
         except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"data file {path} can't be read as UTF-8 text ({e})") from None
+            raise ValueError(f"data file {path} can't be read as UTF-8 text ({error_reason(e)})") from None
 
 
-def _from_list(path: Path, text: str) -> Iterator[Record]:
+def _from_list(path: Path, text: str, limit: int | None) -> Iterator[Record]:
     try:
         records = json.loads(text)
     except ValueError as e:
         raise ValueError(f"{path} is not valid JSON: {e}") from None
     problems = []
-    for i, record in enumerate(records, 1):
+    for i, record in enumerate(records[:limit], 1):
         if isinstance(record, dict):
             yield f"{path}, record {i}", record
         else:
@@ -152,9 +174,9 @@ def _from_list(path: Path, text: str) -> Iterator[Record]:
         raise ValueError(listed(problems))
 
 
-def _from_lines(path: Path, file: Any) -> Iterator[Record]:
+def _from_lines(path: Path, file: Any, limit: int | None) -> Iterator[Record]:
     problems = []
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(itertools.islice(file, limit), 1):
         if not line.strip():
             continue
         try:
@@ -180,7 +202,7 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _from_csv(path: Path) -> Iterator[Record]:
+def _from_csv(path: Path, limit: int | None) -> Iterator[Record]:
     csv.field_size_limit(2**31 - 1)  # 128 KiB otherwise, less than a long text
     problems = []
     with _open(path, newline="") as file:
@@ -190,7 +212,7 @@ def _from_csv(path: Path) -> Iterator[Record]:
             if doubled := {name for name in header if header.count(name) > 1}:
                 raise ValueError(f"{path}: the header has the columns {', '.join(sorted(doubled))} more than once")
             line = rows.line_num + 1
-            for row in rows:
+            for row in itertools.islice(rows, limit):
                 where, line = f"{path}, line {line}", rows.line_num + 1
                 if len(row) != len(header):
                     if row:
@@ -205,7 +227,7 @@ def _from_csv(path: Path) -> Iterator[Record]:
         except csv.Error as e:
             problems.append(f"{path}, line {rows.line_num}: not valid CSV ({e})")
         except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"data file {path} can't be read as UTF-8 text ({e})") from None
+            raise ValueError(f"data file {path} can't be read as UTF-8 text ({error_reason(e)})") from None
     if problems:
         raise ValueError(listed(problems))
 
@@ -235,11 +257,11 @@ def _are_messages(value: Any) -> bool:
     )
 
 
-def _from_parquet(path: Path) -> Iterator[Record]:
+def _from_parquet(path: Path, limit: int | None) -> Iterator[Record]:
     with open_parquet(path) as file:
         types = {field.name: field.type for field in file.schema_arrow}
         rows = (row for batch in file.iter_batches(batch_size=1000) for row in batch.to_pylist())
-        for number, record in enumerate(rows, 1):
+        for number, record in enumerate(itertools.islice(rows, limit), 1):
             yield f"{path}, row {number}", {key: _unpadded(value, types[key]) for key, value in record.items()}
 
 
@@ -263,7 +285,7 @@ def _open(path: Path, newline: str) -> Any:
     try:
         return path.open(encoding="utf-8-sig", newline=newline)
     except OSError as e:
-        raise ValueError(f"data file {path} can't be read ({e})") from None
+        raise ValueError(f"data file {path} can't be read ({error_reason(e)})") from None
 
 
 def _from_hub(dataset: NamedDataset, split: str) -> Iterator[Record]:

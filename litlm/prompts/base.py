@@ -14,6 +14,7 @@ import bisect
 import copy
 import difflib
 import os.path
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -133,6 +134,19 @@ class PromptStyle:
     def count_tokens(self, messages: Sequence[Message], tokenizer: Tokenizer, **given: Any) -> int:
         """Tokens of the prompt that asks for the next answer. given: tools and template_kwargs."""
         return len(self.encode(messages, tokenizer, **given))
+
+    def missing_tokens(self, tokenizer: Tokenizer) -> list[str]:
+        """The special tokens in this style's text that the tokenizer lacks; [] if it has those that end an answer.
+
+        For then the others are plain text, as in some published models (Zephyr's `<|user|>`).
+        """
+        talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        text = self.format(talk, add_generation_prompt=False)
+        ends = {stop for stop in self.stop if stop in text and not re.search(r"\s", stop)}  # "### Instruction:" is text
+        if all(tokenizer.token_to_id(end) is not None for end in ends):
+            return []
+        written = sorted({*ends, *re.findall(r"<\|[^|<>\s]+\|>", text)}, key=text.index)
+        return [token for token in written if tokenizer.token_to_id(token) is None]
 
     def encode_with_mask(
         self, messages: Sequence[Message], tokenizer: Tokenizer, *, first: int = 0, **given: Any
