@@ -57,7 +57,7 @@ def parse(name: str, command: Command, argv: list[str]) -> Any:
     line = _CommandLine(parser, name, command)
     line.read(argv)
     if line.help:
-        parser.print_help()
+        print(parser.format_help(), end="")  # parser.print_help ignores errors
         raise SystemExit(0)
     problems = line.problems or line.missing()
     config = None

@@ -33,8 +33,8 @@ def read_records(source: str | Path, *, split: str = "train", limit: int | None 
     """The records of a file (.json with one list, .jsonl, .csv with a header, .parquet) or of a dataset on the hub.
 
     source: what exists as a file is read as one; else a named dataset, or a hub id `org/name` or `org/name:config`.
-    split: of a hub dataset. limit: read at most so many lines (or records). Raises ValueError that names every line that
-    can't be read, when the good ones are through.
+    split: of a hub dataset. limit: read at most so many lines (or records). Raises ValueError that names every line
+    that can't be read, when the good ones are through.
     """
     found = locate(source)
     if isinstance(found, NamedDataset):

@@ -142,7 +142,7 @@ class PromptStyle:
         """
         talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         text = self.format(talk, add_generation_prompt=False)
-        ends = {stop for stop in self.stop if stop in text and not re.search(r"\s", stop)}  # "### Instruction:" is text
+        ends = {stop for stop in self.stop if stop in text and stop[-1] in ">]|["}  # not "### Instruction:"
         if all(tokenizer.token_to_id(end) is not None for end in ends):
             return []
         written = sorted({*ends, *re.findall(r"<\|[^|<>\s]+\|>", text)}, key=text.index)
