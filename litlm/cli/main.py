@@ -274,7 +274,7 @@ def _print_result(settings: RunSettings, result: Any) -> None:
 def merge(settings: MergeCommand) -> None:
     """Run `litlm merge`."""
     from litlm.checkpoint.adapter import METHODS
-    from litlm.checkpoint.hf import check_target
+    from litlm.checkpoint.hf import check_merge_dir
     from litlm.checkpoint.peft import base_of, read_adapter_config
     from litlm.checkpoint.run_folder import model_directory
     from litlm.llm import LLM
@@ -284,7 +284,7 @@ def merge(settings: MergeCommand) -> None:
     if read_adapter_config(adapter).get("peft_type") in METHODS:
         raise ValueError(f"{adapter} has {NOT_MERGEABLE}")
     base = settings.base or base_of(adapter)
-    check_target(Path(settings.out_dir), base, adapter, overwrite=settings.overwrite)
+    check_merge_dir(Path(settings.out_dir), base, adapter, overwrite=settings.overwrite)
     llm = LLM.load(
         base, adapter=settings.adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields
     )
