@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from litlm.checkpoint.base import WeightSource
+from litlm.checkpoint.run_folder import is_run_folder
 from litlm.config import Config
 from litlm.families import get_family
 from litlm.io.reading import check_readable, read_json
@@ -117,11 +118,18 @@ def weight_files(path: Path) -> list[Path]:
     raise ValueError(f"{path} has no weights: model.safetensors or {INDEX} is needed")
 
 
-def refuse_adapter(out_dir: Path) -> None:
-    """Raise a ValueError for the directory of an adapter: who loads a model from there would add it once more."""
+def refuse_adapter_or_run(out_dir: Path) -> None:
+    """Raise ValueError where a model may not be written, whatever it replaces: who loads a model from the directory of
+    an adapter would add that once more, and the folder of a run would no longer stand for what the run trained.
+    """
     if (out_dir / "adapter_config.json").is_file():
         raise ValueError(
             f"out_dir={str(out_dir)!r} holds an adapter, and a model beside it would get it twice; name another out_dir"
+        )
+    if is_run_folder(out_dir):
+        raise ValueError(
+            f"out_dir={str(out_dir)!r} is the folder of a training run, which would then stand for this model and not "
+            f"for what it trained; name another out_dir, such as {out_dir / 'merged'}"
         )
 
 
@@ -129,7 +137,7 @@ def check_target(out_dir: Path, base: str, adapter: Path, *, overwrite: bool) ->
     """Raise a ValueError where a merged model would take the place of its adapter, its base, or any other model."""
     if out_dir.exists() and adapter.exists() and out_dir.samefile(adapter):
         raise ValueError(f"out_dir={str(out_dir)!r} is the adapter itself; name another out_dir")
-    refuse_adapter(out_dir)
+    refuse_adapter_or_run(out_dir)
     if overwrite or not out_dir.is_dir():
         return
     if Path(base).is_dir() and out_dir.samefile(base):
