@@ -430,6 +430,19 @@ def test_a_finished_run_is_left_as_it_is(files: Files, tmp_path: Path, capsys: p
     assert content(tmp_path) == before
 
 
+def test_a_final_of_fewer_steps_is_not_the_end(files: Files, tmp_path: Path) -> None:
+    """Killed after the last checkpoint and before final/ was replaced."""
+    run(settings_of("lora", files, tmp_path, max_steps=4))
+    shutil.copytree(tmp_path / "final", tmp_path / "old")
+    run(settings_of("lora", files, tmp_path, run=dict(resume="auto")))
+    final = content(tmp_path / "final")
+    shutil.rmtree(tmp_path / "final")
+    (tmp_path / "old").rename(tmp_path / "final")
+    assert content(tmp_path / "final") != final
+    run(settings_of("lora", files, tmp_path, run=dict(resume="auto")))
+    assert content(tmp_path / "final") == final
+
+
 def test_resuming_where_nothing_is_starts_anew(files: Files, tmp_path: Path) -> None:
     run(settings_of("lora", files, tmp_path / "a"))
     run(settings_of("lora", files, tmp_path / "b", run=dict(resume="auto")))
@@ -620,6 +633,10 @@ def test_early_stopping_is_remembered(files: Files, tmp_path: Path, monkeypatch:
     whole = run(settings_of("lora", files, tmp_path / "whole", **options))
     assert whole.steps == 5
     assert whole.stopped == "no better validation loss since step 3"
+    before = content(tmp_path / "whole")
+    again = run(settings_of("lora", files, tmp_path / "whole", run=dict(resume="auto"), **options))
+    assert (again.steps, again.stopped, again.losses) == (whole.steps, whole.stopped, [])
+    assert content(tmp_path / "whole") == before
     for killed in ("before final/ was written", "on the way"):
         out = tmp_path / killed[:2]
         if killed == "on the way":

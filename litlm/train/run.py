@@ -151,7 +151,7 @@ def run(
             )  # fmt: skip
             if resume is not None:
                 trainer.load(resume)
-            if trainer.is_over and (out_dir / "final").exists():
+            if resume is not None and trainer.is_over and is_finished(out_dir, resume):
                 return trainer.already_finished()
             if not trainer.is_over:
                 prepare_out_dir(settings, checkpoints, report, resume, device)
@@ -226,6 +226,14 @@ def write_result(result: Result, checkpoints: Checkpoints, report: Report) -> No
     write_final(checkpoints.out_dir, checkpoints.export, best)
 
 
+def is_finished(out_dir: Path, checkpoint: Path) -> bool:
+    """Whether `final/` was written after the checkpoint, and not by the run before it went on."""
+    from litlm.checkpoint.training import STATE
+
+    final, state = out_dir / "final", checkpoint / "training" / STATE
+    return final.is_dir() and final.stat().st_mtime_ns >= state.stat().st_mtime_ns
+
+
 def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None = None) -> None:
     """`final/`, whole or not at all: the model as it is now, or as it was at the checkpoint `best`.
 
@@ -244,6 +252,7 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
             shutil.copytree(best, part, ignore=shutil.ignore_patterns("training"))
         if final.exists():
             shutil.rmtree(final)
+        os.utime(part)  # a copied folder has the time of its checkpoint, and `is_finished` compares times
         os.replace(part, final)
     except (OSError, SafetensorError, ValueError) as e:
         if isinstance(e, ValueError) and e.__cause__ is None:
