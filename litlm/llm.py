@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from litlm.checkpoint.run_folder import model_directory
+from litlm.checkpoint.run_folder import is_adapter, model_directory
 from litlm.config import Config
 from litlm.generate.decode import check_prompts, decode
 from litlm.generate.stream import Detokenizer, Stream, text_events
@@ -129,7 +129,7 @@ class LLM:
             adapter = model_directory(Path(adapter))
             read_adapter_config(adapter)
         path = resolve(source)
-        if adapter is None and _is_adapter(path):
+        if adapter is None and is_adapter(path):
             adapter, source = path, base_of(path)
             path = resolve(source)
         info = find_model(str(source))
@@ -275,15 +275,15 @@ class LLM:
         dequantized to the model's dtype.
 
         Replaces a model in `out_dir` (which may be the one that was loaded) completely or, if writing fails, not at
-        all. Raises ValueError if that fails, or if `out_dir` holds an adapter.
+        all. Raises ValueError if that fails, or if `out_dir` holds an adapter or is the folder of a training run.
         """
-        from litlm.checkpoint.hf import REPLACED, refuse_adapter
+        from litlm.checkpoint.hf import REPLACED, refuse_adapter_or_run
         from litlm.io.lock import locked
         from litlm.io.writing import atomic_folder, clear_parts
         from litlm.tokenizer import TOKENIZER_FILES
 
         out_dir = Path(out_dir)
-        refuse_adapter(out_dir)
+        refuse_adapter_or_run(out_dir)
         with locked(out_dir):
             clear_parts(out_dir)
             with atomic_folder(out_dir, (*REPLACED, *(TOKENIZER_FILES if self._tokenizer is not None else ()))) as part:
@@ -440,10 +440,6 @@ def _read_tokenizer(path: Path, weights: Any) -> tuple[Tokenizer | None, str]:
 
 def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
-
-
-def _is_adapter(path: Path) -> bool:
-    return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
 
 
 def _read_generation_config(folder: Path) -> dict[str, Any]:

@@ -678,7 +678,7 @@ def test_a_run_is_resumed_and_never_overwritten_unasked(run: Run, tmp_path: Path
         assert text in err
     code, _, err = run(*argv, "--train.max_steps", "4", "--resume", "auto")
     assert code == 0
-    assert "going on from step-000002" in err
+    assert "Going on from step-000002" in err
     assert [row.split(",")[0] for row in (tmp_path / "o" / "metrics.csv").read_text().split()[1:]] == list("1234")
     code, _, err = run(*argv, "--train.max_steps", "4", "--resume", tmp_path / "o" / "step-000009")
     assert code == 1

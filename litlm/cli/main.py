@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -103,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     try:
         try:
-            _main(argv)
+            with _exit_on_signals():
+                _main(argv)
         finally:
             _flush_output()
     except KeyboardInterrupt:
@@ -132,6 +134,23 @@ def _flush_output() -> None:
 def _discard(stream: Any) -> None:
     """Send further output of stdout or stderr, and what is still buffered, to /dev/null."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def _exit_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit, so that what a command has half written is removed. Training has its own
+    handlers; an ignored SIGHUP (nohup) stays ignored.
+    """
+    before = {}
+    for signum in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows has no SIGHUP
+        if signal.getsignal(signum) == signal.SIG_DFL:
+            with suppress(ValueError):  # not in the main thread
+                before[signum] = signal.signal(signum, lambda signum, frame: sys.exit(128 + signum))
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _main(argv: list[str]) -> None:
@@ -254,8 +273,11 @@ def _print_result(settings: RunSettings, result: Any) -> None:
 
     out, method = settings.out_dir, get_method(settings.method.name)
     steps = "1 step" if result.steps == 1 else f"{result.steps} steps"
-    print(f"\n{steps}, {result.tokens_per_s:,.0f} tokens/s. Written to {out}: report.html, metrics.csv,")
-    if result.stopped in STOP_EXIT_CODES:
+    was_stopped = result.stopped in STOP_EXIT_CODES
+    trained = result.losses or was_stopped
+    done = f"{result.tokens_per_s:,.0f} tokens/s. Written to" if trained else "nothing left to train. In"
+    print(f"\n{steps}, {done} {out}: report.html, metrics.csv,")
+    if was_stopped:
         print("settings.yaml and the last checkpoint. Continue with the same command and --resume auto")
         sys.exit(STOP_EXIT_CODES[result.stopped])
     print(f"settings.yaml and final/ ({'the model' if method.whole_model else 'the adapter'}). Continue with:")
@@ -285,9 +307,7 @@ def merge(settings: MergeCommand) -> None:
         raise ValueError(f"{adapter} has {NOT_MERGEABLE}")
     base = settings.base or base_of(adapter)
     check_merge_dir(Path(settings.out_dir), base, adapter, overwrite=settings.overwrite)
-    llm = LLM.load(
-        base, adapter=settings.adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields
-    )
+    llm = LLM.load(base, adapter=adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields)
     llm.save(settings.out_dir)
     if note := llm.chat_note():
         print(f"litlm: {note}", file=sys.stderr)

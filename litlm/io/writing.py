@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from litlm.io.errors import error_reason
+from litlm.io.errors import error_reason, root_cause
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def _temporary_folder(parent: Path, prefix: str, target: Path) -> Iterator[Path]
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=".part"))
         yield folder
     except (OSError, SafetensorError, ValueError) as e:
-        if isinstance(e, ValueError) and not isinstance(e.__cause__, (OSError, SafetensorError)):
+        if not isinstance(root_cause(e), (OSError, SafetensorError)):
             raise
         reason = error_reason(e)
         raise ValueError(f"{target} could not be written ({reason}); what was there before is untouched") from e

@@ -141,7 +141,7 @@ def run(
     check_token_ids(llm, train, val)
     sample = make_sampler(llm, t.samples, getattr(settings.data, "date", None))
     with Report(out_dir, settings, loggers=t.logger, quiet=quiet) as report:
-        introduce(report, settings, llm, method, train, val, resume)
+        introduce(report, settings, llm, method, train, val)
         report.describe(precision=describe_precision(llm.model, t.precision))
         with explain_oom(settings):
             t = resolve_auto_settings(llm.model, train, objective, t, settings.seed, report, out_dir, resume)
@@ -152,6 +152,8 @@ def run(
             )  # fmt: skip
             if resume is not None:
                 trainer.load(resume)
+            if resume is not None and trainer.is_over and is_finished(out_dir, resume):
+                return trainer.already_finished()
             if not trainer.is_over:
                 prepare_out_dir(settings, checkpoints, report, resume, device)
             result = trainer.train(sample)
@@ -160,11 +162,9 @@ def run(
 
 
 def introduce(
-    report: Report, settings: RunSettings, llm: LLM, method: AppliedMethod, train: Dataset, val: Dataset | None,
-    resume: Path | None,
-) -> None:  # fmt: skip
+    report: Report, settings: RunSettings, llm: LLM, method: AppliedMethod, train: Dataset, val: Dataset | None
+) -> None:
     """Report what is trained on what, before the first step."""
-    from litlm.train.files import changed_training
     from litlm.train.limits import Limits
     from litlm.train.schedule import warmup_steps
     from litlm.transforms.quantize import count_parameters
@@ -179,12 +179,9 @@ def introduce(
         f"{len(train):,} examples to learn from, {len(val) if val else 0:,} to validate on"
         + (f"; {steps:,} steps of {t.batch_size}" if steps else "")
         + f"; training {trainable:,} of {total:,} parameters"
-        + (f"; going on from {resume.name}" if resume else "")
     )
     if (warmup := warmup_steps(t, steps)) < t.warmup_steps:
         report.say(f"warmup_steps={t.warmup_steps} is cut to {warmup}: at most half of the run, which has {steps}")
-    if resume and (changed := changed_training(settings, Path(settings.out_dir) / "settings.yaml")):
-        report.say(f"Going on with other settings than before: {', '.join(changed)}")
     report.describe(
         model=" + ".join(filter(None, (llm.source, llm.adapter))) or settings.model, parameters=total,
         trainable=trainable, examples=len(train), device=llm.model.embed.weight.device,
@@ -198,10 +195,12 @@ def prepare_out_dir(
     """Make room for what the run writes, and write its settings. Only now, when nothing can be refused any more: a run
     that is refused must not change the settings and checkpoints of another one.
     """
-    from litlm.train.files import clear_run, put_aside, write_settings
+    from litlm.train.files import changed_settings, clear_run, put_aside, write_settings
 
     out_dir, again = checkpoints.out_dir, dataclasses.replace(settings, resume=None, overwrite=False)
     if resume is not None:
+        changed = ", ".join(changed_settings(settings, out_dir / "settings.yaml"))
+        report.say(f"Going on from {resume.name}" + (f" with other settings than before: {changed}" if changed else ""))
         checkpoints.archive_later_than(resume)
     if settings.overwrite:
         checkpoints.remove_all()
@@ -228,6 +227,14 @@ def write_result(result: Result, checkpoints: Checkpoints, report: Report) -> No
     write_final(checkpoints.out_dir, checkpoints.export, best)
 
 
+def is_finished(out_dir: Path, checkpoint: Path) -> bool:
+    """Whether `final/` was written after the checkpoint, and not by the run before it went on."""
+    from litlm.checkpoint.training import STATE
+
+    final, state = out_dir / "final", checkpoint / "training" / STATE
+    return final.is_dir() and final.stat().st_mtime_ns >= state.stat().st_mtime_ns
+
+
 def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None = None) -> None:
     """`final/`, whole or not at all: the model as it is now, or as it was at the checkpoint `best`.
 
@@ -246,14 +253,16 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
             shutil.copytree(best, part, ignore=shutil.ignore_patterns("training"))
         if final.exists():
             shutil.rmtree(final)
+        os.utime(part)  # a copied folder has the time of its checkpoint, and `is_finished` compares times
         os.replace(part, final)
     except (OSError, SafetensorError, ValueError) as e:
-        shutil.rmtree(part, ignore_errors=True)
         if isinstance(e, ValueError) and e.__cause__ is None:
             raise  # not about the disk
         raise ValueError(
             f"{final} could not be written ({error_reason(e)}); the last checkpoint is complete: use --resume auto"
         ) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 # --- models and tokenizers -----------------------------------------------------------------------------------------
