@@ -113,9 +113,9 @@ class LLM:
         from litlm.zoo import find_model
 
         if quantize is not None:
-            from litlm.transforms.quantize import check_quant_type
+            from litlm.transforms.quantize import check_qtype
 
-            check_quant_type(quantize)
+            check_qtype(quantize)
         place, info = pick_device(device), find_model(str(source))
         path = resolve(source)
         adapter = adapter and model_directory(Path(adapter))

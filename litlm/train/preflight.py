@@ -5,14 +5,26 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from litlm.checkpoint.training import Checkpoints
+from litlm.data import text
+from litlm.data.base import Dataset
+from litlm.data.prepare import is_prepared
+from litlm.data.records import locate
+from litlm.data.sources import expand
+from litlm.io.writing import locked
+from litlm.llm import LLM, pick_device
+from litlm.prompts import get_style
 from litlm.settings import PretrainSettings, RunSettings, TextData
-
-if TYPE_CHECKING:
-    from litlm.checkpoint.training import Checkpoints
-    from litlm.data.base import Dataset
-    from litlm.llm import LLM
+from litlm.tokenizer import outside
+from litlm.train.files import n_steps
+from litlm.train.methods import get_method
+from litlm.train.optim import check_optimizer
+from litlm.train.report import check_loggers
+from litlm.train.trials import check_auto
 
 
 @contextlib.contextmanager
@@ -22,9 +34,6 @@ def preflight(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
     Raises ValueError, before anything is loaded, for all that would make the run fail later.
     """
     from lightning.fabric import seed_everything
-
-    from litlm.checkpoint.training import Checkpoints
-    from litlm.io.writing import locked
 
     out_dir, problems = Path(settings.out_dir), find_problems(settings, llm)
     checkpoints = Checkpoints(out_dir, lambda folder: None)
@@ -44,17 +53,6 @@ def preflight(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
 
 def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
     """Settings that contradict each other, missing files and packages, unknown names."""
-    from litlm.data import text
-    from litlm.data.prepare import is_prepared
-    from litlm.data.records import locate
-    from litlm.data.sources import expand
-    from litlm.llm import pick_device
-    from litlm.prompts import get_style
-    from litlm.train.methods import get_method
-    from litlm.train.optim import check_optimizer
-    from litlm.train.report import check_loggers
-    from litlm.train.trials import check_auto
-
     t, data = settings.train, settings.data
     problems: list[str] = []
 
@@ -93,8 +91,6 @@ def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
 
 def check_out_dir(settings: RunSettings, checkpoints: Checkpoints) -> None:
     """Raises ValueError if the folder holds an earlier run and the settings don't say what to do with it."""
-    from litlm.train.files import n_steps
-
     out_dir = checkpoints.out_dir
     if settings.overwrite or settings.resume is not None:
         return
@@ -130,8 +126,6 @@ def find_checkpoint(settings: RunSettings, checkpoints: Checkpoints) -> Path | N
 
 def check_token_ids(llm: LLM, *data: Dataset | None) -> None:
     """Raises ValueError for tokens of the data that the model has no row for; on a GPU they'd be a failed assert."""
-    from litlm.tokenizer import outside
-
     rows = llm.config.vocab_size
     tokenizer = llm._tokenizer
     if unknown := outside((token for part in data if part for token in part.outside(rows)), rows, tokenizer):
@@ -145,8 +139,6 @@ def check_token_ids(llm: LLM, *data: Dataset | None) -> None:
 
 def check_trainable(llm: LLM) -> LLM:
     """The model itself. Raises ValueError if it is float16."""
-    import torch
-
     if llm.model.embed.weight.dtype == torch.float16:
         raise ValueError("float16 loses small gradients; train with --train.precision bf16-true (or 32-true)")
     return llm
