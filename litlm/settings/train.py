@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from litlm.settings.base import as_tuples, complain
+from litlm.settings.base import Settings, as_tuples, raise_problems
 from litlm.settings.data import DataSettings, PreferenceData, TextData
 
 Quantization = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
@@ -98,7 +98,7 @@ class MethodSettings:
             problems.append(f"prompt_length={self.prompt_length} must be at least 1")
         if self.start_layer < 0:
             problems.append(f"start_layer={self.start_layer} must be 0 or more")
-        complain("Method settings", problems)
+        raise_problems("Method settings", problems)
         for key, value in row.defaults.items():
             if getattr(self, key) == fields[key]:
                 object.__setattr__(self, key, value)
@@ -222,7 +222,7 @@ class TrainSettings:
         unknown = [name for name in self.logger if name not in ("tensorboard", "wandb", "mlflow")]
         if unknown:
             problems.append(f"logger={unknown[0]!r} is unknown; use tensorboard, wandb or mlflow")
-        complain("Training settings", problems)
+        raise_problems("Training settings", problems)
 
     @property
     def seconds(self) -> float | None:
@@ -244,8 +244,17 @@ def in_seconds(time: str | None) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """The settings of every training run, except its data."""
+class RunSettings(Settings):
+    """The settings of all training runs, except their data.
+
+    Args:
+        model: What to train: a directory, .gguf file, zoo name or hub id.
+        method: Which weights are trained, and how.
+        train: How to train.
+        out_dir: Directory of the run; `final/` in it holds the result.
+        resume: auto continues from the newest checkpoint in out_dir, if there is one; or name one (step-000100).
+        overwrite: Replace the run in out_dir.
+    """
 
     if TYPE_CHECKING:
         data: Any
@@ -267,7 +276,7 @@ class RunSettings:
             problems.append(f"seed={self.seed} must lie in [0, 2**32)")
         if self.resume is not None and self.overwrite:
             problems.append("resume continues a run and overwrite replaces it; give one of them")
-        complain("Run settings", problems)
+        raise_problems("Run settings", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,17 +284,8 @@ class FinetuneSettings(RunSettings):
     """One finetuning run, as saved to `settings.yaml` and read by `litlm finetune --config`.
 
     Args:
-        model: What to finetune: a directory, .gguf file, zoo name or hub id.
         data: Training data.
-        method: Which weights are trained, and how.
         new_tokens: Texts to add to the vocabulary as single tokens; the embeddings grow if necessary.
-        train: How to train.
-        out_dir: Directory of the run; `final/` in it holds the result.
-        seed: Seed of all random choices.
-        device: auto, cuda, mps or cpu.
-        resume: auto continues from the newest checkpoint in out_dir, if there is one; or name one (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Unsupported fields of the model's config.json to ignore.
     """
 
     data: DataSettings
@@ -322,13 +322,6 @@ class PretrainSettings(RunSettings):
             GPT-2; others have the config's init_std.
         tokenizer: A model or tokenizer.json; None for the data's, or the model's.
         method: full, with parameters to freeze.
-        train: How to train.
-        out_dir: Directory of the run; `final/` in it holds the model.
-        seed: Seed of all random choices.
-        device: auto, cuda, mps or cpu.
-        resume: auto continues from the newest checkpoint in out_dir, if there is one; or name one (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Unsupported fields of the model's config.json to ignore.
     """
 
     data: TextData
@@ -371,7 +364,7 @@ class PreferenceSettings:
             problems.append("loss=cdpo needs label_smoothing above 0, such as 0.1")
         if self.loss != "cdpo" and self.label_smoothing:
             problems.append(f"label_smoothing={self.label_smoothing} means nothing to loss={self.loss}; use cdpo")
-        complain("Preference settings", problems)
+        raise_problems("Preference settings", problems)
 
 
 DPO_TRAIN = TrainSettings(lr=5e-5, batch_size=8, micro_batch_size=1)
@@ -382,17 +375,9 @@ class DPOSettings(RunSettings):
     """One run of preference optimization, as saved to `settings.yaml` and read by `litlm dpo --config`.
 
     Args:
-        model: What to train: a directory, .gguf file, zoo name or hub id.
         data: Preference pairs.
         method: Which weights are trained, and how; with adapters, the model without them is the reference.
         preference: The loss.
-        train: How to train.
-        out_dir: Directory of the run; `final/` in it holds the result.
-        seed: Seed of all random choices.
-        device: auto, cuda, mps or cpu.
-        resume: auto continues from the newest checkpoint in out_dir, if there is one; or name one (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Unsupported fields of the model's config.json to ignore.
     """
 
     data: PreferenceData

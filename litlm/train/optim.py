@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from litlm.ops.cross_entropy import has_triton
 from litlm.settings import TrainSettings
-from litlm.settings.base import complain
+from litlm.settings.base import raise_problems
 from litlm.train.precision import MasterWeights
 
 _UNSUITABLE = ("lbfgs", "sparseadam")  # need the loss again within a step; need sparse gradients
@@ -299,7 +299,7 @@ def _check_args(classes: tuple[type[Optimizer], ...], settings: TrainSettings) -
     ]
     if settings.weight_decay and not any("weight_decay" in _arguments(cls) for cls in classes):
         problems.append(f"weight_decay={settings.weight_decay} means nothing to {names}; set it to 0")
-    complain(f"Arguments of optimizer={settings.optimizer}", problems)
+    raise_problems(f"Arguments of optimizer={settings.optimizer}", problems)
 
 
 def _build(cls: type[Optimizer], named: NamedParameters, settings: TrainSettings) -> Optimizer:
@@ -380,7 +380,7 @@ def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info:
     problems += [f"the tensor {key} does not belong to it" for key in tensors if key not in info["tensors"]]
     if len(problems) > 20:
         problems = [*problems[:20], f"... and {len(problems) - 20} more"]
-    complain("The optimizer's saved state is", problems)
+    raise_problems("The optimizer's saved state is", problems)
 
     # The settings may have changed: another precision, or an optimizer that counts its steps on another device.
     groups = [(p, group) for group in optimizer.param_groups for p in group["params"]]
