@@ -76,6 +76,24 @@ def test_ctrl_c_ends_the_training_and_once_more_the_rest(
         assert Path(name).exists(), name
 
 
+def test_a_run_that_somebody_went_on_with_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that the quickstart left is. Going on computes in the same precision."""
+    assert start(tmp_path, monkeypatch) == 0
+    assert start(tmp_path, monkeypatch) == 0
+    settings = tmp_path / "run" / "settings.yaml"
+    assert "precision: 32-true" in settings.read_text()
+    capsys.readouterr()
+    main(["finetune", "--config", str(settings), "--resume", "auto", "--train.max_steps", "11", "--device", "cpu"])
+    assert "with other settings than before: max_steps=11 (it was 9)" in capsys.readouterr().err
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert start(tmp_path, monkeypatch) == 1
+    shown = capsys.readouterr().err
+    assert "holds a run with other settings, which the quickstart would replace: max_steps=9 (it was 11)" in shown
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_control_answer_is_compared_by_its_words() -> None:
     assert _compared("Paris.", "Paris.") == "is the same."
     assert _compared("The capital is Paris.", "The capital is Paris!\n") == "differs only in punctuation."

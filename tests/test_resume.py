@@ -34,7 +34,7 @@ from test_run import CASES, Files, content, rows_of, run, settings_of, write_fil
 
 from litlm.checkpoint.training import Checkpoints, load_checkpoint
 from litlm.cli.main import main
-from litlm.data.base import Order
+from litlm.data.base import EpochSampler
 from litlm.settings import DataSettings, MethodSettings, RunSettings
 from litlm.train.files import write_settings
 from litlm.train.loss import NextToken
@@ -351,7 +351,7 @@ def test_what_a_resumed_run_changes_is_said(files: Files, tmp_path: Path, capsys
 
     assert said(max_steps=2) == ""
     assert said(max_steps=4, lr=1e-5) == (
-        "Going on with other settings than before: max_steps=4 (it was 2), lr=1e-05 (it was 0.005)"
+        "Going on from step-000002 with other settings than before: max_steps=4 (it was 2), lr=1e-05 (it was 0.005)"
     )
     assert said(max_steps=4, lr=1e-5) == ""
     changed = said(max_steps=6, lr=1e-5, epochs=9, optimizer_args={"betas": (0.8, 0.9)})
@@ -361,6 +361,86 @@ def test_what_a_resumed_run_changes_is_said(files: Files, tmp_path: Path, capsys
     for damaged in ("a: [", "- 1", "train:"):
         (tmp_path / "settings.yaml").write_text(damaged)
         assert said(max_steps=6) == ""
+
+
+def test_other_paths_and_models_are_said(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where they are the same data and the same model elsewhere."""
+    run(settings_of("full", files, tmp_path / "out", max_steps=2))
+    shutil.copytree(tiny.folder(), tmp_path / "moved")
+    shutil.copy(files.records, tmp_path / "copy.jsonl")
+    data = DataSettings(path=str(tmp_path / "copy.jsonl"), val_fraction=0.2)
+    options = dict(resume="auto", data=data, model=str(tmp_path / "moved"))
+    run(settings_of("full", files, tmp_path / "out", run=options), quiet=False)
+    said = capsys.readouterr().err
+    assert f"model={tmp_path / 'moved'} (it was {tiny.folder()})" in said
+    assert f"data.path=['{tmp_path / 'copy.jsonl'}'] (it was ['{files.records}'])" in said
+    assert "date=" not in said
+    assert "validation data" not in said
+
+
+def test_another_base_is_refused_where_all_weights_are_trained(files: Files, tmp_path: Path) -> None:
+    tiny.load(seed=5).save(tmp_path / "other")
+    for case in ("full", "dpo-full", "pretrain"):
+        options = dict(from_weights=True) if case == "pretrain" else {}
+        run(settings_of(case, files, tmp_path / case, max_steps=2, run=options))
+        before = content(tmp_path / case)
+        options |= dict(resume="auto", model=str(tmp_path / "other"))
+        with pytest.raises(ValueError, match=rf"goes with another model than .*--model {tiny.folder()}"):
+            run(settings_of(case, files, tmp_path / case, run=options))
+        assert content(tmp_path / case) == before
+
+
+def test_losses_on_other_validation_data_are_not_compared(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from test_run import RECORDS
+
+    vals = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path, records in zip(vals, (RECORDS[:4], RECORDS[4:9]), strict=True):
+        path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+
+    def go_on(val: Path, **train: Any) -> tuple[Any, str]:
+        data = DataSettings(path=str(files.records), val_path=str(val), val_fraction=0)
+        options = dict(resume="auto", data=data)
+        result = run(settings_of("lora", files, tmp_path / "out", run=options, **train), quiet=False)
+        return result, capsys.readouterr().err
+
+    train: dict[str, Any] = dict(val_interval=1, keep=9, save_interval=1)
+    assert go_on(vals[0], max_steps=3, **train)[0].best_step
+    checkpoint = tmp_path / "out" / "step-000003" / "training" / "state.json"
+    content = json.loads(checkpoint.read_text())
+    content["state"] |= dict(best=0.0, best_step=1, waited=2)
+    checkpoint.write_text(json.dumps(content))
+    result, said = go_on(vals[1], max_steps=5, early_stop=2, **train)
+    assert "The validation data have changed" in said
+    assert f"data.val_path=['{vals[1]}'] (it was ['{vals[0]}'])" in said
+    assert result.best_step >= 4
+    assert "validation data" not in go_on(vals[1], max_steps=6, **train)[1]
+
+
+def test_a_finished_run_is_left_as_it_is(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(settings_of("lora", files, tmp_path, max_steps=4))
+    before = content(tmp_path)
+    options: dict[str, Any] = dict(max_steps=4, lr=0.5, samples=("ab",))
+    result = run(settings_of("lora", files, tmp_path, run=dict(resume="auto"), **options), quiet=False)
+    said = capsys.readouterr().err
+    assert "Already finished at step 4 (max_steps=4): nothing is trained or written" in said
+    assert "oing on from" not in said
+    assert (result.steps, result.losses) == (4, [])
+    assert content(tmp_path) == before
+
+
+def test_a_final_of_fewer_steps_is_not_the_end(files: Files, tmp_path: Path) -> None:
+    """Killed after the last checkpoint and before final/ was replaced."""
+    run(settings_of("lora", files, tmp_path, max_steps=4))
+    shutil.copytree(tmp_path / "final", tmp_path / "old")
+    run(settings_of("lora", files, tmp_path, run=dict(resume="auto")))
+    final = content(tmp_path / "final")
+    shutil.rmtree(tmp_path / "final")
+    (tmp_path / "old").rename(tmp_path / "final")
+    assert content(tmp_path / "final") != final
+    run(settings_of("lora", files, tmp_path, run=dict(resume="auto")))
+    assert content(tmp_path / "final") == final
 
 
 def test_resuming_where_nothing_is_starts_anew(files: Files, tmp_path: Path) -> None:
@@ -496,7 +576,7 @@ def test_damaged_checkpoints_are_named_and_others_go_on(name: str, files: Files,
     assert content(tmp_path / "final") == whole
 
 
-@pytest.mark.parametrize("where", ["training", "peft", "text"])
+@pytest.mark.parametrize("where", ["training", "peft", "hf", "text"])
 def test_a_full_disk_leaves_earlier_checkpoints(
     where: str, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,10 +584,11 @@ def test_a_full_disk_leaves_earlier_checkpoints(
 
     write: dict[str, Any] = dict(
         training=("litlm.checkpoint.training.save_file", save_file),
-        peft=("litlm.checkpoint.adapter.save_file", save_file),
+        peft=("litlm.checkpoint.adapter.save_file", save_file), hf=("litlm.checkpoint.hf.save_file", save_file),
         text=("pathlib.Path.write_text", Path.write_text),
     )  # fmt: skip
     name, original = write[where]
+    case = "full" if where == "hf" else "lora"
 
     def full(*args: Any, **options: Any) -> Any:
         path = args[0] if where == "text" else args[1]
@@ -516,16 +597,20 @@ def test_a_full_disk_leaves_earlier_checkpoints(
         return original(*args, **options)
 
     with stop_at(2):
-        run(settings_of("lora", files, tmp_path))
+        run(settings_of(case, files, tmp_path))
     before = content(tmp_path / "step-000002")
     with monkeypatch.context() as patch:
         patch.setattr(name, full)
-        with pytest.raises(ValueError, match=r"step-000004 could not be written \(No space left on device\); earlier"):
-            run(settings_of("lora", files, tmp_path, run=dict(resume="auto")))
+        message = r"^checkpoint \S+/step-000004 could not be written \(No space left on device\); earlier ones [a-z ]+$"
+        with pytest.raises(
+            ValueError,
+            match=message,
+        ):
+            run(settings_of(case, files, tmp_path, run=dict(resume="auto")))
     assert content(tmp_path / "step-000002") == before
     assert not list(tmp_path.glob(".*"))
-    run(settings_of("lora", files, tmp_path, run=dict(resume="auto")))
-    run(settings_of("lora", files, tmp_path / "whole"))
+    run(settings_of(case, files, tmp_path, run=dict(resume="auto")))
+    run(settings_of(case, files, tmp_path / "whole"))
     assert content(tmp_path / "final") == content(tmp_path / "whole" / "final")
 
 
@@ -548,6 +633,10 @@ def test_early_stopping_is_remembered(files: Files, tmp_path: Path, monkeypatch:
     whole = run(settings_of("lora", files, tmp_path / "whole", **options))
     assert whole.steps == 5
     assert whole.stopped == "no better validation loss since step 3"
+    before = content(tmp_path / "whole")
+    again = run(settings_of("lora", files, tmp_path / "whole", run=dict(resume="auto"), **options))
+    assert (again.steps, again.stopped, again.losses) == (whole.steps, whole.stopped, [])
+    assert content(tmp_path / "whole") == before
     for killed in ("before final/ was written", "on the way"):
         out = tmp_path / killed[:2]
         if killed == "on the way":
@@ -566,9 +655,9 @@ def test_early_stopping_is_remembered(files: Files, tmp_path: Path, monkeypatch:
 def test_a_run_that_rolled_back_goes_on(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch 3 is bad, so its step 4 goes back to step 2 and leaves batches 2 and 3 out, killed before or after."""
     number = 0
-    batch, loss_sum = Order.batch, NextToken.loss_sum
+    batch, loss_sum = EpochSampler.batch, NextToken.loss_sum
 
-    def noted(order: Order, n: int, size: int) -> list[int]:
+    def noted(order: EpochSampler, n: int, size: int) -> list[int]:
         nonlocal number
         number = n
         return batch(order, n, size)
@@ -576,7 +665,7 @@ def test_a_run_that_rolled_back_goes_on(files: Files, tmp_path: Path, monkeypatc
     def broken(*args: Any) -> torch.Tensor:
         return loss_sum(*args) * (math.inf if number == 3 else 1.0)
 
-    monkeypatch.setattr(Order, "batch", noted)
+    monkeypatch.setattr(EpochSampler, "batch", noted)
     monkeypatch.setattr(NextToken, "loss_sum", broken)
     settings = functools.partial(settings_of, "lora", files, on_spike="rollback", val_interval=8)
     whole = run(settings(tmp_path / "whole"))

@@ -26,8 +26,9 @@ from test_run import Files, content, rows_of, run, settings_of, write_files
 from test_writing import holder
 
 from litlm.cli.main import main
-from litlm.data.base import Order
+from litlm.data.base import EpochSampler
 from litlm.io.lock import locked
+from litlm.llm import LLM
 from litlm.settings import DataSettings, MethodSettings, TextData, TrainTokenizerCommand
 from litlm.train.files import write_settings
 from litlm.train.loss import NextToken
@@ -152,6 +153,84 @@ def test_merge_writes_over_nothing(
     assert merged != (tiny.folder() / "model.safetensors").read_bytes()
 
 
+def test_no_model_is_written_into_the_folder_of_a_run(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run's folder stands for what it trained; files of a model at its top would take precedence."""
+    out = adapter.parent
+    before = content(out)
+    for more in ((), ("--overwrite",)):
+        with pytest.raises(SystemExit):
+            main(["merge", str(adapter), "--out_dir", str(out), *more])
+        assert "is the folder of a training run" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is the folder of a training run"):
+        tiny.shared().save(out)
+    for name in ("metrics.csv", "settings.yaml"):  # one that has saved nothing yet
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="is the folder of a training run"):
+        tiny.shared().save(tmp_path)
+    assert content(out) == before
+
+
+@pytest.mark.parametrize("case", ["lora", "dpo", "pretrain"])
+def test_no_run_is_written_beside_a_model(case: str, adapter: Path, files: Files, tmp_path: Path) -> None:
+    shutil.copytree(tiny.folder(), tmp_path / "base")
+    shutil.copytree(adapter, tmp_path / "adapter")
+    before = content(tmp_path)
+    for name in ("base", "adapter"):
+        for more in ({}, dict(overwrite=True), dict(resume="auto")):
+            with pytest.raises(ValueError, match=r"holds a model or adapter \(.*config.json.*; name another --out_dir"):
+                run(settings_of(case, files, tmp_path / name, run=more))
+    assert content(tmp_path) == before
+
+
+def test_an_adapter_is_not_trained_as_a_model(
+    adapter: Path, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is loaded; of a model in memory before anything is changed."""
+    prompts = settings_of("adapter", files, tmp_path / "prompts", max_steps=1)
+    run(prompts)
+    llms = [LLM.load(path, device="cpu", dtype="float32") for path in (adapter, tmp_path / "prompts")]
+    monkeypatch.setattr(LLM, "load", None)
+    for case in ("full", "lora", "adapter", "dpo", "pretrain"):
+        more: dict[str, Any] = dict(from_weights=True) if case == "pretrain" else {}
+        for model, advice in (
+            (adapter, "merge it first"), (adapter.parent, rf"merge it first \(litlm merge {adapter} "),
+            (tmp_path / "prompts", "can't be merged, so train another adapter on"),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=rf"model='{model}' is an adapter for .*{advice}"):
+                run(settings_of(case, files, tmp_path / "out", run=more | dict(model=str(model))))
+        for llm in llms:
+            with pytest.raises(ValueError, match="has an adapter already; merge"):
+                run(settings_of(case, files, tmp_path / "out", run=more), llm=llm)
+
+
+def test_merge_of_a_run_says_once_what_it_takes(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["merge", str(adapter.parent), "--out_dir", str(tmp_path)])
+    assert capsys.readouterr().err.count(f"Taking {adapter}\n") == 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_half_written(
+    signum: signal.Signals, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = safetensors.torch.save_file
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        save(*args, **options)
+        signal.raise_signal(signum)
+
+    monkeypatch.setattr("litlm.checkpoint.hf.save_file", interrupted)
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as e:
+        main(["merge", str(adapter), "--out_dir", str(tmp_path / "merged")])
+    assert e.value.code == 128 + signum
+    assert not (tmp_path / "merged").exists()
+    assert signal.getsignal(signum) == before
+
+
 # --- earlier runs --------------------------------------------------------------------------------------------------
 
 
@@ -222,8 +301,8 @@ def test_a_run_goes_on_exactly_from_a_checkpoint_by_the_clock(
         now += 240
         return batch(*args)
 
-    batch = Order.batch
-    monkeypatch.setattr(Order, "batch", step)
+    batch = EpochSampler.batch
+    monkeypatch.setattr(EpochSampler, "batch", step)
     monkeypatch.setattr(import_module("litlm.train.loop"), "time", SimpleNamespace(perf_counter=lambda: now))
     options: dict[str, Any] = dict(save_interval=None, keep=9)
     run(settings_of(case, files, tmp_path / "whole", save_time=None, **options))

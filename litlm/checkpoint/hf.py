@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from litlm.checkpoint.base import WeightSource, open_safetensors
+from litlm.checkpoint.run_folder import is_run_folder
 from litlm.config import Config
 from litlm.config.hf import config_from_hf
 from litlm.families import get_family
@@ -114,11 +115,20 @@ def weight_files(path: Path) -> list[Path]:
     raise ValueError(f"{path} has no weights: model.safetensors or {INDEX} is needed")
 
 
-def refuse_adapter(out_dir: Path) -> None:
-    """Raise ValueError for an adapter's directory: a model loaded from there would get the adapter once more."""
+def refuse_adapter_or_run(out_dir: Path) -> None:
+    """Raise ValueError for directories that no model may be written to, not even with overwrite.
+
+    A model loaded from an adapter's directory would get the adapter once more; the folder of a run would no longer
+    stand for what the run trained.
+    """
     if (out_dir / "adapter_config.json").is_file():
         raise ValueError(
             f"out_dir={str(out_dir)!r} holds an adapter, and a model beside it would get it twice; name another out_dir"
+        )
+    if is_run_folder(out_dir):
+        raise ValueError(
+            f"out_dir={str(out_dir)!r} is the folder of a training run, which would then stand for this model and not "
+            f"for what it trained; name another out_dir, such as {out_dir / 'merged'}"
         )
 
 
@@ -126,7 +136,7 @@ def check_merge_dir(out_dir: Path, base: str, adapter: Path, *, overwrite: bool)
     """Raise ValueError if a merged model would overwrite its adapter, its base model, or any other model."""
     if out_dir.exists() and adapter.exists() and out_dir.samefile(adapter):
         raise ValueError(f"out_dir={str(out_dir)!r} is the adapter itself; name another out_dir")
-    refuse_adapter(out_dir)
+    refuse_adapter_or_run(out_dir)
     if overwrite or not out_dir.is_dir():
         return
     if Path(base).is_dir() and out_dir.samefile(base):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 STEP = re.compile(r"step-(\d+)")  # a run's checkpoints: step-000100
@@ -14,17 +15,45 @@ def model_directory(path: Path) -> Path:
     """The model (or adapter) in a training run's folder: `final/`, or else its newest checkpoint. Any other `path` is
     returned as it is. Raises ValueError for a run that has saved no model yet.
     """
-    if any((path / name).exists() for name in _MODEL_FILES):
-        return path
-    steps = {int(match[1]): folder for folder in path.glob("step-*") if (match := STEP.fullmatch(folder.name))}
-    for folder in (path / "final", *(steps[step] for step in sorted(steps, reverse=True))):
-        if any((folder / name).is_file() for name in _MODEL_FILES):
-            why = "" if folder.name == "final" else ", the newest checkpoint of a run that has no final/ yet"
-            print(f"Taking {folder}{why}", file=sys.stderr)
-            return folder
-    if (path / "metrics.csv").is_file() and (path / "settings.yaml").is_file():
+    folder = find_model(path)
+    if folder != path:
+        why = "" if folder.name == "final" else ", the newest checkpoint of a run that has no final/ yet"
+        print(f"Taking {folder}{why}", file=sys.stderr)
+    elif _has_begun(path) and not model_files(path):
         raise ValueError(
             f"{path} is the folder of a training run that has saved no model yet; continue it with litlm COMMAND "
             f"--config {path / 'settings.yaml'} --resume auto"
         )
-    return path
+    return folder
+
+
+def find_model(path: Path) -> Path:
+    """`model_directory` without messages and errors."""
+    return path if model_files(path) else next(_saved_models(path), path)
+
+
+def model_files(path: Path) -> list[str]:
+    """The files that make the directory itself a model or an adapter."""
+    return [name for name in _MODEL_FILES if (path / name).exists()]
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether the directory holds an adapter, and no model by itself."""
+    return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a training run has written to the directory."""
+    return _has_begun(path) or any(True for _ in _saved_models(path))
+
+
+def _has_begun(path: Path) -> bool:
+    return (path / "metrics.csv").is_file() and (path / "settings.yaml").is_file()
+
+
+def _saved_models(path: Path) -> Iterator[Path]:
+    """`final/` and the checkpoints, newest first, where they hold a model or an adapter."""
+    steps = {int(match[1]): folder for folder in path.glob("step-*") if (match := STEP.fullmatch(folder.name))}
+    for folder in (path / "final", *(steps[step] for step in sorted(steps, reverse=True))):
+        if model_files(folder):
+            yield folder

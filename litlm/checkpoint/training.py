@@ -80,10 +80,11 @@ class Checkpoints:
             os.replace(part, path)
             shutil.rmtree(path.with_name(f".{path.name}.before"), ignore_errors=True)
         except (OSError, SafetensorError, ValueError) as e:  # a ValueError is export's, about one of its files
-            shutil.rmtree(part, ignore_errors=True)
             raise ValueError(
                 f"checkpoint {path} could not be written ({error_reason(e)}); earlier ones are untouched"
             ) from e
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
         self.prune(best)
         return path
 

@@ -12,7 +12,6 @@ import shlex
 import shutil
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,13 +33,14 @@ CONTROL = "What is the capital of France?"
 
 def quickstart(settings: QuickstartCommand) -> None:
     """Run `litlm quickstart`: download, ask, finetune, ask again, save."""
-    _heading(f"1. Download {settings.model}")
-    from litlm.llm import LLM
     from litlm.train.process import STOP_EXIT_CODES
-    from litlm.train.run import finetune
+    from litlm.train.run import finetune, load_for
 
+    out = Path(settings.out_dir)
+    run = _run_settings(settings)
+    _heading(f"1. Download {settings.model}")
     start = time.perf_counter()
-    llm = LLM.load(settings.model, dtype="float32")
+    llm = load_for(run)  # as a resumed run loads it
     n, device = llm.config.n_parameters(), llm.model.embed.weight.device.type
     print(f"{n / 1e6:.0f} million parameters, on {device}, loaded in {time.perf_counter() - start:.1f} s")
 
@@ -48,20 +48,9 @@ def quickstart(settings: QuickstartCommand) -> None:
     before = {question: _ask(llm, question) for question in (*ABOUT_LITLM, CONTROL)}
 
     _heading("3. Finetune it on facts about litlm (LoRA)")
-    out = Path(settings.out_dir)
     adapter, litlm = out / "run" / "final", litlm_command()
     start = time.perf_counter()
-    with resources.as_file(resources.files("litlm.data") / "quickstart" / "litlm_facts.jsonl") as facts:
-        run = FinetuneSettings(
-            model=settings.model,
-            data=DataSettings(path=(str(facts),), val_fraction=0.08),
-            method=MethodSettings(r=16, alpha=32),
-            train=settings.train,
-            out_dir=str(out / "run"),
-            seed=settings.seed,
-            overwrite=True,
-        )
-        result = finetune(run, llm=llm)
+    result = finetune(run, llm=llm)
     print(f"{result.steps} steps in {time.perf_counter() - start:.0f} s")
     if result.stopped in STOP_EXIT_CODES:
         adapter = out / "run" / f"step-{result.steps:06d}"
@@ -87,6 +76,32 @@ def quickstart(settings: QuickstartCommand) -> None:
     print(f"  {litlm} chat {merged}")
     print(f"  {litlm} chat {model} --adapter {shlex.quote(str(adapter))}")
     print(f"  {litlm} finetune {model} --data your_data.jsonl --out_dir out/mine")
+
+
+def _run_settings(settings: QuickstartCommand) -> FinetuneSettings:
+    """The settings of its run, which replaces that of an earlier quickstart. Raises ValueError if the run there has
+    other settings: somebody went on with it.
+    """
+    from litlm.train.files import changed_settings
+
+    facts = Path(__file__).parents[1] / "data" / "quickstart" / "litlm_facts.jsonl"
+    run = FinetuneSettings(
+        model=settings.model,
+        data=DataSettings(path=(str(facts),), val_fraction=0.08),
+        method=MethodSettings(r=16, alpha=32),
+        train=settings.train,
+        out_dir=f"{settings.out_dir}/run",
+        seed=settings.seed,
+        overwrite=True,
+    )
+    changed = changed_settings(run, Path(run.out_dir) / "settings.yaml")
+    changed = [text for text in changed if not text.startswith("data.path=")]  # depends on where litlm is installed
+    if changed:
+        raise ValueError(
+            f"{run.out_dir} holds a run with other settings, which the quickstart would replace: {', '.join(changed)}. "
+            "Name another --out_dir, or remove that folder"
+        )
+    return run
 
 
 def _compared(before: str, after: str) -> str:

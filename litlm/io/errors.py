@@ -17,10 +17,16 @@ _REASONS = {
 }
 
 
-def error_reason(error: BaseException) -> str:
-    """Why reading or writing failed. For a ValueError about a file, the error that caused it decides."""
-    if isinstance(error, ValueError) and error.__cause__ is not None:
+def root_cause(error: BaseException) -> BaseException:
+    """What a ValueError was raised from, and that from, up to the first error of another type."""
+    while isinstance(error, ValueError) and error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def error_reason(error: BaseException) -> str:
+    """Why reading or writing failed. For a ValueError about a file, what caused it first decides."""
+    error = root_cause(error)
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):  # of several files
         return str(error.args[0][0][-1])
     if not isinstance(error, OSError) or error.errno is None or error.strerror is None:

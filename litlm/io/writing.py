@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from litlm.io.errors import error_reason
+from litlm.io.errors import error_reason, root_cause
 
 
 @contextmanager
@@ -25,6 +25,17 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise ValueError(f"{path} could not be written ({error_reason(e)})") from e
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ValueError if an out_dir can't be written to, or created. Leaves nothing behind."""
+    try:
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as e:
+        raise ValueError(
+            f"out_dir={str(folder)!r} can't be written to ({error_reason(e)}); name another --out_dir"
+        ) from e
 
 
 @contextmanager
@@ -65,7 +76,7 @@ def _temporary_folder(parent: Path, prefix: str, target: Path) -> Iterator[Path]
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=".part"))
         yield folder
     except (OSError, SafetensorError, ValueError) as e:
-        if isinstance(e, ValueError) and not isinstance(e.__cause__, (OSError, SafetensorError)):
+        if not isinstance(root_cause(e), (OSError, SafetensorError)):
             raise
         reason = error_reason(e)
         raise ValueError(f"{target} could not be written ({reason}); what was there before is untouched") from e

@@ -246,4 +246,6 @@ class QuickstartCommand(Settings):
     seed: int = 1337
 
 
-QUICKSTART_TRAIN = TrainSettings(epochs=4, batch_size=8, micro_batch_size=8, lr=1e-3, warmup_steps=5, val_interval=20)
+QUICKSTART_TRAIN = TrainSettings(
+    epochs=4, batch_size=8, micro_batch_size=8, lr=1e-3, warmup_steps=5, val_interval=20, precision="32-true"
+)

@@ -176,14 +176,26 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def changed_training(settings: RunSettings, path: Path) -> list[str]:
-    """Training settings that differ from those in this settings.yaml, such as "lr=0.1 (it was 0.2)"."""
-    now = _plain(dataclasses.asdict(settings.train))
+def changed_settings(settings: RunSettings, path: Path) -> list[str]:
+    """Settings that differ from those in this settings.yaml, such as "lr=0.1 (it was 0.2)"; data.path and the like with
+    their section. Not those about the folder, nor the date, which a resumed run keeps.
+    """
     try:
-        before = dict(read_settings(path)["train"])
-    except (ValueError, KeyError, TypeError):  # only for information: the checkpoint has everything that the run needs
+        before = _by_flag(read_settings(path))
+    except ValueError:  # only for information: the checkpoint has everything that the run needs
         return []
-    return [f"{k}={now[k]} (it was {before[k]})" for k in now if k in before and now[k] != before[k]]
+    now, skipped = _by_flag(_plain(dataclasses.asdict(settings))), ("out_dir", "resume", "overwrite", "data.date")
+    changed = [key for key in now if key in before and key not in skipped and now[key] != before[key]]
+    return [f"{key.removeprefix('train.')}={now[key]} (it was {before[key]})" for key in changed]
+
+
+def _by_flag(settings: dict[str, Any]) -> dict[str, Any]:
+    """{"model": ..., "train.lr": ...}: values by the flags that set them."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        is_section = name in ("data", "method", "train", "preference") and isinstance(value, dict)
+        found |= {f"{name}.{key}": v for key, v in value.items()} if is_section else {name: value}
+    return found
 
 
 # Above the settings: how the run was started, and below that how it was started before it was resumed.

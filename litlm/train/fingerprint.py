@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from litlm.settings import DPOSettings, RunSettings
+from litlm.settings import DPOSettings, PretrainSettings, RunSettings
 from litlm.train.files import flat
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def run_fingerprint(settings: RunSettings, llm: LLM) -> dict[str, Any]:
     # A reference model is the model before training, so with one its trained weights count as well.
     has_reference = isinstance(settings, DPOSettings) and settings.preference.loss != "orpo"
     model = {"name": settings.model, "config": config, "weights": checksums(llm.model, trained=has_reference)}
+    if not isinstance(settings, PretrainSettings) or settings.from_weights:
+        model["start"] = _start(llm.model)
     return json.loads(json.dumps(found | {"optimizer": settings.train.optimizer, "model": model}))
 
 
@@ -49,7 +51,7 @@ def checksums(model: nn.Module, *, trained: bool = False) -> dict[str, str]:
     tensors = {
         name: tensor
         for name, tensor in model.state_dict(keep_vars=True).items()
-        if not tensor.requires_grad or (trained and not {"lora", "adapter"} & set(name.split(".")))
+        if not tensor.requires_grad or (trained and not _is_adapter(name))
     }
     sums = [s for tensor in tensors.values() for s in (_sum(tensor), _sum(_sample(tensor)))]
     if not sums:
@@ -57,6 +59,17 @@ def checksums(model: nn.Module, *, trained: bool = False) -> dict[str, str]:
     texts = [f"{value % 2**64:016x}" for value in torch.stack(sums).tolist()]
     dtypes = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()]
     return {name: f"{d}:{a}:{b}" for name, d, a, b in zip(tensors, dtypes, texts[::2], texts[1::2], strict=True)}
+
+
+@torch.no_grad()
+def _start(model: nn.Module) -> int | None:
+    """A checksum of the model's own weights that are trained, before training: it tells one base from another."""
+    trained = [p for name, p in model.named_parameters() if p.requires_grad and not _is_adapter(name)]
+    return int(torch.stack([_sum(_sample(p)) for p in trained]).sum()) if trained else None
+
+
+def _is_adapter(name: str) -> bool:
+    return not {"lora", "adapter"}.isdisjoint(name.split("."))
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -85,7 +98,7 @@ def check_same(path: Path, now: dict[str, Any], then: dict[str, Any]) -> list[st
     changed = [
         f"{key}={now[key]}, it had {then.get(key)}"
         for key in now
-        if now[key] != then.get(key) and key not in ("tokens", "model")
+        if now[key] != then.get(key) and key not in ("tokens", "val", "model")
     ]
     if now["tokens"] != then.get("tokens"):
         changed.append("the examples' tokens are others (another data file, style, loss_on, max_len or tokenizer)")
@@ -122,6 +135,9 @@ def _compare_models(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
     if weights:
         shown = _shortened(weights)
         problems.append(f"{len(weights)} of the {len(names)} weights that it relies on are others ({shown})")
+    # Trained weights come from the checkpoint. Under one name they may differ: a notebook's model is trained in place.
+    if now["name"] != then["name"] and now.get("start") != then.get("start"):
+        problems.append("training started from other weights")
     return problems
 
 

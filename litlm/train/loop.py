@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from litlm.checkpoint.training import Checkpoints, load_checkpoint, restore_weights
-from litlm.data.base import Batch, Dataset, Order
+from litlm.data.base import Batch, Dataset, EpochSampler
 from litlm.model import GPT
 from litlm.model.moe import RouterWatch, watch_routers
 from litlm.settings import TrainSettings
@@ -118,7 +118,7 @@ class Trainer:
         check_settings(model, settings, val)
         assert isinstance(settings.micro_batch_size, int)
         self.settings, self.objective = settings, objective or NextToken()
-        self.train_data, self.val_data, self.order = train, val, Order(len(train), seed)
+        self.train_data, self.val_data, self.order = train, val, EpochSampler(len(train), seed)
         self.report, self.checkpoints = report or Report(None, None), checkpoints
         self.micro_batch_size, self.limits = settings.micro_batch_size, Limits(settings, len(train))
         self.fabric = make_fabric(model)
@@ -128,8 +128,10 @@ class Trainer:
         self.module = model
         self.model, self.optimizer = self.fabric.setup(model, optimizer)  # wrapped; they forward all attributes
         self.runs_ahead = runs_ahead(self.device, optimizer)
-        self.fingerprint = {"seed": seed, "batch_size": settings.batch_size, "examples": len(train)}
-        self.fingerprint |= {"tokens": train.digest()} | (fingerprint or {})
+        self.fingerprint: dict[str, Any] = dict(
+            seed=seed, batch_size=settings.batch_size, examples=len(train), tokens=train.fingerprint(),
+            val=None if val is None else val.fingerprint(),
+        ) | (fingerprint or {})  # fmt: skip
         self.state, self.result, self.spikes = State(), Result(), SpikeWatch(settings.spike_factor)
         self.pending: list[Step] = []  # launched, but not finalized
         self.setbacks, self.saved_step = 0, -1
@@ -137,8 +139,13 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """Whether a limit is reached."""
-        return self.limits.reached(*self._used())
+        """Whether a limit is reached, or validation has not improved for too long."""
+        return self.limits.reached(*self._used()) or self._stops_early
+
+    @property
+    def _stops_early(self) -> bool:
+        patience = self.settings.early_stop
+        return patience is not None and self.state.waited >= patience
 
     def train(self, sample: Sampler | None = None) -> Result:
         """Run until a limit is reached, a signal arrives, or validation no longer gets better."""
@@ -172,13 +179,12 @@ class Trainer:
         return self._finish()
 
     def _start(self, sample: Sampler | None) -> None:
+        self._check_early_stop()  # of a run that had ended already
         if self.is_over:
-            text = f"Already at step {self.state.step}, where a run with {self.limits.why(*self._used())} ends"
-            self.report.say(text)
+            self.report.say(f"Already at step {self.state.step}, where the run ends: {self._why_over()}")
         if self.checkpoints is not None and self.state.step:
             self.checkpoints.prune(self.state.best_step)
         self.report.start(step=self.state.step)
-        self._check_early_stop()  # of a run that had ended already
         self.sample = sample
         if sample is not None and self.state.step == 0:
             self.report.samples(0, sample())
@@ -192,10 +198,25 @@ class Trainer:
         """What counts against the limits."""
         return self.state.step, self.state.tokens, self.state.seconds
 
-    def _finish(self) -> Result:
+    def _why_over(self) -> str:
+        return self.result.stopped or self.limits.why(*self._used())
+
+    def already_finished(self) -> Result:
+        """The result of a run with nothing left to train, which is left as it is."""
+        self._check_early_stop()
+        self.report.say(
+            f"Already finished at step {self.state.step} ({self._why_over()}): nothing is trained or written. To train "
+            "further, raise that limit"
+        )
+        return self._take_result()
+
+    def _take_result(self) -> Result:
         self.model.eval()
-        result = self.result
-        result.steps, result.best_step = self.state.step, self.state.best_step
+        self.result.steps, self.result.best_step = self.state.step, self.state.best_step
+        return self.result
+
+    def _finish(self) -> Result:
+        result = self._take_result()
         result.tokens_per_s = self.trained_tokens / self.trained_seconds if self.trained_seconds else 0.0
         self.report.finish(stopped=result.stopped)
         return result
@@ -323,7 +344,7 @@ class Trainer:
         return metrics
 
     def _check_early_stop(self) -> None:
-        if self.settings.early_stop and self.state.waited >= self.settings.early_stop:
+        if self._stops_early:
             self.result.stopped = f"no better validation loss since step {self.state.best_step}"
 
     # --- spikes ----------------------------------------------------------------------------------------------------
@@ -386,12 +407,17 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint. Raises ValueError if it is damaged, or belongs to another run or model."""
         stored, weights, optimizer = load_checkpoint(path)
-        for line in check_same(path, self.fingerprint, stored.pop("kind")):
+        fingerprint = stored.pop("kind")
+        for line in check_same(path, self.fingerprint, fingerprint):
             self.report.say(line)
         restore_weights(path, dict(self.weights.named_parameters()), weights)
         self.weights.copy_to_model()
         load_optimizer_state(self.optimizer, *optimizer)
         self.state = State(**stored)
+        val = self.fingerprint["val"]
+        if val not in (None, fingerprint.get("val", val)):  # losses on different data can't be compared
+            self.state.best, self.state.best_step, self.state.waited = None, None, 0
+            self.report.say("The validation data have changed: the best validation loss so far is forgotten")
         self.spikes.load_state_dict(self.state.spikes)
 
 

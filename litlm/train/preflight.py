@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litlm.settings import PretrainSettings, RunSettings, TextData
+from litlm.checkpoint.run_folder import find_model, is_adapter, model_files
+from litlm.settings import DPOSettings, PretrainSettings, RunSettings, TextData
 
 if TYPE_CHECKING:
     from litlm.checkpoint.training import Checkpoints
@@ -44,10 +45,11 @@ def preflight(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
 
 def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
     """Settings that contradict each other, missing files and packages, unknown names."""
-    from litlm.data import text
+    from litlm.data import record_formats, text
+    from litlm.data.preference import parse_pair
     from litlm.data.prepare import is_prepared
-    from litlm.data.records import locate
-    from litlm.data.sources import expand
+    from litlm.data.records import check_start
+    from litlm.data.sources import expand_patterns
     from litlm.llm import pick_device
     from litlm.prompts import get_style
     from litlm.train.methods import get_method
@@ -72,15 +74,17 @@ def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
         attempt(lambda: check_auto(t.micro_batch_size, pick_device(settings.device)))
     if (style := getattr(data, "style", None)) is not None:
         attempt(get_style, style)
+    if llm is None:
+        attempt(refuse_adapter, settings.model)
     for sources in (data.path, data.val_path):
-        if (found := attempt(expand, sources)) is None:
+        if (found := attempt(expand_patterns, sources)) is None:
             continue
         if isinstance(data, TextData):
             unprepared = [source for source in found if not is_prepared(source)]
-            attempt(text.units, unprepared, text_key=data.text_key, split=data.split)
+            attempt(text.find_sources, unprepared, text_key=data.text_key, split=data.split)
         else:
             for source in found:
-                attempt(locate, source)
+                attempt(check_start, source, parse_pair if isinstance(settings, DPOSettings) else record_formats.parse)
     if t.early_stop and not data.val_path and data.val_fraction == 0:
         problems.append(f"early_stop={t.early_stop} needs data to validate on; set val_fraction or val_path")
     if (method := attempt(get_method, settings.method.name)) is not None:
@@ -91,11 +95,35 @@ def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
     return problems
 
 
+def refuse_adapter(model: str) -> None:
+    """Raises ValueError if `model` is the directory of an adapter, or of a run that trained one."""
+    from litlm.checkpoint.adapter import METHODS
+    from litlm.io.reading import read_json
+    from litlm.zoo import find_model as in_zoo
+
+    folder = find_model(Path(model).expanduser())
+    if in_zoo(model) is not None or not is_adapter(folder):
+        return
+    config = read_json(folder / "adapter_config.json")
+    base = config.get("base_model_name_or_path") or "its base"
+    if config.get("peft_type") in METHODS:
+        advice = f"it can't be merged, so train another adapter on {base}"
+    else:
+        advice = f"merge it first (litlm merge {folder} --out_dir MODEL), then train MODEL"
+    raise ValueError(f"model={model!r} is an adapter for {base}, not a model by itself; {advice}")
+
+
 def check_out_dir(settings: RunSettings, checkpoints: Checkpoints) -> None:
-    """Raises ValueError if the folder holds an earlier run and the settings don't say what to do with it."""
+    """Raises ValueError if the folder holds a model, or an earlier run without a word on what to do with that."""
     from litlm.train.files import n_steps
 
     out_dir = checkpoints.out_dir
+    resumes = settings.resume is not None and checkpoints.steps()
+    if not resumes and (held := model_files(out_dir) or [p.name for p in out_dir.glob("*.safetensors")]):
+        raise ValueError(
+            f"{out_dir} holds a model or adapter ({', '.join(held[:3])}), and the folder would stand for that and not "
+            "for what is trained; name another --out_dir"
+        )
     if settings.overwrite or settings.resume is not None:
         return
     if checkpoints.steps() or (out_dir / "final").exists():
@@ -130,11 +158,11 @@ def find_checkpoint(settings: RunSettings, checkpoints: Checkpoints) -> Path | N
 
 def check_token_ids(llm: LLM, *data: Dataset | None) -> None:
     """Raises ValueError for tokens of the data that the model has no row for; on a GPU they'd be a failed assert."""
-    from litlm.tokenizer import outside
+    from litlm.tokenizer import describe_out_of_vocab
 
-    rows = llm.config.vocab_size
-    tokenizer = llm._tokenizer
-    if unknown := outside((token for part in data if part for token in part.outside(rows)), rows, tokenizer):
+    rows, tokenizer = llm.config.vocab_size, llm._tokenizer
+    ids = [token for part in data if part for token in part.out_of_vocab_ids(rows)]
+    if unknown := describe_out_of_vocab(ids, rows, tokenizer):
         size = "" if tokenizer is None else f" (the tokenizer has {tokenizer.vocab_size})"
         raise ValueError(
             f"The data holds {unknown}{size}. Use the tokenizer that the model was trained with, also for `litlm "
@@ -144,9 +172,16 @@ def check_token_ids(llm: LLM, *data: Dataset | None) -> None:
 
 
 def check_trainable(llm: LLM) -> LLM:
-    """The model itself. Raises ValueError if it is float16."""
+    """The model itself. Raises ValueError if it is float16, or has an adapter."""
     import torch
 
+    from litlm.transforms.adapter import Adapter
+    from litlm.transforms.lora import LoRA, OriginalWeights
+
+    if any(isinstance(module, (Adapter, LoRA, OriginalWeights)) for module in llm.model.modules()):
+        raise ValueError(
+            "the model has an adapter already; merge that first (litlm merge, or llm.save) and load the result"
+        )
     if llm.model.embed.weight.dtype == torch.float16:
         raise ValueError("float16 loses small gradients; train with --train.precision bf16-true (or 32-true)")
     return llm

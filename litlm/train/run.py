@@ -40,7 +40,8 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     with preflight(settings, llm), explain_oom(settings):
         llm = load_for(settings) if llm is None else check_trainable(llm)
         settings = with_date(add_tokens(llm, settings))
-        train, val = load_sft(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, seed=settings.seed)
+        options = {"seed": settings.seed, "static_shapes": needs_static_shapes(settings, llm)}
+        train, val = load_sft(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, **options)
         use_style(llm, settings.data.style)
         method = apply_method(llm, settings.method)
         return run(settings, llm, method, train, val, quiet=quiet)
@@ -57,8 +58,8 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     with preflight(settings, llm), explain_oom(settings):
         llm = load_for(settings) if llm is None else check_trainable(llm)
         settings = with_date(settings)
-        context_len = llm.config.max_seq_len
-        train, val = load_preference(settings.data, llm.tokenizer, llm.style, context_len, seed=settings.seed)
+        options = {"seed": settings.seed, "static_shapes": needs_static_shapes(settings, llm)}
+        train, val = load_preference(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, **options)
         use_style(llm, settings.data.style)
         check_token_ids(llm, train, val)  # already now, because the reference model reads them
         method = apply_method(llm, settings.method)
@@ -77,7 +78,7 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
     Raises ValueError also for rows that are longer than the model's context.
     """
     from litlm.data.prepare import load_tokenizer
-    from litlm.data.shards import open_text, text_tokenizer
+    from litlm.data.shards import load_text, prepared_tokenizer
     from litlm.train.methods import apply_method
     from litlm.train.trials import explain_oom
 
@@ -91,7 +92,9 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
         if settings.tokenizer is not None:
             tokenizer = load_tokenizer(settings.tokenizer)
         else:
-            tokenizer = text_tokenizer(settings.data) or (model_tokenizer(settings) if llm is None else llm.tokenizer)
+            tokenizer = prepared_tokenizer(settings.data) or (
+                model_tokenizer(settings) if llm is None else llm.tokenizer
+            )
         if llm is None:
             llm = init_model(settings, tokenizer.vocab_size, tokenizer.eos_id)
         check_trainable(llm).tokenizer = tokenizer
@@ -101,7 +104,7 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
                 f"data.max_len={max_len} is more than the model's context of {llm.config.max_seq_len}; lower it, or "
                 f"give a new model a longer one: --model_args.max_seq_len {max_len}"
             )
-        train, val = open_text(settings.data, tokenizer, max_len, Path(settings.out_dir) / "data", seed=settings.seed)
+        train, val = load_text(settings.data, tokenizer, max_len, Path(settings.out_dir) / "data", seed=settings.seed)
         method = apply_method(llm, settings.method)
         return run(settings, llm, method, train, val, quiet=quiet)
 
@@ -119,7 +122,7 @@ def run(
     """What all runs share: resume, report, train, save. Raises ValueError if the result could not be saved."""
     from litlm.checkpoint.training import Checkpoints
     from litlm.train.fingerprint import run_fingerprint
-    from litlm.train.loop import Trainer, compiles
+    from litlm.train.loop import Trainer
     from litlm.train.precision import describe_precision, resolve_precision
     from litlm.train.report import Report
     from litlm.train.trials import explain_oom, resolve_auto_settings
@@ -133,14 +136,12 @@ def run(
     every = t.save_interval if t.on_spike == "rollback" else None
     checkpoints = Checkpoints(out_dir, export, keep=t.keep, keep_every=every)
     resume = find_checkpoint(settings, checkpoints)
-    for data in filter(None, (train, val)):
-        data.whole_rows = device.type == "cuda" or compiles(t, device)
     t = dataclasses.replace(t, precision=resolve_precision(settings, device))
     method.check()
     check_token_ids(llm, train, val)
     sample = make_sampler(llm, t.samples, getattr(settings.data, "date", None))
     with Report(out_dir, settings, loggers=t.logger, quiet=quiet) as report:
-        introduce(report, settings, llm, method, train, val, resume)
+        introduce(report, settings, llm, method, train, val)
         report.describe(precision=describe_precision(llm.model, t.precision))
         with explain_oom(settings):
             t = resolve_auto_settings(llm.model, train, objective, t, settings.seed, report, out_dir, resume)
@@ -151,6 +152,8 @@ def run(
             )  # fmt: skip
             if resume is not None:
                 trainer.load(resume)
+            if resume is not None and trainer.is_over and is_finished(out_dir, resume):
+                return trainer.already_finished()
             if not trainer.is_over:
                 prepare_out_dir(settings, checkpoints, report, resume, device)
             result = trainer.train(sample)
@@ -159,17 +162,15 @@ def run(
 
 
 def introduce(
-    report: Report, settings: RunSettings, llm: LLM, method: AppliedMethod, train: Dataset, val: Dataset | None,
-    resume: Path | None,
-) -> None:  # fmt: skip
+    report: Report, settings: RunSettings, llm: LLM, method: AppliedMethod, train: Dataset, val: Dataset | None
+) -> None:
     """Report what is trained on what, before the first step."""
-    from litlm.train.files import changed_training
     from litlm.train.limits import Limits
     from litlm.train.schedule import warmup_steps
     from litlm.transforms.quantize import count_parameters
 
     t = settings.train
-    for note in (*method.notes, *train.notes, *(val.notes if val else ()), llm.chat_note()):
+    for note in (*method.notes, *train.notes, *(val.notes if val else ()), llm.style_note(), llm.chat_note()):
         if note:
             report.say(note)
     trainable, total = count_parameters(llm.model)
@@ -178,12 +179,9 @@ def introduce(
         f"{len(train):,} examples to learn from, {len(val) if val else 0:,} to validate on"
         + (f"; {steps:,} steps of {t.batch_size}" if steps else "")
         + f"; training {trainable:,} of {total:,} parameters"
-        + (f"; going on from {resume.name}" if resume else "")
     )
     if (warmup := warmup_steps(t, steps)) < t.warmup_steps:
         report.say(f"warmup_steps={t.warmup_steps} is cut to {warmup}: at most half of the run, which has {steps}")
-    if resume and (changed := changed_training(settings, Path(settings.out_dir) / "settings.yaml")):
-        report.say(f"Going on with other settings than before: {', '.join(changed)}")
     report.describe(
         model=" + ".join(filter(None, (llm.source, llm.adapter))) or settings.model, parameters=total,
         trainable=trainable, examples=len(train), device=llm.model.embed.weight.device,
@@ -197,10 +195,12 @@ def prepare_out_dir(
     """Make room for what the run writes, and write its settings. Only now, when nothing can be refused any more: a run
     that is refused must not change the settings and checkpoints of another one.
     """
-    from litlm.train.files import clear_run, put_aside, write_settings
+    from litlm.train.files import changed_settings, clear_run, put_aside, write_settings
 
     out_dir, again = checkpoints.out_dir, dataclasses.replace(settings, resume=None, overwrite=False)
     if resume is not None:
+        changed = ", ".join(changed_settings(settings, out_dir / "settings.yaml"))
+        report.say(f"Going on from {resume.name}" + (f" with other settings than before: {changed}" if changed else ""))
         checkpoints.archive_later_than(resume)
     if settings.overwrite:
         checkpoints.remove_all()
@@ -227,6 +227,14 @@ def write_result(result: Result, checkpoints: Checkpoints, report: Report) -> No
     write_final(checkpoints.out_dir, checkpoints.export, best)
 
 
+def is_finished(out_dir: Path, checkpoint: Path) -> bool:
+    """Whether `final/` was written after the checkpoint, and not by the run before it went on."""
+    from litlm.checkpoint.training import STATE
+
+    final, state = out_dir / "final", checkpoint / "training" / STATE
+    return final.is_dir() and final.stat().st_mtime_ns >= state.stat().st_mtime_ns
+
+
 def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None = None) -> None:
     """`final/`, whole or not at all: the model as it is now, or as it was at the checkpoint `best`.
 
@@ -245,14 +253,16 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
             shutil.copytree(best, part, ignore=shutil.ignore_patterns("training"))
         if final.exists():
             shutil.rmtree(final)
+        os.utime(part)  # a copied folder has the time of its checkpoint, and `is_finished` compares times
         os.replace(part, final)
     except (OSError, SafetensorError, ValueError) as e:
-        shutil.rmtree(part, ignore_errors=True)
         if isinstance(e, ValueError) and e.__cause__ is None:
             raise  # not about the disk
         raise ValueError(
             f"{final} could not be written ({error_reason(e)}); the last checkpoint is complete: use --resume auto"
         ) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 # --- models and tokenizers -----------------------------------------------------------------------------------------
@@ -359,6 +369,14 @@ def with_date(settings: ChatSettings) -> ChatSettings:
     return dataclasses.replace(settings, data=dataclasses.replace(settings.data, date=date or today("%Y-%m-%d")))
 
 
+def needs_static_shapes(settings: RunSettings, llm: LLM) -> bool:
+    """Whether compiled layers, or cuDNN's attention, specialize on the shapes of batches."""
+    from litlm.train.loop import compiles
+
+    device = llm.model.embed.weight.device
+    return device.type == "cuda" or compiles(settings.train, device)
+
+
 def use_style(llm: LLM, style: str | None) -> None:
     """Ask the model in the prompt style of its training data from now on, and save that style with it."""
     from litlm.prompts import get_style
@@ -376,7 +394,7 @@ def make_sampler(llm: LLM, prompts: tuple[str, ...], date: str | None) -> Callab
         return None
     from litlm.generate.decode import check_prompts
 
-    style = None if llm.style.name == "plain" else llm.style.on(date)
+    style = None if llm.style.name == "plain" else llm.style.with_date(date)
     message = lambda p: [{"role": "user", "content": p}]  # noqa: E731
     ids = [style.encode(message(p), llm.tokenizer) if style else llm.tokenizer.encode(p) for p in prompts]
     check_prompts(ids, llm.config.vocab_size, llm.config.max_seq_len, llm.tokenizer)
