@@ -51,13 +51,11 @@ def locked(folder: Path, *, option: str = "out_dir") -> Iterator[None]:
         yield
     except BaseException:
         _unlock(fd, folder)
-        fd = None
         for path in created:
             with suppress(OSError):
                 path.rmdir()
         raise
-    finally:
-        _unlock(fd, folder)
+    _unlock(fd, folder)
 
 
 def _lock(folder: Path) -> int | None:
