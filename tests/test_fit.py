@@ -255,7 +255,7 @@ def _fit_broken(
     llm = tiny.load()
     torch.manual_seed(0)
     apply_lora(llm.model, MethodSettings(r=4))
-    checkpoints = Checkpoints(tmp / "run", lambda folder: None, keep=keep, every=every)
+    checkpoints = Checkpoints(tmp / "run", lambda folder: None, keep=keep, keep_every=every)
     options: dict[str, Any] = dict(
         batch_size=2, micro_batch_size=2, max_steps=6, lr=1e-2, schedule="constant", warmup_steps=0
     )

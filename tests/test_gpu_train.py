@@ -24,7 +24,7 @@ import torch._dynamo
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from litlm.checkpoint.training import Checkpoints, random_states
+from litlm.checkpoint.training import Checkpoints, get_random_states
 from litlm.config import Config
 from litlm.context import Packed
 from litlm.data.base import Batch, Example, TokenizedDataset
@@ -638,7 +638,7 @@ def test_the_largest_micro_batch_that_fits(method: str, tmp_path: Path) -> None:
         batch_size=AUTO, micro_batch_size="auto", max_steps=1, precision=precision, compile=False, lr=1e-2
     )
     before = {n: p.detach().clone() for n, p in llm.model.named_parameters()}
-    random, hooks = random_states()[0], _hooks(llm.model)
+    random, hooks = get_random_states()[0], _hooks(llm.model)
     size = largest_micro_batch(llm.model, train, None, settings)
     assert size in [2**i for i in range(12)]
     assert size < AUTO
@@ -646,7 +646,7 @@ def test_the_largest_micro_batch_that_fits(method: str, tmp_path: Path) -> None:
         assert p.dtype == before[name].dtype
         assert torch.equal(p, before[name])
         assert p.grad is None
-    assert all(torch.equal(value, random[key]) for key, value in random_states()[0].items())
+    assert all(torch.equal(value, random[key]) for key, value in get_random_states()[0].items())
     assert _hooks(llm.model) == hooks
     assert not llm.model.training
     assert all("forward" not in vars(block) for block in llm.model.layers)

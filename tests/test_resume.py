@@ -100,7 +100,7 @@ class Events:
         setattr(owner, name, wrapped)
 
     def install(self) -> None:
-        from litlm.checkpoint import adapter, hf, peft, training
+        from litlm.checkpoint import adapter, hf, training
         from litlm.train import files
 
         def half_a_file(original: Any, tensors: Any, path: Any, *args: Any, **options: Any) -> None:
@@ -119,7 +119,7 @@ class Events:
             with metrics.path.open("a") as f:
                 f.write(line[: len(line) // 2])
 
-        for module in (training, hf, peft, adapter):
+        for module in (training, hf, adapter):
             self.wrap(module, "save_file", half_a_file)
         self.wrap(Path, "write_text", half_a_text)
         self.wrap(shutil, "rmtree", half_a_folder)
@@ -504,7 +504,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(
 
     write: dict[str, Any] = dict(
         training=("litlm.checkpoint.training.save_file", save_file),
-        peft=("litlm.checkpoint.peft.save_file", save_file),
+        peft=("litlm.checkpoint.adapter.save_file", save_file),
         text=("pathlib.Path.write_text", Path.write_text),
     )  # fmt: skip
     name, original = write[where]
@@ -632,7 +632,7 @@ def test_a_checkpoint_that_is_saved_again_is_never_lost(tmp_path: Path, monkeypa
         with pytest.raises(Killed):
             checkpoints.save(3, {"n": 2}, {"w": torch.ones(3)}, state)
     assert not checkpoints.steps()
-    checkpoints.clean()
+    checkpoints.remove_partial()
     assert [p.name for p in tmp_path.iterdir()] == ["step-000003"]
     found, weights, _ = load_checkpoint(checkpoints.steps()[3])
     assert found == {"n": 1}

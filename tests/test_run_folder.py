@@ -414,7 +414,7 @@ def test_a_final_that_does_not_fit_is_written_later(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("litlm.checkpoint.peft.save_file", lambda t, p, **k: full(save, p, t, p, **k))
+        patch.setattr("litlm.checkpoint.adapter.save_file", lambda t, p, **k: full(save, p, t, p, **k))
         patch.setattr(shutil, "copy2", lambda a, b, **k: full(copy, b, a, b, **k))
         patch.setattr(shutil.copytree, "__defaults__", (False, None, shutil.copy2, False, False))
         with pytest.raises(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from litlm.checkpoint.training import Checkpoints, load_checkpoint, put_weights
+from litlm.checkpoint.training import Checkpoints, load_checkpoint, restore_weights
 from litlm.data.base import Batch, Dataset, EpochSampler
 from litlm.model import GPT
 from litlm.model.moe import RouterWatch, watch_routers
@@ -388,7 +388,7 @@ class Trainer:
         stored, weights, optimizer = load_checkpoint(path)
         for line in check_same(path, self.fingerprint, stored.pop("kind")):
             self.report.say(line)
-        put_weights(path, dict(self.weights.named_parameters()), weights)
+        restore_weights(path, dict(self.weights.named_parameters()), weights)
         self.weights.copy_to_model()
         load_optimizer_state(self.optimizer, *optimizer)
         self.state = State(**stored)

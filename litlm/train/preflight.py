@@ -37,7 +37,7 @@ def preflight(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
             problems.append(str(e))
         if problems:
             raise ValueError(problems[0] if len(problems) == 1 else "\n- ".join(["Run settings not valid:", *problems]))
-        checkpoints.clean()
+        checkpoints.remove_partial()
         seed_everything(settings.seed, verbose=False)
         yield
 

@@ -134,7 +134,7 @@ def run(
         method.export(folder, base)
 
     every = t.save_interval if t.on_spike == "rollback" else None
-    checkpoints = Checkpoints(out_dir, export, keep=t.keep, every=every)
+    checkpoints = Checkpoints(out_dir, export, keep=t.keep, keep_every=every)
     resume = find_checkpoint(settings, checkpoints)
     t = dataclasses.replace(t, precision=resolve_precision(settings, device))
     method.check()
@@ -202,9 +202,9 @@ def prepare_out_dir(
 
     out_dir, again = checkpoints.out_dir, dataclasses.replace(settings, resume=None, overwrite=False)
     if resume is not None:
-        checkpoints.set_aside(after=resume)
+        checkpoints.archive_later_than(resume)
     if settings.overwrite:
-        checkpoints.clear()
+        checkpoints.remove_all()
         clear_run(out_dir)
     elif resume is None and (earlier := put_aside(again, out_dir)):
         report.say(

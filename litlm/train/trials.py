@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 
-from litlm.checkpoint.training import random_states, restore_random
+from litlm.checkpoint.training import get_random_states, set_random_states
 from litlm.data.base import Dataset, EpochSampler
 from litlm.io.writing import write_text
 from litlm.model import GPT
@@ -63,7 +63,7 @@ def trial(model: GPT, settings: TrainSettings) -> Iterator[Optimizer]:
     with casts_undone(model, settings.precision):
         weights = optimized_weights(model, settings.precision)
         optimizer = make_optimizer(weights, settings)
-        saved, states = snapshot(weights, optimizer), random_states()
+        saved, states = snapshot(weights, optimizer), get_random_states()
         model.train()
         try:
             with (
@@ -78,7 +78,7 @@ def trial(model: GPT, settings: TrainSettings) -> Iterator[Optimizer]:
                 yield optimizer
         finally:
             restore(weights, optimizer, saved)
-            restore_random(*states)
+            set_random_states(*states)
             model.eval()
 
 
