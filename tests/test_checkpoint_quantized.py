@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from litlm.checkpoint.base import WeightSource, load_model
 from litlm.checkpoint.hf import SafetensorsSource
-from litlm.checkpoint.quantized import dequantized, describe
+from litlm.checkpoint.quantized import DequantizedSource, quantization_format
 from litlm.config import Config
 
 Tensors = dict[str, Tensor]
@@ -50,6 +50,10 @@ class Memory(WeightSource):
     def read(self, name: str) -> Tensor:
         self.log.append(name)
         return self.tensors[name]
+
+
+def dequantized(source: WeightSource, quantization: dict[str, Any]) -> WeightSource:
+    return DequantizedSource(source, quantization_format(quantization))
 
 
 def exactly(actual: Tensor, expected: Tensor) -> None:
@@ -564,7 +568,7 @@ def test_nvfp4(seed: int) -> None:
     assert (expected - weight).abs().max() < 0.2 * weight.abs().max()
     config = dict(quant_method="compressed-tensors", format=form, config_groups=dict(g=dict(weights=arguments)))
     check(under(NAME, parts) | {f"{NAME}.input_global_scale": torch.ones(1)}, config, expected)
-    assert describe(config) == "4-bit compressed-tensors (nvfp4)"
+    assert str(quantization_format(config)) == "4-bit compressed-tensors (nvfp4)"
     for gone in parts:
         _refused(under("a", {k: v for k, v in parts.items() if k != gone}), config, f"a.{gone} is missing")
     # ModelOpt multiplies by what compressed-tensors divides by: the float64 formula, from compressed-tensors' numbers.
@@ -749,7 +753,7 @@ def test_describe() -> None:
         "fp8": ({}, dict(quant_method="fp8"), None),
         "4-bit mxfp4": ({}, dict(quant_method="mxfp4"), None),
     }.items():
-        assert describe(config) == text
+        assert str(quantization_format(config)) == text
 
 
 @pytest.mark.parametrize(
@@ -781,7 +785,7 @@ def test_describe() -> None:
     ],
 )  # fmt: skip
 def test_methods_that_are_not_known(config: dict[str, Any], wrong: list[str]) -> None:
-    for call in (lambda: describe(config), lambda: dequantized(Memory({}), config)):
+    for call in (lambda: str(quantization_format(config)), lambda: dequantized(Memory({}), config)):
         with pytest.raises(ValueError, match="quantization_config") as e:
             call()
         assert all(text in str(e.value) for text in wrong), str(e.value)

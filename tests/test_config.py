@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -136,6 +136,18 @@ def test_from_dict_reports_unknown_missing_and_wrong_together() -> None:
                  "rope.scaling.kind='ntk' must be one of 'linear', 'llama3', 'yarn'", "mlp=5",
                  "vocab_size is missing", "n_embd is missing", "n_head is missing"):  # fmt: skip
         assert text in str(e.value)
+
+
+def _slots(cls: Any) -> set[Any]:
+    """A config class and those of its fields."""
+    hints = [option for hint in get_type_hints(cls).values() for option in (*get_args(hint), hint)]
+    return {cls}.union(*(_slots(hint) for hint in hints if dataclasses.is_dataclass(hint)))
+
+
+@pytest.mark.parametrize("cls", sorted(_slots(Config), key=lambda cls: cls.__name__))
+def test_each_field_is_described_where_help_shows_it(cls: Any) -> None:
+    described = {name for line in re.findall(r"^ *([\w, ]+): ", cls.__doc__, re.M) for name in line.split(", ")}
+    assert {f.name for f in dataclasses.fields(cls)} <= described
 
 
 # --- YAML ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from parity.cases import Case
 from parity.choices import Choices
 from torch import Tensor, nn
 
-from litlm.checkpoint.peft import load_adapter, places, save_adapter
+from litlm.checkpoint.peft import load_adapter, save_adapter
+from litlm.checkpoint.peft_targets import adapter_targets
 from litlm.model import GPT
 from litlm.model.moe import Experts
 from litlm.ops.cross_entropy import cross_entropy_sum
@@ -168,7 +169,7 @@ def test_gradients_equal_peft(case: Case, ours: tuple[str, ...], theirs: list[st
     model, peft = _fresh(case), _peft(case, theirs, r=3, alpha=8)
     apply_lora(model, MethodSettings(r=3, alpha=8, targets=ours))
     _fill(model, seed=3)
-    place_of = places(model)
+    place_of = adapter_targets(model)
     modules = {name: peft.get_submodule(f"base_model.model.{place_of[name].module}") for name, _ in adapters(model)}
     assert len(modules) == sum("lora_A.default.weight" in n for n, _ in peft.named_parameters())
     with torch.no_grad():

@@ -15,7 +15,8 @@ from parity.cases import Case
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, places, save_adapter
+from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
+from litlm.checkpoint.peft_targets import adapter_targets
 from litlm.model import GPT
 from litlm.ops.cross_entropy import cross_entropy_sum
 from litlm.settings import MethodSettings
@@ -122,7 +123,7 @@ def _gradients_equal(case: Case, model: GPT, theirs: Any) -> None:
         inside = ".base_layer" if place.parameter == "gate_up_proj" else ""
         found[f"base_model.model.{place.module}{inside}.lora_{part}"] = grad
 
-    for place in {id(p): p for p in places(model).values() if p.ours[0] in loras}.values():
+    for place in {id(p): p for p in adapter_targets(model).values() if p.ours[0] in loras}.values():
         own = [loras[name] for name in place.ours]
         assert all(lora.A is own[0].A for lora in own)
         a, b = _grad(own[0].A), place.join([_grad(lora.B) for lora in own])

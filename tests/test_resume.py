@@ -34,7 +34,7 @@ from test_run import CASES, Files, content, rows_of, run, settings_of, write_fil
 
 from litlm.checkpoint.training import Checkpoints, load_checkpoint
 from litlm.cli.main import main
-from litlm.data.base import Order
+from litlm.data.base import EpochSampler
 from litlm.settings import DataSettings, MethodSettings, RunSettings
 from litlm.train.files import write_settings
 from litlm.train.loss import NextToken
@@ -100,7 +100,7 @@ class Events:
         setattr(owner, name, wrapped)
 
     def install(self) -> None:
-        from litlm.checkpoint import adapter, hf, peft, training
+        from litlm.checkpoint import adapter, hf, training
         from litlm.train import files
 
         def half_a_file(original: Any, tensors: Any, path: Any, *args: Any, **options: Any) -> None:
@@ -119,7 +119,7 @@ class Events:
             with metrics.path.open("a") as f:
                 f.write(line[: len(line) // 2])
 
-        for module in (training, hf, peft, adapter):
+        for module in (training, hf, adapter):
             self.wrap(module, "save_file", half_a_file)
         self.wrap(Path, "write_text", half_a_text)
         self.wrap(shutil, "rmtree", half_a_folder)
@@ -504,7 +504,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(
 
     write: dict[str, Any] = dict(
         training=("litlm.checkpoint.training.save_file", save_file),
-        peft=("litlm.checkpoint.peft.save_file", save_file),
+        peft=("litlm.checkpoint.adapter.save_file", save_file),
         text=("pathlib.Path.write_text", Path.write_text),
     )  # fmt: skip
     name, original = write[where]
@@ -566,9 +566,9 @@ def test_early_stopping_is_remembered(files: Files, tmp_path: Path, monkeypatch:
 def test_a_run_that_rolled_back_goes_on(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch 3 is bad, so its step 4 goes back to step 2 and leaves batches 2 and 3 out, killed before or after."""
     number = 0
-    batch, loss_sum = Order.batch, NextToken.loss_sum
+    batch, loss_sum = EpochSampler.batch, NextToken.loss_sum
 
-    def noted(order: Order, n: int, size: int) -> list[int]:
+    def noted(order: EpochSampler, n: int, size: int) -> list[int]:
         nonlocal number
         number = n
         return batch(order, n, size)
@@ -576,7 +576,7 @@ def test_a_run_that_rolled_back_goes_on(files: Files, tmp_path: Path, monkeypatc
     def broken(*args: Any) -> torch.Tensor:
         return loss_sum(*args) * (math.inf if number == 3 else 1.0)
 
-    monkeypatch.setattr(Order, "batch", noted)
+    monkeypatch.setattr(EpochSampler, "batch", noted)
     monkeypatch.setattr(NextToken, "loss_sum", broken)
     settings = functools.partial(settings_of, "lora", files, on_spike="rollback", val_interval=8)
     whole = run(settings(tmp_path / "whole"))
@@ -632,7 +632,7 @@ def test_a_checkpoint_that_is_saved_again_is_never_lost(tmp_path: Path, monkeypa
         with pytest.raises(Killed):
             checkpoints.save(3, {"n": 2}, {"w": torch.ones(3)}, state)
     assert not checkpoints.steps()
-    checkpoints.clean()
+    checkpoints.remove_partial()
     assert [p.name for p in tmp_path.iterdir()] == ["step-000003"]
     found, weights, _ = load_checkpoint(checkpoints.steps()[3])
     assert found == {"n": 1}

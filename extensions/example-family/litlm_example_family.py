@@ -7,13 +7,12 @@ all that makes it known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from litlm.config import Config, NormConfig
 from litlm.families import Family, HFFields, Rule, rename
 from litlm.families.base import hf_common, hf_rope
-from litlm.families.weights import fused_gate_up
+from litlm.families.weights import fused_gate_up, fused_qkv
 
 # litlm's field -> the name it has here.
 NAMES = {
@@ -27,7 +26,7 @@ NAMES = {
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     return hf.common(NAMES) | dict(
-        n_kv_head=hf.take("n_kv_heads", 0),
+        n_kv_head=hf.take("n_kv_heads", hf.data.get("n_heads")),
         norm=NormConfig(eps=float(hf.take("norm_eps", 1e-5))),
         rope=hf.rope(),
     )
@@ -36,19 +35,6 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 def to_hf(config: Config) -> dict[str, Any]:
     own = dict(n_kv_heads=config.n_kv_head, norm_eps=config.norm.eps)
     return hf_common(config, NAMES) | hf_rope(config.rope) | own
-
-
-def split_qkv(tensor: Any, config: Config) -> Sequence[Any]:
-    """(H D + 2 K D, C) -> q (H D, C), k and v (K D, C)."""
-    q, kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-    return tensor.split((q, kv, kv))
-
-
-def join_qkv(tensors: Sequence[Any], config: Config) -> Any:
-    whole = tensors[0].new_empty((sum(t.shape[0] for t in tensors), tensors[0].shape[1]))
-    for part, tensor in zip(split_qkv(whole, config), tensors, strict=True):
-        part.copy_(tensor)
-    return whole
 
 
 FAMILY = Family(
@@ -62,8 +48,7 @@ FAMILY = Family(
         Rule(
             "layers.{i}.attention.wqkv.weight",
             tuple(f"layers.{{i}}.attn.{x}_proj.weight" for x in "qkv"),
-            split_qkv,
-            join_qkv,
+            **fused_qkv(),
         ),
         rename("layers.{i}.attention.wo.weight", "layers.{i}.attn.o_proj.weight"),
         rename("layers.{i}.ffn_norm.weight", "layers.{i}.mlp_norm.weight"),

@@ -1,20 +1,22 @@
-"""Adapters of methods adapter and adapter_v2 as directories: `adapter_config.json` and `adapter_model.safetensors`.
+"""Directories of adapters, `adapter_config.json` and `adapter_model.safetensors`, and those of litlm's own format.
 
-The format is litlm's own, with our names of modules. PEFT's ADAPTION_PROMPT has one gate for a whole layer, so it can't
-hold these; the files are called as PEFT's are, and `peft_type` says what they hold.
+The methods adapter and adapter_v2 are stored under our names of modules: PEFT's ADAPTION_PROMPT has one gate per layer,
+so it can't hold them. The files are named like PEFT's, and `peft_type` says what they hold. LoRA is in peft.py.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from litlm.io.reading import check_readable, read_json
+from litlm.checkpoint.base import bullet_list, open_safetensors
+from litlm.io.reading import read_json
 from litlm.io.writing import atomic_file, write_text
 from litlm.model import GPT
 from litlm.settings import MethodSettings
@@ -24,33 +26,46 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 METHODS = {"LITLM_ADAPTER": "adapter", "LITLM_ADAPTER_V2": "adapter_v2"}  # by peft_type
 
 
-def save(model: GPT, out_dir: str | Path, *, base: str) -> None:
-    """Write the model's adapters. base: what `LLM.load` takes to get their model (a path is stored whole)."""
+def write_adapter(out_dir: Path, config: dict[str, Any], tensors: Mapping[str, Tensor], *, base: str) -> None:
+    """Write an adapter's two files. tensors: of any shapes. base: the base model; of a local one the full path is
+    stored."""
     base = str(Path(base).resolve()) if Path(base).exists() else base
-    out_dir, adapters = Path(out_dir), dict(prompt_adapters(model))
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_file(out_dir / WEIGHTS) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+    text = json.dumps(config | dict(task_type="CAUSAL_LM", base_model_name_or_path=base), indent=2)
+    write_text(out_dir / CONFIG, text + "\n")
+
+
+def read_adapter_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter, of any shapes. Raises ValueError if the file can't be read or is damaged."""
+    with open_safetensors(path / WEIGHTS) as f:
+        return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
+
+
+def save(model: GPT, out_dir: str | Path, *, base: str) -> None:
+    """Write the model's adapters of method adapter or adapter_v2. base: what `LLM.load` takes for their base model.
+
+    Raises ValueError if the model has none.
+    """
+    adapters = dict(prompt_adapters(model))
     prompts = [(name, a) for name, a in adapters.items() if isinstance(a, Prompt)]
     if not prompts:
         raise ValueError("the model has no adapters of method adapter or adapter_v2 to save")
     v2 = any(isinstance(a, ScaleBias) for a in adapters.values())
     config = dict(
         peft_type="LITLM_ADAPTER_V2" if v2 else "LITLM_ADAPTER",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
         prompt_length=prompts[0][1].prompt.size(0),
         start_layer=min(int(name.split(".")[1]) for name, _ in prompts),
     )
     tensors = {
-        f"{name}.adapter.{part}": p.detach().cpu().contiguous()
-        for name, adapter in adapters.items()
-        for part, p in adapter.named_parameters()
+        f"{name}.adapter.{part}": p for name, adapter in adapters.items() for part, p in adapter.named_parameters()
     }
-    with atomic_file(out_dir / WEIGHTS) as part:
-        save_file(tensors, part, metadata={"format": "pt"})
-    write_text(out_dir / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_adapter(Path(out_dir), config, tensors, base=base)
 
 
 def read_method(config: dict[str, Any], file: Path) -> MethodSettings:
-    """The method that an `adapter_config.json` of ours describes."""
+    """The method that an `adapter_config.json` describes. Raises ValueError if it isn't one of litlm's own format."""
     problems = []
     if config.get("peft_type") not in METHODS:
         problems.append(f"peft_type={config.get('peft_type')!r} must be {' or '.join(METHODS)}")
@@ -62,31 +77,28 @@ def read_method(config: dict[str, Any], file: Path) -> MethodSettings:
 
 
 def load(model: GPT, path: str | Path) -> dict[str, Any]:
-    """Attach the adapters in directory `path` to the model. All tensors that don't fit are named in one error."""
+    """Attach the adapters in directory `path` to the model, and return their adapter_config.json.
+
+    Raises one ValueError for all tensors that don't fit the model.
+    """
     path = Path(path)
     for file in (path / CONFIG, path / WEIGHTS):
         if not file.is_file():
             raise ValueError(f"{path} is not an adapter: it has no {file.name}")
     config = read_json(path / CONFIG)
-    made = make_adapters(model, read_method(config, path / CONFIG), v2=config["peft_type"] == "LITLM_ADAPTER_V2")
-    check_readable(path / WEIGHTS)
-    try:
-        with safe_open(path / WEIGHTS, framework="pt") as f:
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path / WEIGHTS} is truncated or corrupt ({e})") from None
-    wanted = {f"{name}.adapter.{part}": p for name, a in made.items() for part, p in a.named_parameters()}
-    problems = [f"{name} is missing" for name in wanted if name not in tensors]
+    adapters = make_adapters(model, read_method(config, path / CONFIG), v2=config["peft_type"] == "LITLM_ADAPTER_V2")
+    tensors = read_adapter_tensors(path)
+    expected = {f"{name}.adapter.{part}": p for name, a in adapters.items() for part, p in a.named_parameters()}
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
     for name, tensor in tensors.items():
-        if name not in wanted:
+        if name not in expected:
             problems.append(f"{name} {list(tensor.shape)} has no place in this {model.config.family} model")
-        elif tensor.shape != wanted[name].shape:
-            problems.append(f"{name} has shape {list(tensor.shape)}, this model needs {list(wanted[name].shape)}")
+        elif tensor.shape != expected[name].shape:
+            problems.append(f"{name} has shape {list(tensor.shape)}, this model needs {list(expected[name].shape)}")
     if problems:
-        shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
-        raise ValueError(f"The adapter in {path} does not fit the model:\n" + "\n".join(f"- {p}" for p in shown))
+        raise ValueError(f"The adapter in {path} does not fit the model:\n{bullet_list(problems)}")
     with torch.no_grad():
-        for name, p in wanted.items():
+        for name, p in expected.items():
             p.copy_(tensors[name])
-    attach_adapters(model, made)
+    attach_adapters(model, adapters)
     return config

@@ -1,50 +1,54 @@
-"""What every checkpoint format shares: a plan checked before any byte is read, and weights streamed in one tensor at a
-time.
+"""What all checkpoint formats share: names and shapes are checked before any weight is read, then tensors are streamed
+into the model one at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from litlm.config import Config
 from litlm.families import WeightMap, get_family
 from litlm.families.weights import Match
+from litlm.io.reading import check_readable
 from litlm.model import GPT
 from litlm.model.rope import Rope
 
 
 class WeightSource(ABC):
-    """Tensors of one checkpoint, by default under their Hugging Face names."""
+    """The tensors of a checkpoint, by default under their Hugging Face names."""
 
     path: Path
 
     def weight_map(self, config: Config) -> WeightMap:
-        """How the names of this source map to ours."""
+        """How this source's tensors map to ours."""
         return get_family(config.family).weights_of(config)
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape, from the headers alone."""
+        """The shape of every tensor, from the headers alone."""
 
     @abstractmethod
     def read(self, name: str) -> Tensor:
-        """One tensor; it may be backed by the file."""
+        """One tensor, of any shape; it may be backed by the file. Raises ValueError if it can't be read."""
 
 
 def load_model(
     config: Config, source: WeightSource, *, device: torch.device, dtype: torch.dtype, quantize: str | None = None
 ) -> GPT:
-    """Build the model without memory, check the whole plan, then stream the weights in.
+    """Build the model on meta, check names and shapes, then stream the weights in.
 
-    Besides the model itself, memory holds one tensor at a time. quantize: pack the layers' weights as they arrive.
+    Besides the model, memory holds one tensor at a time. quantize: quantization of the layers' weights as they arrive.
+    Raises ValueError if the checkpoint doesn't fit the config, or holds packed integers.
     """
-    config = _with_its_own_head(config, source)
+    config = _untied_if_heads_differ(config, source)
     with torch.device("meta"):
         model = GPT(config)
     plan = _plan(config, model, source)
@@ -55,24 +59,24 @@ def load_model(
     for match in plan:
         tensor = source.read(match.theirs)
         if not tensor.is_floating_point():
-            kind = str(tensor.dtype).removeprefix("torch.")
+            dtype_name = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(
-                f"{match.theirs} in {source.path} holds {kind} values, so this checkpoint is quantized in a way that "
-                "litlm can't read; use the unquantized one or a GGUF file"
+                f"{match.theirs} in {source.path} holds {dtype_name} values, so this checkpoint is quantized in a way "
+                "that litlm can't read; use the unquantized one or a GGUF file"
             )
-        wide = tensor.dtype == torch.float32 and config.dtype != "float32"
+        # Routers that a half-precision checkpoint stores in fp32 (Ernie 4.5) stay in fp32.
+        fp32_in_half = tensor.dtype == torch.float32 and config.dtype != "float32"
         for name, part in zip(match.ours, match.split(tensor, config), strict=True):
-            # A router that the file keeps in fp32 beside half precision (Ernie 4.5) stays so.
-            kept = torch.float32 if wide and ".router." in name else dtype
-            set_tensor(model, name, part, device=device, dtype=kept, index=match.index)
+            its_dtype = torch.float32 if fp32_in_half and ".router." in name else dtype
+            set_tensor(model, name, part, device=device, dtype=its_dtype, index=match.index)
     for module in model.modules():
         if isinstance(module, Rope):
             module.to_empty(device=device)
     return model.eval()
 
 
-def _with_its_own_head(config: Config, source: WeightSource) -> Config:
-    """A file may hold a head beside embeddings that its config calls tied: a copy, or one of its own after all."""
+def _untied_if_heads_differ(config: Config, source: WeightSource) -> Config:
+    """A checkpoint may hold an output head although its config ties it: a copy of the embedding, or another tensor."""
     if not config.tie_embeddings:
         return config
     weights, shapes = source.weight_map(config), source.shapes()
@@ -83,7 +87,7 @@ def _with_its_own_head(config: Config, source: WeightSource) -> Config:
 
 
 def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
-    """The tensors to read; one ValueError lists everything that does not fit."""
+    """The tensors to read. Raises one ValueError for everything that doesn't fit."""
     weights = source.weight_map(config)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     plan: list[Match] = []
@@ -91,14 +95,14 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
     problems: list[str] = []
     for theirs, shape in source.shapes().items():
         match = weights.from_theirs(theirs)
-        # Which layer number an extra layer has depends on the model: what the config asks for is never ignored.
+        # The number of an extra layer depends on the model, so what the config asks for is never ignored.
         if weights.ignored(theirs) and (match is None or not expected.keys() >= set(match.ours)):
             continue
         if match is None:
             problems.append(f"{theirs} {list(shape)} is not part of a {config.family} model")
             continue
         if config.tie_embeddings and match.ours == ("lm_head.weight",):
-            continue  # a copy of the embedding, which some files store as well
+            continue  # a copy of the embedding
         try:
             parts = [tuple(t.shape) for t in match.split(torch.empty(shape, device="meta"), config)]
         except (RuntimeError, IndexError):
@@ -108,13 +112,12 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
             continue
         for ours, part in zip(match.ours, parts, strict=True):
             found.setdefault(ours, set()).add(match.index)
-            whole = expected.get(ours)
-            wanted = whole if match.index is None or whole is None else whole[1:]
-            if wanted is None or whole is None:
+            our_shape = expected.get(ours)
+            if our_shape is None:
                 problems.append(f"{theirs} {list(shape)} has no place in this config (it would be {ours})")
-            elif match.index is not None and match.index >= whole[0]:
-                problems.append(f"{theirs} is one too many: the config asks for {whole[0]} of these ({ours})")
-            elif wanted != part:
+            elif match.index is not None and match.index >= our_shape[0]:
+                problems.append(f"{theirs} is one too many: the config asks for {our_shape[0]} of these ({ours})")
+            elif (wanted := our_shape if match.index is None else our_shape[1:]) != part:
                 problems.append(f"{theirs} has shape {list(part)}, the config asks for {list(wanted)} ({ours})")
         plan.append(match)
     for ours, shape in expected.items():
@@ -122,31 +125,45 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
             if match.index not in found.get(ours, set()):
                 problems.append(f"{match.theirs} is missing")
     if problems:
-        problems = list(dict.fromkeys(problems))
-        shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
-        raise ValueError(f"The weights in {source.path} don't fit its config:\n" + "\n".join(f"- {p}" for p in shown))
+        listed = bullet_list(list(dict.fromkeys(problems)))
+        raise ValueError(f"The weights in {source.path} don't fit its config:\n{listed}")
     return plan
+
+
+def bullet_list(problems: Sequence[str], limit: int = 40) -> str:
+    """Problems as lines for an error message; the first `limit` of them."""
+    more = [f"... and {len(problems) - limit} more"] if len(problems) > limit else []
+    return "\n".join(f"- {problem}" for problem in [*problems[:limit], *more])
+
+
+def open_safetensors(file: Path) -> Any:
+    """The opened file, memory-mapped. Raises ValueError if it can't be read or is damaged."""
+    check_readable(file)
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"{file} is truncated or corrupt ({e}); delete it and download it again") from None
 
 
 def set_tensor(
     model: nn.Module, name: str, value: Tensor, *, device: torch.device, dtype: torch.dtype, index: int | None = None
 ) -> None:
-    """Replace a parameter by a copy of `value` in memory of our own, or fill entry `index` of it.
+    """Replace a parameter by a copy of `value`, of the same shape, or with an index fill that entry of it.
 
-    A buffer keeps the dtype that the file has it in; a layer of packed weights packs its own.
+    A buffer keeps the dtype of `value`; a quantized layer quantizes it.
     """
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
-    keeper: Any = module if leaf == "weight" else getattr(module, leaf)
-    if hasattr(keeper, "set_weight"):
-        keeper.set_weight(value, device, index)
+    quantized: Any = module if leaf == "weight" else getattr(module, leaf)
+    if hasattr(quantized, "set_weight"):
+        quantized.set_weight(value, device, index)
     elif index is not None:
-        whole = getattr(module, leaf)
-        if whole.is_meta:
-            whole = nn.Parameter(torch.empty(whole.shape, device=device, dtype=dtype))
-            setattr(module, leaf, whole)
+        stack = getattr(module, leaf)
+        if stack.is_meta:
+            stack = nn.Parameter(torch.empty(stack.shape, device=device, dtype=dtype))
+            setattr(module, leaf, stack)
         with torch.no_grad():
-            whole[index].copy_(value)
+            stack[index].copy_(value)
     elif leaf in module._buffers:
         module._buffers[leaf] = torch.empty(value.shape, device=device, dtype=value.dtype).copy_(value)
     else:

@@ -1,7 +1,7 @@
 """GGUF files (llama.cpp's format), read through the `gguf` package: config, weights, tokenizer metadata.
 
-Tensor names go through gguf's own table to Hugging Face's names, so a family states its names once. Every quantization
-type that `gguf` dequantizes is read; the weights become ordinary floating-point tensors.
+gguf's own table maps names of tensors to Hugging Face's, so a family states its names once. All quantization types that
+`gguf` dequantizes are read, as floating-point tensors.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from litlm.io.errors import unreadable
 Split = Callable[[Any, Config], Sequence[Any]]
 Join = Callable[[Sequence[Any]], Any]
 
-_FACTORS = ("rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight")
+_ROPE_FACTORS = ("rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight")
 
-# Llama 3.1 and later store the effect of their rope scaling, not its parameters; these are the published ones.
+# Files of Llama 3.1 and later hold the effect of the rope scaling instead of its parameters; these were published.
 _LLAMA3_FACTORS = (8.0, 32.0, 16.0, 4.0)
 
 
@@ -33,7 +33,7 @@ def _reader(path: Path) -> Any:
     import gguf
 
     class Reader(gguf.GGUFReader):
-        """Slicing a plain array is several times cheaper than slicing a memmap; a vocabulary takes 200,000 slices."""
+        """A plain array is several times faster to slice than a memmap, and a vocabulary takes 200,000 slices."""
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, np.asarray(value) if name == "data" else value)
@@ -41,13 +41,13 @@ def _reader(path: Path) -> Any:
     return Reader(path)
 
 
-def _plain(value: Any) -> Any:
-    """Metadata floats are fp32: 9.999999747378752e-06 means 1e-5."""
+def _shortest_float(value: Any) -> Any:
+    """The shortest number with the same fp32 value: 9.999999747378752e-06 was 1e-5."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 class GGUFSource(WeightSource):
-    """One open GGUF file: `config`, `metadata` and the weights."""
+    """One GGUF file: `config`, `metadata` and the weights. Raises ValueError if it can't be read or followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class GGUFSource(WeightSource):
                     raise ValueError(f"{path} is not a GGUF file (it does not start with 'GGUF')")
             reader = _reader(path)
             self._tensors = {t.name: t for t in reader.tensors}
-            self.metadata: dict[str, Any] = {k: _plain(f.contents()) for k, f in reader.fields.items()}
+            self.metadata: dict[str, Any] = {k: _shortest_float(f.contents()) for k, f in reader.fields.items()}
         except OSError as e:
             raise unreadable(path, e) from None
         except (IndexError, KeyError, TypeError, UnicodeDecodeError) as e:
@@ -74,7 +74,7 @@ class GGUFSource(WeightSource):
             self.family = family_of_gguf(self._fields())
             assert self.family.gguf is not None
             self._spec = self.family.gguf
-            self._merged, self._numbers = self._made()
+            self._merged, self._from_metadata = self._derived_tensors()
             self.config = self._config()
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from None
@@ -82,7 +82,7 @@ class GGUFSource(WeightSource):
             raise ValueError(f"{path}: its metadata makes no sense ({e!r}); download it again") from None
 
     def _fields(self) -> GGUFFields:
-        values = {name: found for name in _FACTORS if (found := self._factors(name)) is not None}
+        values = {name: found for name in _ROPE_FACTORS if (found := self._factors(name)) is not None}
         return GGUFFields(self.metadata, {name: self._shape(name) for name in self._tensors}, values)
 
     def _config(self) -> Config:
@@ -101,13 +101,13 @@ class GGUFSource(WeightSource):
         return Config.from_hf(fields)
 
     def _llama3_scaling(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The published rule that gives the file's divisors, or else these themselves."""
+        """The published Llama 3 scaling that gives the file's divisors; else the divisors themselves, as LongRoPE."""
         from litlm.model.rope import rope_frequencies
 
         divisors = self._factors("rope_freqs.weight") or []
-        plain = Config.from_hf(fields)
-        assert plain.rope is not None
-        frequencies = rope_frequencies(plain.rope, plain.head_dim)[0]
+        unscaled = Config.from_hf(fields)
+        assert unscaled.rope is not None
+        frequencies = rope_frequencies(unscaled.rope, unscaled.head_dim)[0]
         if len(divisors) != len(frequencies) or not all(0 < divisor < math.inf for divisor in divisors):
             raise ValueError(f"rope_freqs.weight must hold {len(frequencies)} positive numbers, but holds {divisors}")
         for factor in _LLAMA3_FACTORS:
@@ -115,20 +115,22 @@ class GGUFSource(WeightSource):
             scaling |= dict(original_max_position_embeddings=8192)
             scaled = Config.from_hf(fields | {"rope_scaling": scaling}).rope
             assert scaled is not None
-            ratio = frequencies / rope_frequencies(scaled, plain.head_dim)[0]
+            ratio = frequencies / rope_frequencies(scaled, unscaled.head_dim)[0]
             if torch.allclose(ratio, torch.tensor(divisors), rtol=1e-4):
                 return scaling
         lists = dict(short_factor=divisors, long_factor=divisors, attention_factor=1.0)
         return dict(rope_type="longrope", original_max_position_embeddings=fields["max_position_embeddings"]) | lists
 
     def _factors(self, name: str) -> list[float] | None:
-        """A small fp32 tensor that is really metadata."""
+        """The values of a small fp32 tensor that is really metadata; None if the file has no such tensor."""
         if name not in self._tensors:
             return None
-        return [_plain(float(value)) for value in np.array(self._tensors[name].data, dtype=np.float32).reshape(-1)]
+        return [
+            _shortest_float(float(value)) for value in np.array(self._tensors[name].data, dtype=np.float32).reshape(-1)
+        ]
 
-    def _made(self) -> tuple[dict[str, tuple[list[str], Join]], dict[str, float]]:
-        """Tensors that the file has in another form: in parts (their names, and how to join them), or as metadata."""
+    def _derived_tensors(self) -> tuple[dict[str, tuple[list[str], Join]], dict[str, float]]:
+        """Tensors that the file holds in parts (their names, and how to join them), and numbers from its metadata."""
         merged: dict[str, tuple[list[str], Join]] = {}
         numbers: dict[str, float] = {}
         for i in range(len(self._tensors)):
@@ -144,7 +146,7 @@ class GGUFSource(WeightSource):
         return merged, numbers
 
     def weight_map(self, config: Config) -> WeightMap:
-        """The family's rules with llama.cpp's names, which gguf's own table knows for each Hugging Face name."""
+        """The family's rules with llama.cpp's names, from gguf's table by Hugging Face name."""
         import gguf
 
         spec = self._spec
@@ -154,7 +156,7 @@ class GGUFSource(WeightSource):
         rules = list(spec.rules)
         for rule in self.family.weights_of(config).rules:
             if restated.isdisjoint(rule.ours) and (stored := _stored_name(rule, table)):
-                rules.append(Rule(stored, rule.ours, _restored(rule, spec), None))
+                rules.append(Rule(stored, rule.ours, _restoring_split(rule, spec), None))
         unused = [rf"^blk\.{i}\." for i in range(config.n_layer, self._fields().get("block_count"))]
         unused += self.family.ignore_for(config) if self.family.ignore_for else ()
         return WeightMap(rules, (r"^rope_(freqs|factors_long|factors_short)\.weight$", *unused))
@@ -164,7 +166,7 @@ class GGUFSource(WeightSource):
         shapes = {name: self._shape(name) for name in self._tensors if name not in parts}
         for name, (names, join) in self._merged.items():
             shapes[name] = tuple(join([torch.empty(self._shape(part), device="meta") for part in names]).shape)
-        return shapes | dict.fromkeys(self._numbers, (1,))
+        return shapes | dict.fromkeys(self._from_metadata, (1,))
 
     def _shape(self, stored: str) -> tuple[int, ...]:
         return tuple(int(n) for n in reversed(self._tensors[stored].shape))  # GGUF lists dimensions in reverse
@@ -172,8 +174,8 @@ class GGUFSource(WeightSource):
     def read(self, name: str) -> Tensor:
         import gguf
 
-        if name in self._numbers:
-            return torch.tensor([self._numbers[name]])
+        if name in self._from_metadata:
+            return torch.tensor([self._from_metadata[name]])
         if name in self._merged:
             names, join = self._merged[name]
             return join([self.read(part) for part in names])
@@ -189,7 +191,7 @@ class GGUFSource(WeightSource):
 
 
 def _stored_name(rule: Rule, table: Any) -> str | None:
-    """llama.cpp's name for what a rule calls `theirs`. Experts, apart in Hugging Face's files, are stacked in its."""
+    """llama.cpp's name for a rule's `theirs`. Experts that Hugging Face's files have apart are stacked there."""
     template = rule.theirs.replace("{e}.", "").replace("_correction_bias", "_correction.bias")
     p = "weight" if "{p}" in template else None
     stored = table.get_name(template.format(i=0, p=p), try_suffixes=(".weight", ".bias"))
@@ -199,8 +201,8 @@ def _stored_name(rule: Rule, table: Any) -> str | None:
     return stored.removesuffix(".weight") + ".{p}" if p else stored
 
 
-def _restored(rule: Rule, spec: GGUFSpec) -> Split | None:
-    """The rule's split, behind what undoes llama.cpp's change of layout."""
+def _restoring_split(rule: Rule, spec: GGUFSpec) -> Split | None:
+    """The rule's split, after undoing llama.cpp's change of layout."""
     restore = spec.restore.get(rule.theirs)
     if restore is None:
         return rule.split

@@ -1,7 +1,7 @@
-"""Hugging Face directories, in and out: `config.json` and `model*.safetensors`, sharded or not.
+"""Hugging Face directories, read and written: `config.json` and `model*.safetensors`, sharded or not.
 
-There is no conversion step: names are mapped while the tensors stream. Files are memory-mapped when read. Pickled
-weights are refused, because unpickling runs code.
+There is no conversion step: names are mapped while tensors are streamed. Pickled weights are refused, because
+unpickling can run code.
 """
 
 from __future__ import annotations
@@ -15,56 +15,58 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from litlm.checkpoint.base import WeightSource
+from litlm.checkpoint.base import WeightSource, open_safetensors
 from litlm.config import Config
+from litlm.config.hf import config_from_hf
 from litlm.families import get_family
-from litlm.io.reading import check_readable, read_json
+from litlm.io.reading import read_json
 from litlm.io.writing import atomic_file, clear_parts, fsync, writing
 
 INDEX = "model.safetensors.index.json"
-REPLACED = ("model*.safetensors", INDEX)  # what another model leaves in a directory and this one may not have
-_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pth", ".pt")  # how files end that hold some
-# Tables that old checkpoints store and everybody recomputes.
+REPLACED = ("model*.safetensors", INDEX)  # files of an earlier model in the directory that this one may not have
+_WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pth", ".pt")
+# Buffers that old checkpoints store and that are recomputed.
 _BUFFER = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|rotary_emb\.\w+)$")
 _TORCH_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def open_directory(path: Path, ignore_fields: Collection[str] = ()) -> tuple[Config, WeightSource, list[str]]:
-    """Config and weights of a Hugging Face directory, and what the user should know about them (a line each).
+    """Config and weights of a Hugging Face directory, and notes about them for the user.
 
-    Quantized weights are dequantized while they are read. ignore_fields: see `Config.from_hf`.
+    Quantized weights are dequantized while they are read. ignore_fields: see `Config.from_hf`. Raises ValueError if the
+    config or its quantization isn't supported, or files are missing or damaged.
     """
-    config = Config.from_hf(path, ignore_fields=ignore_fields)
+    config = config_from_hf(path, ignore_fields)
     source: WeightSource = SafetensorsSource(path)
     notes = []
-    written = read_json(path / "config.json")
-    text = written.get("text_config") or {}
-    quantization = written.get("quantization_config") or text.get("quantization_config")
+    fields = read_json(path / "config.json")
+    text_fields = fields.get("text_config") or {}
+    quantization = fields.get("quantization_config") or text_fields.get("quantization_config")
     if isinstance(quantization, dict) and quantization.get("quant_method") == "gguf":
         quantization = None  # transformers' note that the weights come from a GGUF file; they are plain here
     if quantization:
-        from litlm.checkpoint.quantized import dequantized, describe
+        from litlm.checkpoint.quantized import DequantizedSource, quantization_format
 
         if not isinstance(quantization, dict):
             raise ValueError(
                 f"{path}: quantization_config={quantization!r} must be an object that names a quant_method"
             )
         try:
-            notes.append(f"the weights are quantized, {describe(quantization)}; they are read as {config.dtype}")
-            source = dequantized(source, quantization)
+            quant_format = quantization_format(quantization)
+            notes.append(f"the weights are quantized, {quant_format}; they are read as {config.dtype}")
+            source = DequantizedSource(source, quant_format)
         except ValueError as e:
             raise ValueError(e if str(path) in str(e) else f"{path}: {e}") from None
-    if missing := left_out(source, config):
-        notes.append(f"left out, because litlm runs the text model alone: {missing}")
+    if ignored := _ignored_weights(source, config):
+        notes.append(f"left out, because litlm runs the text model alone: {ignored}")
     return config, source, notes
 
 
-def left_out(source: WeightSource, config: Config) -> str:
-    """The parts of a checkpoint that the family ignores and that are weights (of a vision tower, say), for people."""
+def _ignored_weights(source: WeightSource, config: Config) -> str:
+    """The parts of a checkpoint, other than buffers, that the family ignores: a vision tower, say."""
     weights, parts = get_family(config.family).weights, Counter[str]()
     for name, shape in source.shapes().items():
         if weights.ignored(name) and not _BUFFER.search(name):
@@ -78,24 +80,19 @@ class SafetensorsSource(WeightSource):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._files = {}
-        for file in weight_files(path):
-            check_readable(file)
-            try:
-                self._files[file] = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as e:
-                raise ValueError(f"{file} is truncated or corrupt ({e}); delete it and download it again") from None
-        self._home = {name: f for f in self._files.values() for name in f.keys()}  # noqa: SIM118 - not a dict
+        files = [open_safetensors(file) for file in weight_files(path)]
+        self._file_of = {name: f for f in files for name in f.keys()}  # noqa: SIM118 - not a dict
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(f.get_slice(name).get_shape()) for name, f in self._home.items()}
+        return {name: tuple(f.get_slice(name).get_shape()) for name, f in self._file_of.items()}
 
     def read(self, name: str) -> Tensor:
-        return self._home[name].get_tensor(name)
+        return self._file_of[name].get_tensor(name)
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a checkpoint directory, from its index if it has one."""
+    """The safetensors files of a checkpoint directory, as its index lists them. Raises ValueError if there are none, or
+    not all."""
     single, index = path / "model.safetensors", path / INDEX
     if single.is_file():
         return [single]
@@ -118,15 +115,15 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def refuse_adapter(out_dir: Path) -> None:
-    """Raise a ValueError for the directory of an adapter: who loads a model from there would add it once more."""
+    """Raise ValueError for an adapter's directory: a model loaded from there would get the adapter once more."""
     if (out_dir / "adapter_config.json").is_file():
         raise ValueError(
             f"out_dir={str(out_dir)!r} holds an adapter, and a model beside it would get it twice; name another out_dir"
         )
 
 
-def check_target(out_dir: Path, base: str, adapter: Path, *, overwrite: bool) -> None:
-    """Raise a ValueError where a merged model would take the place of its adapter, its base, or any other model."""
+def check_merge_dir(out_dir: Path, base: str, adapter: Path, *, overwrite: bool) -> None:
+    """Raise ValueError if a merged model would overwrite its adapter, its base model, or any other model."""
     if out_dir.exists() and adapter.exists() and out_dir.samefile(adapter):
         raise ValueError(f"out_dir={str(out_dir)!r} is the adapter itself; name another out_dir")
     refuse_adapter(out_dir)
@@ -134,7 +131,7 @@ def check_target(out_dir: Path, base: str, adapter: Path, *, overwrite: bool) ->
         return
     if Path(base).is_dir() and out_dir.samefile(base):
         what = f"is the model that the adapter belongs to ({base})"
-    elif held := sorted(p.name for p in out_dir.iterdir() if p.name == "config.json" or p.suffix in _WEIGHTS):
+    elif held := sorted(p.name for p in out_dir.iterdir() if p.name == "config.json" or p.suffix in _WEIGHT_SUFFIXES):
         what = f"holds a model already ({', '.join(held[:3])})"
     else:
         return
@@ -144,40 +141,40 @@ def check_target(out_dir: Path, base: str, adapter: Path, *, overwrite: bool) ->
 def save_weights(
     state: Mapping[str, Tensor], config: Config, out_dir: Path, *, max_shard_bytes: int = 5 * 10**9
 ) -> None:
-    """Write `config.json` and the weights of `state` (our names) as transformers expects them.
+    """Write `config.json` and the weights of `state`, by our names and in our shapes, as transformers expects them.
 
-    All files are written under temporary names first, then renamed together, so an error (a full disk) leaves what was
-    there untouched; shards of an earlier, larger save are removed at the end.
+    All files are written under temporary names first, then renamed together, so an error (a full disk) leaves earlier
+    files untouched; shards of an earlier, larger save are removed at the end.
     """
     plan = get_family(config.family).weights_of(config).export_plan({name: t.shape for name, t in state.items()})
     if dtype := _TORCH_NAMES.get(state["embed.weight"].dtype):
         config = Config.from_dict(config.to_dict() | {"dtype": dtype})
     text = json.dumps(config.to_hf(), indent=2) + "\n"
     shards: list[list] = [[]]
-    size = 0
+    shard_bytes = 0
     for match in plan:
-        need = sum(state[name].nbytes // (1 if match.index is None else len(state[name])) for name in match.ours)
-        if shards[-1] and size + need > max_shard_bytes:
+        nbytes = sum(state[name].nbytes // (1 if match.index is None else len(state[name])) for name in match.ours)
+        if shards[-1] and shard_bytes + nbytes > max_shard_bytes:
             shards.append([])
-            size = 0
+            shard_bytes = 0
         shards[-1].append(match)
-        size += need
+        shard_bytes += nbytes
     n = len(shards)
     files = [f"model-{i + 1:05d}-of-{n:05d}.safetensors" if n > 1 else "model.safetensors" for i in range(n)]
-    where: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     with ExitStack() as pending:
         for file, matches in zip(files, shards, strict=True):
             tensors = {}
             for match in matches:
-                whole = match.join([state[name].detach() for name in match.ours], config)
-                tensors[match.theirs] = whole.cpu().contiguous()
-                where[match.theirs] = file
+                joined = match.join([state[name].detach() for name in match.ours], config)
+                tensors[match.theirs] = joined.cpu().contiguous()
+                file_of[match.theirs] = file
             part = pending.enter_context(atomic_file(out_dir / file))
             save_file(tensors, part, metadata={"format": "pt"})
             fsync(part)  # now, so that the renames at the end follow each other at once
         if n > 1:
             total = sum(t.nbytes for t in state.values())
-            index = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2)
+            index = json.dumps({"metadata": {"total_size": total}, "weight_map": file_of}, indent=2)
             pending.enter_context(atomic_file(out_dir / INDEX)).write_text(index, encoding="utf-8")
         pending.enter_context(atomic_file(out_dir / "config.json")).write_text(text, encoding="utf-8")
     with writing(out_dir):

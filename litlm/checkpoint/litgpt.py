@@ -1,10 +1,9 @@
-"""LitGPT's directories, in: `lit_model.pth` and `model_config.yaml`; the tokenizer's files are those of Hugging Face.
+"""LitGPT's directories, read only: `lit_model.pth` and `model_config.yaml`, with Hugging Face's tokenizer files.
 
-`config_from_litgpt` turns `model_config.yaml` into a Config and asks each Hugging Face family, the plainest first, if
-its format can express that, so that what was read can be written as a Hugging Face directory. Unusual: the pickle is
-read with torch's `weights_only` unpickler, which runs no code, and stays on disk; a LitGPT config can't say that the
-embedding and the output head are tied, so their values decide; a directory that holds the Hugging Face weights too is
-read as one of Hugging Face's.
+`config_from_litgpt` gives the Config the plainest Hugging Face family that can express it, so that the model can be
+written as a Hugging Face directory. The pickle is memory-mapped and read by torch's `weights_only` unpickler, which
+runs no code. LitGPT's config can't tie embedding and output head, so they are tied if their values are equal. A
+directory that holds the Hugging Face weights too is read as one of Hugging Face's.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,11 +36,11 @@ from litlm.io.yaml import read_yaml
 
 WEIGHTS, CONFIG, STYLE = "lit_model.pth", "model_config.yaml", "prompt_style.yaml"
 
-# What LitGPT takes a field to be that its file leaves out. These are all fields there are.
+# All fields of LitGPT's config, with its defaults.
 _DEFAULTS: dict[str, Any] = dict(
     name="", hf_config={}, block_size=4096, n_layer=16, n_embd=4096, vocab_size=50254, padding_multiple=512,
     padded_vocab_size=None, norm_class_name="LayerNorm", norm_eps=1e-5, norm_qk=False,
-    # Files of early 2025 don't have this one; OLMo 2's models were then the only ones with norm_qk.
+    # Missing in files of early 2025, when OLMo 2's models were the only ones with norm_qk.
     norm_qk_type="olmo2",
     post_attention_norm=False, post_mlp_norm=False, parallel_residual=True, shared_attention_norm=False, n_head=32,
     head_size=None, n_query_groups=None, attn_bias=False, attention_scores_scalar=None, sliding_window_size=None,
@@ -58,13 +56,13 @@ _DEFAULTS: dict[str, Any] = dict(
 
 
 def is_litgpt(path: Path) -> bool:
-    """A directory with weights of LitGPT's and none of Hugging Face's."""
+    """Whether a directory holds weights in LitGPT's format and none in Hugging Face's."""
     return any(path.glob(f"{WEIGHTS}*")) and not any(path.glob("model*.safetensors*"))
 
 
 # --- the config ----------------------------------------------------------------------------------------------------
 
-# Hugging Face families that LitGPT's models are of, the plainest first.
+# The Hugging Face families of LitGPT's models, the plainest first.
 _FAMILIES = (
     "llama", "mistral", "qwen2", "phi3", "qwen3", "gpt_neox", "stablelm", "phi", "falcon", "olmo", "olmo2", "gemma",
     "gemma2", "gemma3_text",
@@ -73,9 +71,10 @@ _MOE_FAMILIES = ("mixtral", "qwen3_moe")
 
 
 def config_from_litgpt(data: Mapping[str, Any], **known: Any) -> Config:
-    """The content of a `model_config.yaml` as a Config of the plainest family whose own format can express it.
+    """The content of a `model_config.yaml` as a Config of the plainest family whose format can express it.
 
-    known: fields of Config that the file can't tell (tie_embeddings, dtype, eos_token_id, ...).
+    known: fields of Config that the file doesn't state (tie_embeddings, dtype, eos_token_id, ...). Raises ValueError
+    for unknown fields, and if no family can express it.
     """
     f = _checked(data)
     values = _values(f) | known
@@ -88,13 +87,13 @@ def config_from_litgpt(data: Mapping[str, Any], **known: Any) -> Config:
             reasons.append(str(e))
         else:
             return config
-    # A format that can't even be written with these values ("can't follow") stops at its first difference.
+    # A format that can't be written with these values at all ("can't follow") stops at its first difference.
     closest = min(reasons, key=lambda reason: ("can't follow" in reason, reason.count("\n- ")))
     raise ValueError(f"no family of litlm's is built like this. The closest one: {closest}")
 
 
 def _checked(data: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields of LitGPT's; one ValueError for what is unknown, or what litlm has no counterpart of."""
+    """All of LitGPT's fields. Raises one ValueError for all that are unknown or have no counterpart in litlm."""
     problems = [
         f"{key}={data[key]!r} is not a field of LitGPT's that litlm knows, and it might change what the model computes"
         for key in sorted(set(data) - set(_DEFAULTS))
@@ -131,13 +130,15 @@ def _checked(data: Mapping[str, Any]) -> dict[str, Any]:
         problems.append("mlp_class_name='LLaMAMoE' needs n_expert and n_expert_per_token of at least 1")
     if _block(f) is None:
         keys = ("norm_1", "norm_2", "post_attention_norm", "post_mlp_norm", "parallel_residual")
-        problems.append(f"{', '.join(f'{key}={f[key]!r}' for key in keys)} is not a way to place norms that litlm has")
+        problems.append(
+            f"{', '.join(f'{key}={f[key]!r}' for key in keys)} is an arrangement of norms that litlm doesn't have"
+        )
     for key in ("sliding_window_indices", "rope_indices"):
-        marks = f[key]
-        if isinstance(marks, list) and _is_count(f["n_layer"]):
-            marks = None if len(marks) >= f["n_layer"] and all(mark in (0, 1) for mark in marks) else marks
-        if marks is not None:
-            problems.append(f"{key}={marks!r} must hold a 0 or 1 for each of n_layer={f['n_layer']} layers")
+        flags = f[key]
+        if isinstance(flags, list) and _is_count(f["n_layer"]):
+            flags = None if len(flags) >= f["n_layer"] and all(flag in (0, 1) for flag in flags) else flags
+        if flags is not None:
+            problems.append(f"{key}={flags!r} must hold a 0 or 1 for each of n_layer={f['n_layer']} layers")
     problems = problems or _rope_problems(f)
     if problems:
         raise ValueError("LitGPT's config can't be followed:\n" + "\n".join(f"- {p}" for p in problems))
@@ -178,7 +179,7 @@ def _rope_problems(f: Mapping[str, Any]) -> list[str]:
             f"rope_condense_ratio={f['rope_condense_ratio']} can't be combined with rope_local_base_freq or with "
             "Llama 3's rope_adjustments"
         )
-    if local is not None and _marks(f, "rope_indices") != _sliding(f):
+    if local is not None and _layer_flags(f, "rope_indices") != _sliding(f):
         problems.append("rope_indices must name the same layers as sliding_window_indices")
     return problems
 
@@ -186,9 +187,9 @@ def _rope_problems(f: Mapping[str, Any]) -> list[str]:
 _LLAMA3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len"}
 
 
-def _marks(f: Mapping[str, Any], key: str) -> list[bool]:
-    """Which layers a list of 0 and 1 names; without a list, all."""
-    return [bool(mark) for mark in (f[key] or [1] * f["n_layer"])[: f["n_layer"]]]
+def _layer_flags(f: Mapping[str, Any], key: str) -> list[bool]:
+    """A list of 0 and 1 per layer as bools; without a list, all true."""
+    return [bool(flag) for flag in (f[key] or [1] * f["n_layer"])[: f["n_layer"]]]
 
 
 def _sliding(f: Mapping[str, Any]) -> list[bool]:
@@ -196,33 +197,28 @@ def _sliding(f: Mapping[str, Any]) -> list[bool]:
         return [False] * f["n_layer"]
     if f["sliding_window_layer_placing"] in ("interleaved", 2):
         return [i % 2 == 0 for i in range(f["n_layer"])]
-    return _marks(f, "sliding_window_indices")
+    return _layer_flags(f, "sliding_window_indices")
 
 
 def _values(f: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as fields of Config, apart from its family."""
+    """The fields of Config, without its family."""
     n_embd, bias, multiple = f["n_embd"], bool(f["bias"]), f["padding_multiple"]
     head_dim = f["head_size"] or n_embd // f["n_head"]
-    width = f["intermediate_size"] or 4 * n_embd
-    is_layer = f["norm_class_name"] == "LayerNorm"
+    intermediate_size = f["intermediate_size"] or 4 * n_embd
     name = str(f["name"] or (f["hf_config"] or {}).get("name", ""))
-    # The only things that LitGPT's own code goes by the name for: OLMo's bare layer norm, Gemma's weight from 1.
-    bare, offset = is_layer and "OLMo" in name, not is_layer and "Gemma" in name
-    norm = NormConfig(kind="layer" if is_layer else "rms", eps=float(f["norm_eps"]), offset=offset)
-    if bare:
-        norm = replace(norm, weight=False, bias=False)
+    norm = _norm(f, name)
     qk_norm = QKNormConfig(norm=norm, over="all" if f["norm_qk_type"] == "olmo2" else "head")
     scalar, slides = f["attention_scores_scalar"], _sliding(f)
     softcap, logit_softcap = f["attention_logit_softcapping"], f["final_logit_softcapping"]
     gelu = "gelu_tanh" if f["gelu_approximate"] == "tanh" else "gelu"
     moe = None
     if f["mlp_class_name"] == "LLaMAMoE":
-        width = f["moe_intermediate_size"] or width
+        intermediate_size = f["moe_intermediate_size"] or intermediate_size
         moe = MoEConfig(
             n_expert=f["n_expert"],
             n_expert_per_token=f["n_expert_per_token"],
-            intermediate_size=width,
-            normalize=True,  # LitGPT does so whatever norm_topk_prob says
+            intermediate_size=intermediate_size,
+            normalize=True,  # in LitGPT whatever norm_topk_prob says
             expert_bias=bias,
         )
     fraction, local = float(f["rotary_percentage"]), f["rope_local_base_freq"]
@@ -234,7 +230,7 @@ def _values(f: Mapping[str, Any]) -> dict[str, Any]:
         n_head=f["n_head"],
         n_kv_head=f["n_query_groups"] or f["n_head"],
         head_dim=head_dim,
-        intermediate_size=width,
+        intermediate_size=intermediate_size,
         max_seq_len=f["block_size"],
         sliding_window=f["sliding_window_size"] if any(slides) else None,
         layer_types=tuple("sliding" if slide else "full" for slide in slides),
@@ -260,6 +256,15 @@ def _values(f: Mapping[str, Any]) -> dict[str, Any]:
         logit_softcap=logit_softcap and float(logit_softcap),
         head_bias=bool(f["lm_head_bias"]),
     )
+
+
+def _norm(f: Mapping[str, Any], name: str) -> NormConfig:
+    """LitGPT's own code infers two things from a model's name: OLMo's norm without weight, Gemma's weight offset."""
+    eps = float(f["norm_eps"])
+    if f["norm_class_name"] == "LayerNorm":
+        has_weight = "OLMo" not in name
+        return NormConfig(kind="layer", eps=eps, weight=has_weight, bias=has_weight)
+    return NormConfig(kind="rms", eps=eps, offset="Gemma" in name)
 
 
 def _rope_scaling(f: Mapping[str, Any]) -> LinearScaling | Llama3Scaling | None:
@@ -303,9 +308,9 @@ _PLAIN_MLP = rename(_LAYER + "mlp.fc.{p}", "layers.{i}.mlp.up_proj.{p}")
 
 
 class LitGPTSource(WeightSource):
-    """The weights of a LitGPT directory.
+    """The weights of a LitGPT directory, and its `config`. Raises ValueError if it can't be read or followed.
 
-    style: our name of the prompt style that the model was finetuned on, None where the directory names none.
+    style: our name of the prompt style that the model was finetuned with; None if the directory names none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -327,7 +332,7 @@ class LitGPTSource(WeightSource):
         self.style = _style(path / STYLE)
 
     def weight_map(self, config: Config) -> WeightMap:
-        # The first rule for a name of ours is the one whose name errors show.
+        # Errors show the name of the first rule that has one of our names.
         return WeightMap((_PLAIN_MLP, *_RULES) if config.mlp.kind == "plain" else (*_RULES, _PLAIN_MLP))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -358,7 +363,7 @@ def _refuse_unmerged(path: Path) -> None:
 def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(
-            f"{file} is missing, so what the weights beside it are is unknown; copy it from the directory that LitGPT "
+            f"{file} is missing, so the model's architecture is unknown; copy it from the directory that LitGPT "
             "converted or finetuned"
         )
     data = read_yaml(file)
@@ -382,7 +387,7 @@ def _unpickle(file: Path) -> dict[str, Tensor]:
     except (RuntimeError, OSError, EOFError, ValueError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(f"{file} is truncated, corrupt or not a checkpoint of LitGPT's ({reason})") from None
-    # A checkpoint of a training run has the optimizer's state beside the model.
+    # A training run's checkpoint holds the optimizer's state as well.
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{file} must hold a state dict of tensors, or one under the key 'model'")
@@ -390,7 +395,7 @@ def _unpickle(file: Path) -> dict[str, Tensor]:
 
 
 def _token_ids(path: Path) -> dict[str, Any]:
-    """The special tokens' ids, which LitGPT leaves in the files of Hugging Face."""
+    """The special tokens' ids, from Hugging Face's files, which LitGPT keeps."""
     found: dict[str, Any] = {}
     for file in (path / "config.json", path / "generation_config.json"):
         content = read_json(file) if file.is_file() else {}
@@ -414,14 +419,14 @@ _STYLES = {
 
 
 def _style(file: Path) -> str | None:
-    """Our name of the prompt style that LitGPT noted when it finetuned the model."""
+    """Our name of the prompt style that LitGPT finetuned the model with; None if it is unknown."""
     if not file.is_file():
         return None
-    noted = str(_read_yaml(file).get("class_path"))
-    name = _STYLES.get(noted.removeprefix("litgpt.prompts."))
+    class_path = str(_read_yaml(file).get("class_path"))
+    name = _STYLES.get(class_path.removeprefix("litgpt.prompts."))
     if name is None:
         print(
-            f"{file} names {noted}, which litlm has no style for: chats go by the tokenizer's own template",
+            f"{file} names {class_path}, which litlm has no style for: chats go by the tokenizer's own template",
             file=sys.stderr,
         )
     return name

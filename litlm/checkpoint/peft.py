@@ -1,37 +1,36 @@
-"""LoRA adapters in PEFT's format, both ways: `adapter_config.json` and `adapter_model.safetensors`.
+"""LoRA adapters in PEFT's format, written and read: `adapter_config.json` and `adapter_model.safetensors`.
 
-PEFT adapts Hugging Face's modules, so names go through the family's weight rules. Where Hugging Face fuses what litlm
-keeps apart (GPT-NeoX's query_key_value), the fused layer's adapter has all parts' A, one under the other, and each
-part's B beside zeros, in the order of rows that the family's rule knows: the same function exactly. Read the other way,
-the parts share the fused layer's A, as one parameter, and each has its own rows of B: training goes on as in PEFT.
+PEFT adapts Hugging Face's modules, so names go through the family's weight rules. Where Hugging Face fuses layers that
+litlm has apart (GPT-NeoX's query_key_value), A of the fused layer's adapter is our adapters' As stacked, and its B is
+block diagonal, with rows in the rule's order: exactly the same function. When such an adapter is read, our layers share
+its A as one parameter and each gets its rows of B, so training continues as in PEFT.
 
-`peft_places` knows where PEFT has what, `peft_reader` sorts out a file's tensors.
+peft_targets.py: which of PEFT's modules and parameters our layers are. peft_reader.py: matches a file's tensors.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from litlm.checkpoint import adapter
-from litlm.checkpoint.peft_places import SWAPPED, Place, in_memory, places, rows_of
-from litlm.checkpoint.peft_reader import PREFIX, Reader
+from litlm.checkpoint.adapter import CONFIG, WEIGHTS, read_adapter_tensors, write_adapter
+from litlm.checkpoint.base import bullet_list
+from litlm.checkpoint.peft_reader import PREFIX, AdapterReader
+from litlm.checkpoint.peft_targets import SWAPPED_FAMILIES, AdapterTarget, adapter_targets, loaded_name, out_features
 from litlm.families import get_family
-from litlm.io.reading import check_readable, read_json
-from litlm.io.writing import atomic_file, write_text
+from litlm.io.reading import read_json
 from litlm.model import GPT
 from litlm.transforms.lora import LoRA, adapters, trained_whole
 from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Initializations that change the base weights, which such an adapter then needs.
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 _VARIANTS = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config")
 _PACKED = (QuantizedLinear, QuantizedStack)
@@ -42,105 +41,112 @@ _MISTAKEN = (".gate_proj", ".up_proj", ".down_proj")
 
 
 def save_adapter(model: GPT, out_dir: str | Path, *, base: str) -> None:
-    """Write the model's adapters. base: what `LLM.load` takes to get their model (a path is stored whole)."""
-    base = str(Path(base).resolve()) if Path(base).exists() else base
-    out_dir, place_of, loras = Path(out_dir), places(model), dict(adapters(model))
+    """Write the model's LoRA adapters. base: what `LLM.load` takes for their base model (of a local one the full path
+    is stored). Raises ValueError if there are none, or PEFT's format can't hold them."""
+    targets, loras = adapter_targets(model), dict(adapters(model))
     if not loras and not trained_whole(model):
         raise ValueError("the model has no LoRA adapters to save")
-    groups: dict[Place, dict[str, LoRA]] = {}
+    groups: dict[AdapterTarget, dict[str, LoRA]] = {}
     for name, lora in loras.items():
-        groups.setdefault(place_of[name], {})[name] = lora
-    rslora = bool(loras) and all(x.rslora for x in loras.values())
-    dora = any(x.magnitude is not None for x in loras.values())
-    as_parameters = not dora and _mistaken(model)  # PEFT has no DoRA of parameters
+        groups.setdefault(targets[name], {})[name] = lora
+    rslora = bool(loras) and all(lora.rslora for lora in loras.values())
+    dora = any(lora.magnitude is not None for lora in loras.values())
+    as_parameters = not dora and _linears_mistaken_for_experts(model)  # PEFT has no DoRA of parameters
 
-    def address(place: Place) -> tuple[str, bool]:
+    def peft_name(target: AdapterTarget) -> tuple[str, bool]:
         """What PEFT is to adapt, and whether that is a parameter."""
-        if as_parameters and not place.parameter and place.module.endswith(_MISTAKEN):
-            return f"{place.module}.weight", True
-        return place.name, bool(place.parameter)
+        if as_parameters and not target.parameter and target.module.endswith(_MISTAKEN):
+            return f"{target.module}.weight", True
+        return target.name, bool(target.parameter)
 
     tensors: dict[str, Tensor] = {}
-    shapes: dict[str, tuple[int, float]] = {}  # r and alpha
-    for place, parts in groups.items():
-        a, b, magnitude, scale = _joined(model, place, parts)
-        key, r = PREFIX + place.module, a.size(-2)
-        shapes[address(place)[0]] = (r, scale * (math.sqrt(r) if rslora else r))
-        if place.parameter:
-            around = [p for p in groups if p.module == place.module]
-            key += ".base_layer" * sum(p.depth > place.depth for p in around)
-            if model.config.family in SWAPPED:
-                a, b = b.mT, a.mT
-            a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)  # (E r, in), (out, r E)
-        if place.embedding:
-            tensors[f"{key}.lora_embedding_A"], tensors[f"{key}.lora_embedding_B"] = b.mT, a.mT
-        else:
-            tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
-        if any(lora.saves_base for lora in parts.values()):
-            layer = model.get_submodule(place.ours[0])
-            tensors |= {f"{key}.base_layer.{n}": p for n, p in layer.named_parameters(recurse=False)}
-        if magnitude is not None:
-            tensors[f"{key}.lora_magnitude_vector"] = magnitude
-    whole, state = _whole(model)
+    ranks: dict[str, tuple[int, float]] = {}  # r and alpha
+    for target, parts in groups.items():
+        r, scale = _add_tensors(tensors, model, target, parts, groups)
+        ranks[peft_name(target)[0]] = (r, scale * (math.sqrt(r) if rslora else r))
+    modules_to_save, state = _modules_to_save(model)
     tensors |= {PREFIX + name: t for name, t in state.items()}
-    every = [address(place) for place in place_of.values()]
+    available, used = [peft_name(target) for target in targets.values()], [peft_name(target) for target in groups]
     modules, parameters = (
-        _shortest([n for n, p in every if p == kind], [n for n, p in map(address, groups) if p == kind], 1 + kind)
-        for kind in (False, True)
+        _shortest([n for n, p in available if p == is_parameter], [n for n, p in used if p == is_parameter], n_part)
+        for is_parameter, n_part in ((False, 1), (True, 2))
     )
-    r, alpha = Counter(shapes.values()).most_common(1)[0][0] if shapes else (8, 8.0)
+    r, alpha = Counter(ranks.values()).most_common(1)[0][0] if ranks else (8, 8.0)
     config = dict(
-        peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path=base, r=r, lora_alpha=alpha,
-        # PEFT has no dropout of a parameter's adapter, and refuses it.
-        lora_dropout=0.0 if parameters else max((x.dropout for x in loras.values()), default=0.0),
+        peft_type="LORA", r=r, lora_alpha=alpha,
+        # PEFT refuses dropout for an adapted parameter.
+        lora_dropout=0.0 if parameters else max((lora.dropout for lora in loras.values()), default=0.0),
         target_modules=modules, target_parameters=parameters or None, bias="none",
-        fan_in_fan_out=any(p.transposed and not p.parameter for p in groups),
-        inference_mode=True, use_rslora=rslora, use_dora=dora, modules_to_save=whole or None, init_lora_weights=True,
-        ensure_weight_tying=model.lm_head is None and _kept_tied(whole),
-        rank_pattern={m: s[0] for m, s in shapes.items() if s[0] != r},
-        alpha_pattern={m: s[1] for m, s in shapes.items() if s[1] != alpha},
+        fan_in_fan_out=any(t.transposed and not t.parameter for t in groups),
+        inference_mode=True, use_rslora=rslora, use_dora=dora, modules_to_save=modules_to_save or None,
+        init_lora_weights=True, ensure_weight_tying=model.lm_head is None and _peft_keeps_tied(modules_to_save),
+        rank_pattern={name: rank for name, (rank, _) in ranks.items() if rank != r},
+        alpha_pattern={name: its_alpha for name, (_, its_alpha) in ranks.items() if its_alpha != alpha},
     )  # fmt: skip
-    with atomic_file(out_dir / WEIGHTS) as part:
-        save_file(
-            {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, part, metadata={"format": "pt"}
-        )
-    write_text(out_dir / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_adapter(Path(out_dir), config, tensors, base=base)
 
 
-def _mistaken(model: GPT) -> bool:
-    """Does PEFT (0.21) take names of this family's linear layers for the experts, which transformers 4 called so?
+def _add_tensors(
+    tensors: dict[str, Tensor],
+    model: GPT,
+    target: AdapterTarget,
+    loras: dict[str, LoRA],
+    targets: Iterable[AdapterTarget],
+) -> tuple[int, float]:
+    """Add the tensors of the adapter on a target, by PEFT's names; its rank and scale."""
+    a, b, magnitude, scale = _joined(model, target, loras)
+    key, r = PREFIX + target.module, a.size(-2)
+    if target.parameter:
+        key += ".base_layer" * sum(t.module == target.module and t.depth > target.depth for t in targets)
+        if model.config.family in SWAPPED_FAMILIES:
+            a, b = b.mT, a.mT
+        a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)  # (E r, in), (out, r E)
+    if target.embedding:
+        tensors[f"{key}.lora_embedding_A"], tensors[f"{key}.lora_embedding_B"] = b.mT, a.mT
+    else:
+        tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
+    if any(lora.saves_base for lora in loras.values()):
+        layer = model.get_submodule(target.ours[0])
+        tensors |= {f"{key}.base_layer.{n}": p for n, p in layer.named_parameters(recurse=False)}
+    if magnitude is not None:
+        tensors[f"{key}.lora_magnitude_vector"] = magnitude
+    return r, scale
 
-    It does where files keep experts apart. A linear layer's weight named as a parameter is adapted just the same.
+
+def _linears_mistaken_for_experts(model: GPT) -> bool:
+    """Whether PEFT (0.21) takes names of this family's linear layers for those of experts in transformers 4.
+
+    It does where files have a tensor per expert. Naming a linear layer's weight as a parameter adapts it all the same.
     """
     return any("{e}" in rule.theirs and ".experts." in rule.theirs for rule in get_family(model.config.family).rules)
 
 
 @torch.no_grad()
-def _joined(model: GPT, place: Place, loras: dict[str, LoRA]) -> tuple[Tensor, Tensor, Tensor | None, float]:
-    """A, B, DoRA's magnitude and the scale of the adapter on a whole place; parts without an adapter add nothing."""
+def _joined(model: GPT, target: AdapterTarget, loras: dict[str, LoRA]) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """A, B, DoRA's magnitude and the scale of one adapter on a target; our layers without an adapter add zeros."""
     first = next(iter(loras.values()))
     shared = all(torch.equal(lora.A, first.A) for lora in loras.values())
-    ordered = [loras[name] for name in place.ours if name in loras]
+    ordered = [loras[name] for name in target.ours if name in loras]
     scale = next((lora.scale for lora in ordered if lora.scale), 0.0)
     a = first.A if shared else torch.cat([lora.A for lora in ordered], -2)
-    parts, lengths, start = [], [], 0
-    for name in place.ours:
-        b = a.new_zeros(*a.shape[:-2], rows_of(model, name), a.size(-2))
+    parts, magnitudes, start = [], [], 0
+    for name in target.ours:
+        b = a.new_zeros(*a.shape[:-2], out_features(model, name), a.size(-2))
         if (lora := loras.get(name)) is not None:
             r = lora.B.size(-1)
             b[..., start : start + r] = lora.B * (lora.scale / scale if scale else 1.0)
             start += 0 if shared else r
         parts.append(b)
         if first.magnitude is not None:
-            own = None if lora is None else lora.magnitude
-            layer = model.get_submodule(name)
-            lengths.append(weight_of(layer).float().norm(dim=1).to(a.device) if own is None else own)
-    magnitude = place.join([x[:, None] for x in lengths])[:, 0] if lengths else None
-    return a, place.join(parts), magnitude, scale
+            magnitude = None if lora is None else lora.magnitude
+            if magnitude is None:
+                magnitude = weight_of(model.get_submodule(name)).float().norm(dim=1).to(a.device)
+            magnitudes.append(magnitude)
+    return a, target.join(parts), target.join([m[:, None] for m in magnitudes])[:, 0] if magnitudes else None, scale
 
 
-def _whole(model: GPT) -> tuple[list[str], dict[str, Tensor]]:
-    """What is trained whole: Hugging Face's modules, and all their tensors."""
+def _modules_to_save(model: GPT) -> tuple[list[str], dict[str, Tensor]]:
+    """The modules that are trained in full, by Hugging Face's names, and all their tensors."""
     owners, packed = set(trained_whole(model)), [n for n, m in model.named_modules() if isinstance(m, _PACKED)]
     state = {
         name: t
@@ -148,37 +154,39 @@ def _whole(model: GPT) -> tuple[list[str], dict[str, Tensor]]:
         if ".lora." not in name and not any(name.startswith(p + ".") for p in packed)
     }
     plan = get_family(model.config.family).weights_of(model.config).export_plan({n: t.shape for n, t in state.items()})
-    own = [match for match in plan if owners.intersection(n.rpartition(".")[0] for n in match.ours)]
-    if odd := next((match for match in own if match.index is not None), None):
-        raise ValueError(f"{odd.ours[0]} can't be trained whole in PEFT's format; experts can have adapters (targets)")
-    modules = list(dict.fromkeys(match.theirs.rpartition(".")[0] for match in own))
+    trained = [match for match in plan if owners.intersection(n.rpartition(".")[0] for n in match.ours)]
+    if stacked := next((match for match in trained if match.index is not None), None):
+        raise ValueError(
+            f"{stacked.ours[0]} can't be trained whole in PEFT's format; experts can have adapters (targets)"
+        )
+    modules = list(dict.fromkeys(match.theirs.rpartition(".")[0] for match in trained))
     inside = [match for match in plan if match.theirs.rpartition(".")[0] in modules]
-    tensors = {in_memory(m.theirs): m.join([state[n] for n in m.ours], model.config) for m in inside}
-    modules = [in_memory(f"{name}.").removesuffix(".") for name in modules]
+    tensors = {loaded_name(m.theirs): m.join([state[n] for n in m.ours], model.config) for m in inside}
+    modules = [loaded_name(f"{name}.").removesuffix(".") for name in modules]
     if model.lm_head is None and "embed" in owners:  # PEFT writes a tied head too
         tensors["lm_head.weight"] = model.embed.weight
-        if not _kept_tied(modules):
+        if not _peft_keeps_tied(modules):
             modules.append("lm_head")
     return modules, tensors
 
 
-def _kept_tied(modules: list[str]) -> bool:
-    """Does PEFT keep a head tied to an embedding that is trained? It knows embeddings of this name only."""
+def _peft_keeps_tied(modules: list[str]) -> bool:
+    """Whether PEFT keeps the output head tied to a trained embedding: it knows embeddings of this name only."""
     return any(name.endswith("embed_tokens") for name in modules)
 
 
-def _shortest(every: list[str], names: list[str], n_part: int) -> list[str]:
-    """The last parts of the names where they select just these of `every`, as people write them; else all of them."""
-    ends = sorted({".".join(name.split(".")[-n_part:]) for name in names})
-    hit = {name for name in every if ".".join(name.split(".")[-n_part:]) in ends}
-    return ends if hit == set(names) else sorted(names)
+def _shortest(available: list[str], names: list[str], n_part: int) -> list[str]:
+    """The last parts of the names, as people write them, if they select no other available ones; else the names."""
+    endings = sorted({".".join(name.split(".")[-n_part:]) for name in names})
+    selected = {name for name in available if ".".join(name.split(".")[-n_part:]) in endings}
+    return endings if selected == set(names) else sorted(names)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_adapter_config(path: Path) -> dict[str, Any]:
-    """`adapter_config.json`, checked for what litlm can apply."""
+    """`adapter_config.json`. Raises ValueError for what litlm can't apply."""
     file = path / CONFIG
     if not file.is_file():
         if not path.exists():
@@ -187,14 +195,13 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not an adapter: it has no {CONFIG}{inside}")
     config = read_json(file)
     if config.get("peft_type") in adapter.METHODS:
-        return config  # which checks the rest
+        return config
     unsupported = {
         "peft_type": config.get("peft_type") != "LORA",
         "bias": config.get("bias", "none") != "none",
         "lora_bias": config.get("lora_bias"),
         "layer_replication": config.get("layer_replication"),
         "alora_invocation_tokens": config.get("alora_invocation_tokens"),
-        # These start from a base with part of its weights taken out, which this adapter needs again.
         "init_lora_weights": str(config.get("init_lora_weights")).lower().startswith(_CHANGE_BASE),
         **{key: config.get(key) for key in _VARIANTS},
     }
@@ -204,7 +211,7 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
 
 
 def base_of(path: Path) -> str:
-    """The model that an adapter says it belongs to."""
+    """The base model that an adapter names. Raises ValueError if it names none, or a local one that is gone."""
     base = read_adapter_config(path).get("base_model_name_or_path")
     if not base:
         raise ValueError(
@@ -219,10 +226,11 @@ def base_of(path: Path) -> str:
 
 
 def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
-    """Attach the adapters in directory `path` to the model. All tensors that don't fit are named in one error.
+    """Attach the adapters in directory `path` to the model, and return their adapter_config.json.
 
-    Embeddings with more rows than the model's make it larger, and a head trained apart from a tied embedding unties the
-    two: `model.config` is then another.
+    `model.config` changes where embeddings have more rows than the model's, which resizes it, or where a tied output
+    head was trained apart from the embedding, which unties the two. Raises one ValueError for all tensors that don't
+    fit, and if the model has adapters already.
     """
     path = Path(path)
     config = read_adapter_config(path)
@@ -232,19 +240,12 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
         raise ValueError("the model has LoRA adapters already; merge them first (litlm merge)")
     if not (path / WEIGHTS).is_file():
         raise ValueError(f"{path} has no {WEIGHTS}; a pickled adapter_model.bin is not read")
-    check_readable(path / WEIGHTS)
-    try:
-        with safe_open(path / WEIGHTS, framework="pt") as f:
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path / WEIGHTS} is truncated or corrupt ({e})") from None
-    reader = Reader(model, config)
+    tensors = read_adapter_tensors(path)
+    reader = AdapterReader(model, config)
     for key, tensor in tensors.items():
         reader.take(key, tensor)
     reader.check()
-    problems = reader.problems + ([] if tensors else [f"{WEIGHTS} holds no tensors"])
-    if problems:
-        shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
-        raise ValueError(f"The adapter in {path} does not fit the model:\n" + "\n".join(f"- {p}" for p in shown))
+    if problems := reader.problems + ([] if tensors else [f"{WEIGHTS} holds no tensors"]):
+        raise ValueError(f"The adapter in {path} does not fit the model:\n{bullet_list(problems)}")
     reader.apply()
     return config

@@ -1,8 +1,7 @@
-"""Checkpoints that a run goes on from: `step-000100/` holds what `LLM.load` takes, and in `training/` everything else.
+"""Checkpoints of a run: `step-000100/` holds what `LLM.load` takes, and in `training/` the state to resume from.
 
-A checkpoint is written under a temporary name and renamed when it is whole, so what is called `step-...` is complete: a
-run killed at any moment, also in a save, goes on from the last one, to the last bit on a CPU. No pickle: tensors are
-safetensors, the rest is JSON.
+A checkpoint is written under a temporary name and renamed when it is complete. A run that was killed, even in a save,
+resumes from the last one, bit for bit on a CPU. No pickle: tensors are safetensors, the rest is JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from litlm.checkpoint.base import bullet_list
 from litlm.checkpoint.run_folder import STEP
 from litlm.io.errors import error_reason
 from litlm.io.reading import check_readable
@@ -32,14 +32,14 @@ STATE, OPTIMIZER, WEIGHTS, RANDOM = "state.json", "optimizer.safetensors", "weig
 class Checkpoints:
     """The checkpoints in a run's directory.
 
-    export: writes what people use (an adapter, a model) into a folder. keep: how many are kept, besides the best.
-    every: the newest one whose step is a multiple of this is kept as well, for a run that rolls back to it.
+    export: writes the model or adapter for `LLM.load` into a folder. keep: how many of the latest are kept, besides the
+    best. keep_every: the latest one whose step is a multiple of this is kept as well, to roll back to.
     """
 
     def __init__(
-        self, out_dir: Path, export: Callable[[Path], None], *, keep: int = 2, every: int | None = None
+        self, out_dir: Path, export: Callable[[Path], None], *, keep: int = 2, keep_every: int | None = None
     ) -> None:
-        self.out_dir, self.export, self.keep, self.every = out_dir, export, keep, every
+        self.out_dir, self.export, self.keep, self.keep_every = out_dir, export, keep, keep_every
 
     def steps(self) -> dict[int, Path]:
         """The complete checkpoints, by step."""
@@ -55,9 +55,10 @@ class Checkpoints:
         *,
         best: int | None = None,
     ) -> Path:
-        """Write the checkpoint of a step and remove those that are not kept any more.
+        """Write the checkpoint of a step and remove those that aren't kept.
 
-        state: JSON-able. weights: the trained tensors. optimizer: its tensors and the rest. best: the step to keep.
+        state: JSON-able. weights: the trained tensors, of any shapes. optimizer: its tensors, and the rest (JSON-able).
+        best: the best step so far. Raises ValueError if it can't be written.
         """
         path = self.out_dir / f"step-{step:06d}"
         part = self.out_dir / f".{path.name}.part"
@@ -68,7 +69,7 @@ class Checkpoints:
             self.export(part)
             save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, inner / WEIGHTS)
             save_file({k: v.detach().cpu().contiguous() for k, v in optimizer[0].items()}, inner / OPTIMIZER)
-            tensors, rest = random_states()
+            tensors, rest = get_random_states()
             save_file(tensors, inner / RANDOM)
             text = json.dumps(dict(state=state, optimizer=optimizer[1], random=rest))
             (inner / STATE).write_text(text, encoding="utf-8")
@@ -87,39 +88,39 @@ class Checkpoints:
         return path
 
     def prune(self, best: int | None = None) -> None:
-        """Remove what is not kept any more. A run that was killed before it could do so does it when it goes on."""
-        every = self.steps()
-        target = max((step for step in every if self.every and step % self.every == 0), default=None)
-        for old in list(every)[: -self.keep]:
-            if old not in (best, target):
-                self.remove(every[old])
+        """Remove all checkpoints but the latest, the best, and the one to roll back to."""
+        paths = self.steps()
+        rollback = max((step for step in paths if self.keep_every and step % self.keep_every == 0), default=None)
+        for step in list(paths)[: -self.keep]:
+            if step not in (best, rollback):
+                self.remove(paths[step])
 
     def remove(self, path: Path) -> None:
-        """Take a checkpoint away: its name goes first, so that half of one is never found."""
+        """Remove a checkpoint; it is renamed first, so that none is ever half removed."""
         doomed = path.with_name(f".{path.name}.old")
         shutil.rmtree(doomed, ignore_errors=True)
         with writing(path):
             os.replace(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Remove them all."""
+    def remove_all(self) -> None:
+        """Remove all checkpoints."""
         for path in [*self.steps().values()]:
             self.remove(path)
 
-    def set_aside(self, *, after: Path) -> None:
-        """Rename the checkpoints that are later than this one: the run takes another way from here."""
-        every = self.steps()
-        here = next(step for step, path in every.items() if path.resolve() == after.resolve())
-        for step, path in every.items():
-            if step > here:
-                left = path.with_name(f"left-{path.name}")
-                shutil.rmtree(left, ignore_errors=True)
+    def archive_later_than(self, checkpoint: Path) -> None:
+        """Rename later checkpoints to left-step-..., for a run that resumes from an earlier one."""
+        paths = self.steps()
+        resumed = next(step for step, path in paths.items() if path.resolve() == checkpoint.resolve())
+        for step, path in paths.items():
+            if step > resumed:
+                archived = path.with_name(f"left-{path.name}")
+                shutil.rmtree(archived, ignore_errors=True)
                 with writing(path):
-                    os.replace(path, left)
+                    os.replace(path, archived)
 
-    def clean(self) -> None:
-        """Remove what killed runs left half written, also beside the checkpoints."""
+    def remove_partial(self) -> None:
+        """Remove what killed runs left half written in the run's folder."""
         for before in self.out_dir.glob(".step-*.before"):
             if (path := before.with_name(before.name[1 : -len(".before")])).exists():
                 shutil.rmtree(before, ignore_errors=True)
@@ -131,7 +132,10 @@ class Checkpoints:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], tuple[dict[str, Tensor], Any]]:
-    """State, weights and optimizer as `Checkpoints.save` got them; the random states are set to what they were."""
+    """State, weights and optimizer as given to `Checkpoints.save`, tensors in their shapes; sets the random states.
+
+    Raises ValueError if the checkpoint is incomplete or damaged.
+    """
     inner = path / "training"
     if not (inner / STATE).is_file():
         raise ValueError(f"{path} is no checkpoint of a run: it has no training/{STATE}")
@@ -142,47 +146,50 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], tupl
         content = json.loads((inner / STATE).read_text(encoding="utf-8"))
         weights, optimizer, tensors = (load_file(inner / name) for name in (WEIGHTS, OPTIMIZER, RANDOM))
         state, info = content["state"], content["optimizer"]
-        restore_random(tensors, content["random"])
+        set_random_states(tensors, content["random"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as e:
         raise ValueError(f"checkpoint {path} is damaged ({e}); resume from another: --resume DIR") from None
     return state, weights, (optimizer, info)
 
 
-def put_weights(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Copy the weights of a checkpoint into the parameters that are trained now; they must be the same ones."""
-    problems = [f"{name} is trained now, but not in the checkpoint" for name in wanted.keys() - found.keys()]
-    problems += [f"{name} is in the checkpoint, but not trained now" for name in found.keys() - wanted.keys()]
+def restore_weights(path: Path, parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's weights into the trained parameters.
+
+    Raises ValueError if the two don't have the same names and shapes.
+    """
+    problems = [f"{name} is trained now, but not in the checkpoint" for name in parameters.keys() - saved.keys()]
+    problems += [f"{name} is in the checkpoint, but not trained now" for name in saved.keys() - parameters.keys()]
     problems += [
-        f"{name} is {list(wanted[name].shape)} now and {list(found[name].shape)} in the checkpoint"
-        for name in wanted.keys() & found.keys()
-        if wanted[name].shape != found[name].shape
+        f"{name} is {list(parameters[name].shape)} now and {list(saved[name].shape)} in the checkpoint"
+        for name in parameters.keys() & saved.keys()
+        if parameters[name].shape != saved[name].shape
     ]
     if problems:
-        problems.sort()
-        shown = problems[:10] + ([f"... and {len(problems) - 10} more"] if len(problems) > 10 else [])
         raise ValueError(
             f"checkpoint {path} is of another method, or of a model of another shape; resume with the settings of its "
-            "run (settings.yaml), or start anew in another --out_dir:\n" + "\n".join(f"- {p}" for p in shown)
+            f"run (settings.yaml), or start anew in another --out_dir:\n{bullet_list(sorted(problems), limit=10)}"
         )
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(found[name])
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
 
 
-def random_states() -> tuple[dict[str, Tensor], Any]:
-    """Where all random generators stand."""
-    kind, keys, *rest = np.random.get_state()
+def get_random_states() -> tuple[dict[str, Tensor], Any]:
+    """The states of Python's, numpy's and torch's random generators: tensors, (N,), and the rest as JSON-able."""
+    algorithm, keys, *rest = np.random.get_state()
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    return tensors, {"numpy": [str(kind), *(float(x) for x in rest)], "python": random.getstate()}
+    return tensors, {"numpy": [str(algorithm), *(float(x) for x in rest)], "python": random.getstate()}
 
 
-def restore_random(tensors: Mapping[str, Tensor], rest: Any) -> None:
+def set_random_states(tensors: Mapping[str, Tensor], rest: Any) -> None:
+    """Set the random generators to what `get_random_states` gave; tensors: (N,) each."""
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
-    kind, at, has, cached = rest["numpy"]
-    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), int(at), int(has), cached))
+    algorithm, position, has_gauss, gauss = rest["numpy"]
+    keys = tensors["numpy"].numpy().astype(np.uint32)
+    np.random.set_state((algorithm, keys, int(position), int(has_gauss), gauss))
     version, keys, gauss = rest["python"]
     random.setstate((version, tuple(keys), gauss))

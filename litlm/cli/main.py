@@ -251,14 +251,14 @@ def _print_result(settings: RunSettings, result: Any) -> None:
 
 def merge(settings: MergeCommand) -> None:
     """Run `litlm merge`."""
-    from litlm.checkpoint.hf import check_target
+    from litlm.checkpoint.hf import check_merge_dir
     from litlm.checkpoint.peft import base_of
     from litlm.checkpoint.run_folder import model_directory
     from litlm.llm import LLM
 
     adapter = model_directory(Path(settings.adapter))
     base = settings.base or base_of(adapter)
-    check_target(Path(settings.out_dir), base, adapter, overwrite=settings.overwrite)
+    check_merge_dir(Path(settings.out_dir), base, adapter, overwrite=settings.overwrite)
     llm = LLM.load(
         base, adapter=settings.adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields
     )

@@ -119,11 +119,13 @@ _FAMILY = '''"""{type}: like {nearest}, but ... (FILL IN: what is special, and w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litlm.config import Config
-from litlm.families.base import {imports}
+from litlm.families.base import Family, HFFields
 from litlm.families.{nearest} import FAMILY as NEAREST
+{imports}
+if TYPE_CHECKING:
+    from litlm.config import Config
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def _family_file(
         type=data["model_type"],
         nearest=nearest.model_type,
         architecture=(data.get("architectures") or [f"{data['model_type'].title()}ForCausalLM"])[0],
-        imports="Family, HFFields, rename" if rules else "Family, HFFields",
+        imports="from litlm.families.weights import rename\n" if rules else "",
         reading="".join(reading),
         writing=f" | dict({writing}\n    )" if writing else "",
         rules="".join(rules),

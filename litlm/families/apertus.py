@@ -1,4 +1,4 @@
-"""Apertus: Llama with a plain MLP whose activation (xIELU) is learned, and norms of each head's query and key."""
+"""Apertus: Llama with a plain MLP, a learned activation (xIELU), and a norm on each head's query and key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DEFAULT_ROPE = {
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    for key, value in (("qk_norm", True), ("post_norm", False), ("mlp_bias", False)):  # stated, never varied
+    for key, value in (("qk_norm", True), ("post_norm", False), ("mlp_bias", False)):  # stated, always the same
         hf.expect(key, value, value)
     if not hf.data.get("rope_parameters") and not hf.data.get("rope_scaling"):
         hf.data = {**hf.data, "rope_parameters": _DEFAULT_ROPE}  # also if the file has a rope_theta

@@ -1,6 +1,6 @@
-"""BLOOM and BLOOMZ: ALiBi instead of positions, a norm right behind the embedding; q, k and v fused head by head.
+"""BLOOM and BLOOMZ: ALiBi instead of positions, a norm on the embeddings; q, k and v fused by head.
 
-The published files name their tensors without the prefix `transformer.`; both ways are read.
+The published files name their tensors without the prefix `transformer.`; both forms are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _NAMES = {"n_layer": "n_layer", "n_head": "n_head", "max_seq_len": "seq_length"}
 _OLD_NAMES = {"n_embed": "hidden_size", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
 
-# Of Megatron, with which it was trained.
+# Of Megatron, which trained it.
 _UNUSED = """
     attention_softmax_in_fp32 bias_dropout_fusion masked_softmax_fusion offset_alibi skip_bias_add skip_bias_add_qkv
     slow_but_exact unk_token_id

@@ -27,7 +27,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 def to_hf(config: Config) -> dict[str, Any]:
     fields = gptj_to_hf(config) | dict(n_ctx=config.max_seq_len)
     if config.pad_token_id is None:
-        del fields["pad_token_id"]  # which its config class does not know
+        del fields["pad_token_id"]  # unknown to its config class
     return fields
 
 

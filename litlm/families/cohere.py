@@ -1,4 +1,4 @@
-"""Cohere's Command R and Aya: attention and MLP side by side behind one layer norm without bias, interleaved rope, and
+"""Cohere's Command R and Aya: parallel attention and MLP with one layer norm without bias, interleaved rope, and
 scaled logits; in Command R+ also normalized queries and keys, with a weight per head.
 """
 

@@ -1,4 +1,4 @@
-"""Command R7B and Command A: Cohere's first with three of four layers sliding, and rope in these alone."""
+"""Command R7B and Command A: Command R with three of four layers sliding, and rope in these alone."""
 
 from __future__ import annotations
 

@@ -183,7 +183,9 @@ def hf_first_dense(config: Config) -> int:
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     values = latent_fields(hf, max_seq_len=4096, bos_token_id=0, eos_token_id=1)
-    sizes = dict(n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048, n_group=8, topk_group=4)
+    sizes: dict[str, Any] = dict(
+        n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048, n_group=8, topk_group=4
+    )
     moe = sigmoid_moe_from_hf(hf, **sizes, routed_scaling_factor=2.5)
     return values | dict(moe=moe, moe_layers=first_dense(hf, values["n_layer"], 3))
 

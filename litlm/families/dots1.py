@@ -1,4 +1,4 @@
-"""dots.llm1: Qwen3's attention (heads normed, sliding layers as an option) with DeepSeek-V3's experts and router."""
+"""dots.llm1: Qwen3's attention (normed heads, optional sliding layers) with DeepSeek-V3's experts and router."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("moe_norm_min", 1e-12, 1e-12)
     hf.expect("moe_use_aux_free", True, True)
     hf.expect("moe_gate", "topk", "topk")
-    # Names of the model's authors for training and for their own kernels.
+    # For training, and for the authors' own kernels.
     hf.skip("moe_capacity num_nextn_predict_layers use_flash_attention sinkhorn_2gate sinkhorn_temp")
     start, step = hf.take("moe_layer_start_index", 1), hf.take("moe_layer_interval", 1)
     end = hf.take("moe_layer_end_index", -1)

@@ -1,4 +1,4 @@
-"""EXAONE 4.0: norms behind attention and MLP and of each head's query and key. The 32B has rope in its sliding layers
+"""EXAONE 4.0: norms after attention and MLP, and on each head's query and key. The 32B has rope in its sliding layers
 alone, three of four; the 1.2B has no window, and rope everywhere.
 """
 

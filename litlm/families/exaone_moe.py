@@ -1,4 +1,4 @@
-"""K-EXAONE: sliding layers with rope between full layers without, normed heads, DeepSeek-V3's experts and router."""
+"""K-EXAONE: sliding layers with rope, full layers without, normed heads, DeepSeek-V3's experts and router."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     else:
         local = [pattern > 0 and (i + 1) % pattern != 0 for i in range(n_layer)]
     layer_types = hf.layer_types(["sliding" if slides else "full" for slides in local])
-    listed = hf.take("is_moe_layer", None)  # the authors' own name for the same as mlp_layer_types
+    listed = hf.take("is_moe_layer", None)  # the authors' own form of mlp_layer_types
     moe_layers = sparse_layers(hf, n_layer, hf.take("first_k_dense_replace", 1))
     if listed is not None and not hf.data.get("mlp_layer_types"):
         moe_layers = tuple(bool(has_experts) for has_experts in listed)

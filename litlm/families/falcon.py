@@ -1,4 +1,4 @@
-"""Falcon, 7B (one kv head, one norm), 40B to 180B and 11B (`new_decoder_architecture`), and the sequential old block.
+"""Falcon, 7B (one KV head, one norm), 40B to 180B and 11B (`new_decoder_architecture`), and the sequential old block.
 
 All three fuse q, k and v by group of heads. ALiBi (falcon-rw) is not supported.
 """
@@ -21,7 +21,7 @@ _NAMES = {"intermediate_size": "ffn_hidden_size"}
 def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("alibi", False, False)
     hf.expect("apply_residual_connection_post_layernorm", False, False)
-    hf.take("ff_factor", None)  # ffn_hidden_size says it
+    hf.skip("ff_factor")  # ffn_hidden_size states it
     new, parallel = hf.take("new_decoder_architecture", False), hf.take("parallel_attn", True)
     norms = hf.take("num_ln_in_parallel_attn", 2 if new else 1)
     heads, bias = hf.take("num_kv_heads", 0), hf.take("bias", False)
@@ -43,7 +43,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    # The old decoder has one kv head or as many as heads; two norms in a parallel block are the new one's.
+    # The old decoder has one KV head or n_head of them; two norms in a parallel block are the new decoder's.
     parallel = config.block == "parallel"
     new = parallel and (not config.shared_norm or config.n_kv_head not in (1, config.n_head))
     return (
@@ -53,7 +53,7 @@ def to_hf(config: Config) -> dict[str, Any]:
             new_decoder_architecture=new,
             parallel_attn=parallel,
             num_ln_in_parallel_attn=(1 if config.shared_norm else 2) if new else None,
-            multi_query=config.n_kv_head == 1 or new,  # the new decoder's files say so too
+            multi_query=config.n_kv_head == 1 or new,  # the new decoder's files state it too
             num_kv_heads=config.n_kv_head if new else config.n_head,  # the old decoder does not read it
             layer_norm_epsilon=config.norm.eps,
             activation=HF_ACTIVATIONS[config.mlp.activation],

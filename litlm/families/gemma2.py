@@ -1,4 +1,4 @@
-"""Gemma 2: Gemma with norms before and after each part, capped scores and logits, and every other layer sliding."""
+"""Gemma 2: Gemma with norms before and after attention and MLP, capped scores and logits, every other layer sliding."""
 
 from __future__ import annotations
 

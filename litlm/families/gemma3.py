@@ -1,5 +1,5 @@
-"""Gemma 3's multimodal checkpoints (4B and larger), of which the text model is loaded: the rest is ignored, and what is
-saved is a `gemma3_text` model.
+"""Gemma 3's multimodal checkpoints (4B and larger), of which the text model alone is loaded. It is saved as
+`gemma3_text`.
 """
 
 from __future__ import annotations

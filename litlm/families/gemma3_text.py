@@ -29,8 +29,8 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         eos_token_id=1,
         pad_token_id=0,
     )
-    hf.expect("attn_logit_softcapping", None)  # a field that transformers has and does not use
-    hf.take("_sliding_window_pattern", None)  # newer files list layer_types beside it
+    hf.expect("attn_logit_softcapping", None)  # unused by transformers
+    hf.skip("_sliding_window_pattern")  # newer files list layer_types beside it
     pattern = hf.take("sliding_window_pattern", 6)
     norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6)), offset=True)
     rope, sliding_rope = ropes(hf, 1e6, 1e4, "rope_local_base_freq")

@@ -1,6 +1,4 @@
-"""Gemma 4's multimodal checkpoints, of which the text model is loaded: the rest is ignored, and what is saved is a
-`gemma4_text` model.
-"""
+"""Gemma 4's multimodal checkpoints, of which the text model alone is loaded. It is saved as `gemma4_text`."""
 
 from __future__ import annotations
 

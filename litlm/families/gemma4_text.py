@@ -1,4 +1,4 @@
-"""Gemma 4 (text): Gemma 3 with larger heads in full layers (of which a quarter turns), unscaled scores, normed values.
+"""Gemma 4 (text): Gemma 3 with larger, partly rotated heads in full layers, unscaled scores, normed values.
 
 The small models (E2B, E4B) give each layer inputs of its own, and their last layers read earlier ones' keys and values;
 in the large ones (31B, 26B-A4B) keys of full layers are values too, and 26B-A4B has experts beside the MLP.
@@ -19,7 +19,7 @@ from litlm.config.layers import (
     RopeConfig,
 )
 from litlm.families import gemma2
-from litlm.families.base import HF_ACTIVATIONS, HF_LAYER_TYPES, Family, HFFields, hf_common, hf_rope_parameters
+from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope_parameters, hf_sliding
 from litlm.families.gguf import GGUFFields, GGUFSpec, rotary_fraction
 from litlm.families.weights import QK_NORM_RULES, Rule, fused_gate_up, mlp_rules, nested_rules, rename
 
@@ -45,22 +45,22 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         eos_token_id=1,
         pad_token_id=0,
     )
-    # "vision": pictures see all of themselves; text alone is causal all the same.
-    if (both_ways := hf.take("use_bidirectional_attention", None)) not in (None, False, "vision"):
-        hf.problems.append(f"use_bidirectional_attention={both_ways!r} is not supported, only None or 'vision'")
-    n_layer, n_embd, width = common["n_layer"], common["n_embd"], common["intermediate_size"]
+    # "vision": attention within an image is bidirectional; text is causal all the same.
+    if (bidirectional := hf.take("use_bidirectional_attention", None)) not in (None, False, "vision"):
+        hf.problems.append(f"use_bidirectional_attention={bidirectional!r} is not supported, only None or 'vision'")
+    n_layer, n_embd, intermediate_size = common["n_layer"], common["n_embd"], common["intermediate_size"]
     types = hf.layer_types(["sliding" if (i + 1) % 6 else "full" for i in range(n_layer)])
-    types = (*types[:-1], "full")  # transformers sees to it, whatever the file says
+    types = (*types[:-1], "full")  # as transformers has it, whatever the file says
     norm = NormConfig(kind="rms", eps=float(hf.take("rms_norm_eps", 1e-6)))
     bias = hf.take("attention_bias", False)
     k_as_v = hf.take("attention_k_eq_v", False)
     head_dim, n_kv_head = hf.take("head_dim", 256), hf.take("num_key_value_heads", 4)
     full_head_dim, full_n_kv_head = _full_sizes(hf, types, head_dim, n_kv_head, k_as_v)
     ropes = dict(hf.take("rope_parameters", None) or _ROPES)
-    rope, sliding_rope = (_rope(hf, dict(ropes.get(kind) or default)) for kind, default in _ROPES.items())
+    rope, sliding_rope = (_rope(hf, dict(ropes.get(t) or default)) for t, default in _ROPES.items())
     n_shared, input_dim = hf.take("num_kv_shared_layers", 0), hf.take("hidden_size_per_layer_input", 256, null=0)
     input_vocab = hf.take("vocab_size_per_layer_input", 262144)
-    double = hf.take("use_double_wide_mlp", False) and n_shared
+    double_size = hf.take("use_double_wide_mlp", False) and n_shared
     return common | dict(
         head_dim=head_dim,
         n_kv_head=n_kv_head,
@@ -79,11 +79,11 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
             scale=1.0,
         ),
         mlp=MLPConfig(activation=hf.activation("hidden_activation", "gelu_pytorch_tanh")),
-        moe=_moe(hf, width),
+        moe=_moe(hf, intermediate_size),
         rope=rope,
         sliding_rope=sliding_rope if sliding_rope != rope else None,
         n_kv_shared_layer=n_shared,
-        kv_shared_intermediate_size=2 * width if double else 0,
+        kv_shared_intermediate_size=2 * intermediate_size if double_size else 0,
         layer_input_dim=input_dim,
         layer_input_vocab_size=input_vocab if input_dim and input_vocab != common["vocab_size"] else 0,
         layer_scalar=True,
@@ -93,14 +93,14 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 
 def _full_sizes(hf: HFFields, types: tuple[str, ...], head_dim: int, n_kv_head: int, k_as_v: bool) -> tuple[int, int]:
-    """Head size and kv heads of full layers: newer files have `per_layer_config`, older ones two fields."""
-    wide, heads = hf.take("global_head_dim", 512), hf.take("num_global_key_value_heads", None)
+    """head_dim and n_kv_head of full layers: newer files have `per_layer_config`, older ones two fields."""
+    global_head_dim, global_heads = hf.take("global_head_dim", 512), hf.take("num_global_key_value_heads", None)
     layers = hf.take("per_layer_config", None, null={})
     if layers is None:
-        return wide, heads if heads and k_as_v else n_kv_head
-    told = [dict(layers.get(str(i)) or layers.get(i) or {}) for i in range(len(types))]
-    full = told[-1]
-    if any(sizes != (full if kind == "full" else {}) for kind, sizes in zip(types, told, strict=True)):
+        return global_head_dim, global_heads if global_heads and k_as_v else n_kv_head
+    overrides = [dict(layers.get(str(i)) or layers.get(i) or {}) for i in range(len(types))]
+    full = overrides[-1]
+    if any(sizes != (full if t == "full" else {}) for t, sizes in zip(types, overrides, strict=True)):
         hf.problems.append("per_layer_config is supported for full layers only, with the same sizes for all of them")
     sizes = full.pop("head_dim", None) or head_dim, full.pop("num_key_value_heads", None) or n_kv_head
     hf.problems += [f"per_layer_config: {key}={value!r} is not understood" for key, value in full.items()]
@@ -118,20 +118,20 @@ def _rope(hf: HFFields, parameters: dict[str, Any]) -> RopeConfig:
     return RopeConfig(theta=theta, fraction=float(fraction), proportional=True, scaling=scaling)
 
 
-def _moe(hf: HFFields, width: int) -> MoEConfig | None:
+def _moe(hf: HFFields, shared_size: int) -> MoEConfig | None:
     enabled = hf.take("enable_moe_block", False)
     n_expert, n_expert_per_token = hf.take("num_experts", None), hf.take("top_k_experts", None)
-    expert_width = hf.take("moe_intermediate_size", None)
+    expert_size = hf.take("moe_intermediate_size", None)
     if not enabled:
         return None
-    if not (n_expert and n_expert_per_token and expert_width):
+    if not (n_expert and n_expert_per_token and expert_size):
         hf.problems.append("enable_moe_block needs num_experts, top_k_experts and moe_intermediate_size")
         return None
     return MoEConfig(
         n_expert=n_expert,
         n_expert_per_token=n_expert_per_token,
-        intermediate_size=expert_width,
-        shared_intermediate_size=width,
+        intermediate_size=expert_size,
+        shared_intermediate_size=shared_size,
         own_norms=True,
         router_scales=True,
     )
@@ -145,50 +145,52 @@ def _hf_rope(rope: RopeConfig) -> dict[str, Any]:
 def to_hf(config: Config) -> dict[str, Any]:
     assert config.rope is not None
     moe = config.moe
-    return hf_common(config) | dict(
-        head_dim=config.head_dim,
-        num_key_value_heads=config.n_kv_head,
-        global_head_dim=config.full_head_dim or config.head_dim,
-        num_global_key_value_heads=config.full_n_kv_head or None,
-        sliding_window=config.sliding_window,
-        layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types],
-        rms_norm_eps=config.norm.eps,
-        attention_bias=config.attention.bias,
-        attention_k_eq_v=config.attention.k_as_v,
-        hidden_activation=HF_ACTIVATIONS[config.mlp.activation],
-        rope_parameters={
-            "full_attention": _hf_rope(config.rope),
-            "sliding_attention": _hf_rope(config.sliding_rope or config.rope),
-        },
-        enable_moe_block=moe is not None,
-        num_experts=moe.n_expert if moe else None,
-        top_k_experts=moe.n_expert_per_token if moe else None,
-        moe_intermediate_size=moe.intermediate_size if moe else None,
-        num_kv_shared_layers=config.n_kv_shared_layer,
-        use_double_wide_mlp=config.kv_shared_intermediate_size > 0,
-        hidden_size_per_layer_input=config.layer_input_dim,
-        vocab_size_per_layer_input=config.layer_input_vocab_size or config.vocab_size,
-        final_logit_softcapping=config.logit_softcap,
+    return (
+        hf_common(config)
+        | hf_sliding(config)
+        | dict(
+            head_dim=config.head_dim,
+            num_key_value_heads=config.n_kv_head,
+            global_head_dim=config.full_head_dim or config.head_dim,
+            num_global_key_value_heads=config.full_n_kv_head or None,
+            rms_norm_eps=config.norm.eps,
+            attention_bias=config.attention.bias,
+            attention_k_eq_v=config.attention.k_as_v,
+            hidden_activation=HF_ACTIVATIONS[config.mlp.activation],
+            rope_parameters={
+                "full_attention": _hf_rope(config.rope),
+                "sliding_attention": _hf_rope(config.sliding_rope or config.rope),
+            },
+            enable_moe_block=moe is not None,
+            num_experts=moe.n_expert if moe else None,
+            top_k_experts=moe.n_expert_per_token if moe else None,
+            moe_intermediate_size=moe.intermediate_size if moe else None,
+            num_kv_shared_layers=config.n_kv_shared_layer,
+            use_double_wide_mlp=config.kv_shared_intermediate_size > 0,
+            hidden_size_per_layer_input=config.layer_input_dim,
+            vocab_size_per_layer_input=config.layer_input_vocab_size or config.vocab_size,
+            final_logit_softcapping=config.logit_softcap,
+        )
     )
 
 
-def _dense(config: Config) -> bool:
+def _is_dense(config: Config) -> bool:
     return config.moe is None
 
 
-def _sparse(config: Config) -> bool:
+def _has_experts(config: Config) -> bool:
     return config.moe is not None
 
 
-def _unused(config: Config) -> tuple[str, ...]:
-    """Files may have keys and values of the layers that read those of others too."""
+def _unused_weights(config: Config) -> tuple[str, ...]:
+    """Files may hold K and V weights of the layers that share those of earlier ones."""
     layers = "|".join(str(i) for i in range(config.n_layer) if config.layer(i).kv_layer is not None)
     parts = r"\.layers\.({})\.self_attn\.(k_proj|v_proj|k_norm)\.", r"^blk\.({})\.attn_(k|v|k_norm)\."
     return tuple(part.format(layers) for part in parts) if layers else ()
 
 
 _HF, _OURS = "model.layers.{i}.", "layers.{i}."
-_SPARSE = (
+_EXPERT_RULES = (
     *mlp_rules(_HF + "mlp.", _OURS + "mlp.shared."),
     rename(_HF + "pre_feedforward_layernorm.{p}", _OURS + "mlp.shared_norm.{p}"),
     rename(_HF + "post_feedforward_layernorm_1.{p}", _OURS + "mlp.post_shared_norm.{p}"),
@@ -204,10 +206,13 @@ _SPARSE = (
         **fused_gate_up(1),
     ),
 )
-_OTHER = {rule.theirs for rule in _SPARSE}
+_RENAMED_WITH_EXPERTS = {rule.theirs for rule in _EXPERT_RULES}
 _RULES = (
-    *(dataclasses.replace(rule, when=_dense if rule.theirs in _OTHER else None) for rule in gemma2.RULES),
-    *(dataclasses.replace(rule, when=_sparse) for rule in _SPARSE),
+    *(
+        dataclasses.replace(rule, when=_is_dense if rule.theirs in _RENAMED_WITH_EXPERTS else None)
+        for rule in gemma2.RULES
+    ),
+    *(dataclasses.replace(rule, when=_has_experts) for rule in _EXPERT_RULES),
     *QK_NORM_RULES,
     rename(_HF + "per_layer_input_gate.weight", _OURS + "layer_input.gate.weight"),
     rename(_HF + "per_layer_projection.weight", _OURS + "layer_input.proj.weight"),
@@ -229,8 +234,8 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     heads, widths = fields["num_key_value_heads"], fields["intermediate_size"]
     heads = list(heads) if isinstance(heads, list) else [heads] * len(types)
     full = dict(head_dim=fields["head_dim"], num_key_value_heads=heads[-1])
-    sliding = next((n for n, kind in zip(heads, types, strict=True) if kind != "full_attention"), heads[-1])
-    if heads != [heads[-1] if kind == "full_attention" else sliding for kind in types]:
+    sliding = next((n for n, t in zip(heads, types, strict=True) if t != "full_attention"), heads[-1])
+    if heads != [heads[-1] if t == "full_attention" else sliding for t in types]:
         raise ValueError(f"{gguf.arch}.attention.head_count_kv={heads} differs among full or among sliding layers")
     n_shared = gguf.get("attention.shared_kv_layers", 0)
     widths = list(widths) if isinstance(widths, list) else [widths] * len(types)
@@ -244,7 +249,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     return fields | dict(
         head_dim=head_dim,
         num_key_value_heads=sliding,
-        per_layer_config={str(i): full for i, kind in enumerate(types) if kind == "full_attention"},
+        per_layer_config={str(i): full for i, t in enumerate(types) if t == "full_attention"},
         intermediate_size=widths[0],
         use_double_wide_mlp=double,
         num_kv_shared_layers=n_shared,
@@ -268,15 +273,15 @@ def _k_as_v(gguf: GGUFFields, i: int) -> bool:
 
 
 def _gguf_rope(gguf: GGUFFields, head_dim: int) -> dict[str, Any]:
-    """The rope of full layers, of which the file says with divisors which pairs turn: 1, or so large that none does."""
+    """The rope of full layers. Divisors state which pairs are rotated: 1, or so large that the angle is 0."""
     divisors = gguf.values.get("rope_freqs.weight") or []
-    turned = divisors.count(1.0)
-    if 2 * len(divisors) != head_dim or any(d < 1e20 for d in divisors[turned:]):
+    n_pairs = divisors.count(1.0)
+    if 2 * len(divisors) != head_dim or any(d < 1e20 for d in divisors[n_pairs:]):
         raise ValueError(f"rope_freqs.weight must hold {head_dim // 2} numbers, 1 and then 1e30, but holds {divisors}")
     scaling = gguf.scaling() or {}
     return dict(
         rope_type="proportional",
-        partial_rotary_factor=rotary_fraction(2 * turned, head_dim),
+        partial_rotary_factor=rotary_fraction(2 * n_pairs, head_dim),
         rope_theta=gguf.get("rope.freq_base", 10000.0),
         factor=scaling.get("factor"),
     )
@@ -291,7 +296,7 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(*_RULES, *nested_rules(_RULES)),
     ignore=(r"^model\.(vision_tower|audio_tower|embed_vision|embed_audio)\.",),
-    ignore_for=_unused,
+    ignore_for=_unused_weights,
     gguf=GGUFSpec(
         arch="gemma4",
         from_gguf=from_gguf,

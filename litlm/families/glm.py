@@ -1,5 +1,5 @@
-"""GLM-4 9B in transformers' own format: Llama with interleaved rope on half of each head, biases of queries, keys and
-values, and gate and up in one tensor.
+"""GLM-4 9B in transformers' own format: Llama with interleaved rope on half of each head, biases of q, k and v, and
+gate and up fused.
 """
 
 from __future__ import annotations

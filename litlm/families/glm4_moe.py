@@ -1,6 +1,6 @@
-"""GLM-4.5, 4.6, 4.7 and GLM-4.5-Air: grouped attention with rope on half a head, DeepSeek-V3's experts and router.
+"""GLM-4.5, 4.6, 4.7 and GLM-4.5-Air: rope on half of each head, DeepSeek-V3's experts and router.
 
-The multi-token-prediction layer behind the last one (46 in Air, 92 in the others) is not read.
+The multi-token-prediction layer after the last one (46 in Air, 92 in the others) is not read.
 """
 
 from __future__ import annotations

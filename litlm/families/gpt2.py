@@ -1,6 +1,6 @@
-"""GPT-2 (DistilGPT2, DialoGPT, Cerebras-GPT): learned positions; matrices are stored transposed, q, k and v in one.
+"""GPT-2 (DistilGPT2, DialoGPT, Cerebras-GPT): learned positions; matrices are stored transposed, and q, k and v fused.
 
-GPT-2's own files name their tensors without the prefix `transformer.`; both ways are read.
+GPT-2's own files name their tensors without the prefix `transformer.`; both forms are read.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def hf_fields(config: Config) -> dict[str, Any]:
 def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("scale_attn_by_inverse_layer_idx", False, False)
     hf.expect("add_cross_attention", False, False)
-    hf.take("reorder_and_upcast_attn", None)  # the same scores in fp32
+    hf.skip("reorder_and_upcast_attn")  # the same scores in fp32
     return common(hf, max_seq_len=1024, tie_embeddings=True) | dict(
         attention=AttentionConfig(bias=True, out_bias=True, scale=None if hf.take("scale_attn_weights", True) else 1.0),
         rope=None,

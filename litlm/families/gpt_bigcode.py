@@ -1,4 +1,4 @@
-"""GPT-BigCode (SantaCoder, StarCoder 1): GPT-2 with one kv head, and matrices stored the usual way round."""
+"""GPT-BigCode (SantaCoder, StarCoder 1): GPT-2 with one KV head, and matrices that are not transposed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""GPT-Neo (TinyStories): GPT-2 with plain matrices, scores that are not scaled, and layers that alternate between full
-attention and a window."""
+"""GPT-Neo (TinyStories): GPT-2 with matrices that are not transposed, unscaled scores, and alternating full and sliding
+layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.skip(UNUSED)
     pattern = hf.take("attention_types", [[["global", "local"], 12]])
     layers = [name for names, times in pattern for _ in range(times) for name in names]
-    hf.expect("attention_layers", layers, layers)  # the same, written out
+    hf.expect("attention_layers", layers, layers)  # the same as a list
     if unknown := sorted(set(layers) - set(_TYPES)):
         hf.problems.append(f"attention_types holds {', '.join(unknown)}; known are {', '.join(_TYPES)}")
     types, window = tuple(_TYPES.get(name, "full") for name in layers), hf.take("window_size", 256)
@@ -39,7 +39,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 def to_hf(config: Config) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in _TYPES.items()}
     layers = [names[kind] for kind in config.layer_types]
-    # The shortest pattern that the layers repeat.
+    # The shortest pattern that is repeated.
     sizes = (n for n in range(1, len(layers) + 1) if len(layers) % n == 0)
     size = next(n for n in sizes if layers[:n] * (len(layers) // n) == layers)
     inner = config.intermediate_size if config.intermediate_size != 4 * config.n_embd else None

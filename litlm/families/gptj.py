@@ -1,4 +1,4 @@
-"""GPT-J: a parallel block behind one norm, interleaved rope on `rotary_dim` of each head, a bias in the output head."""
+"""GPT-J: a parallel block with one norm, interleaved rope on `rotary_dim` of each head, a bias in the output head."""
 
 from __future__ import annotations
 

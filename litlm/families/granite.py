@@ -1,4 +1,4 @@
-"""Granite 3, dense: Llama with fixed factors on embeddings, attention scores, what layers add, and logits."""
+"""Granite 3, dense: Llama with fixed factors on embeddings, attention scores, residuals and logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Granite 3 MoE (1B-A400M, 3B-A800M) and PowerMoE: Granite with experts, stored stacked, gate and up in one tensor."""
+"""Granite 3 MoE (1B-A400M, 3B-A800M) and PowerMoE: Granite with experts, stored stacked, gate and up fused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Granite MoE (with or without a shared MLP) with the sliding layers and sinks of `granite_swa`.
+"""Granite MoE (with or without a shared expert) with the sliding layers and sinks of `granite_swa`.
 
 The experts' tensors have other names than in `granitemoe`.
 """

@@ -1,4 +1,4 @@
-"""Granite 4.0 without Mamba layers (Micro, 1B, 350M): Granite whose MLP is called shared, gate and up in one tensor.
+"""Granite 4.0 without Mamba layers (Micro, 1B, 350M): Granite whose MLP is named `shared_mlp`, gate and up fused.
 
 The file format also describes layers of Mamba 2 and experts (the H models), which litlm refuses.
 """

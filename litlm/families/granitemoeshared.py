@@ -1,4 +1,4 @@
-"""Granite MoE with an MLP that all tokens take besides the experts (IBM's research checkpoints)."""
+"""Granite MoE with a shared expert (IBM's research checkpoints)."""
 
 from __future__ import annotations
 

@@ -33,10 +33,11 @@ _UNUSED = """
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("num_experts", 1, 1)
-    return without_experts(hf)
+    return hunyuan_fields(hf)
 
 
-def without_experts(hf: HFFields) -> dict[str, Any]:
+def hunyuan_fields(hf: HFFields) -> dict[str, Any]:
+    """What all Hunyuan families read the same way."""
     hf.skip(_UNUSED)
     hf.expect("use_qk_norm", True, True)
     norm = NormConfig(eps=float(hf.take("rms_norm_eps", 1e-5)))

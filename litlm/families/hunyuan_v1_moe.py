@@ -1,4 +1,4 @@
-"""Hunyuan-A13B: the dense Hunyuan with experts, and an MLP of the same width that every token takes besides."""
+"""Hunyuan-A13B: the dense Hunyuan with experts, one of them shared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from litlm.config.layers import MoEConfig
 from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec
-from litlm.families.hunyuan_v1_dense import RULES, without_experts
+from litlm.families.hunyuan_v1_dense import RULES, hunyuan_fields
 from litlm.families.hunyuan_v1_dense import from_gguf as dense_from_gguf
 from litlm.families.hunyuan_v1_dense import to_hf as dense_to_hf
 from litlm.families.weights import expert_rules, mlp_rules, rename
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    values = without_experts(hf)
+    values = hunyuan_fields(hf)
     per_token = hf.take("moe_topk", 1)
     if isinstance(per_token, list):
         if len(set(per_token)) != 1:

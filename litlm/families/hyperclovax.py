@@ -1,4 +1,4 @@
-"""HyperCLOVA X SEED Think: Granite with norms after attention and MLP as well; its factor of the logits multiplies."""
+"""HyperCLOVA X SEED Think: Granite with norms after attention and MLP as well; the logits' factor multiplies."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Llama 4's multimodal checkpoints, of which the text model is loaded: the rest is ignored, and what is saved is a
-`llama4_text` model.
-"""
+"""Llama 4's multimodal checkpoints, of which the text model alone is loaded. It is saved as `llama4_text`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Llama 4's text model (Scout, Maverick): chunked layers with rope between full layers without, and experts whose input
-is weighted. Norms of queries and keys have no weight and come after rope; layers without experts are wider.
+"""Llama 4's text model (Scout, Maverick): chunked layers with rope, full layers without, and experts whose input is
+weighted. Norms of queries and keys have no weight and follow rope; dense layers have a larger MLP.
 """
 
 from __future__ import annotations

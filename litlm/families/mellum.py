@@ -1,4 +1,4 @@
-"""JetBrains' Mellum 2: Qwen3's experts, with sliding layers that have a rope of their own."""
+"""JetBrains' Mellum 2: Qwen3 MoE with sliding layers, which have their own rope."""
 
 from __future__ import annotations
 

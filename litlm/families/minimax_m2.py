@@ -1,4 +1,4 @@
-"""MiniMax-M2: a norm over all heads' queries and keys together, rope on part of a head, a sigmoid router."""
+"""MiniMax-M2: queries and keys normed over all heads, rope on part of a head, a sigmoid router."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     values = llama_fields(
         hf, n_kv_head=8, head_dim=128, attention_bias=None, qk_norm="all", rope=rope, max_seq_len=196608, **ids
     )
-    # Fields of the authors' own code, where M2 has one value.
+    # Fields of the authors' own code.
     for key, value in (("use_qk_norm", True), ("qk_norm_type", "per_layer"), ("use_routing_bias", True),
                        ("scoring_func", "sigmoid"), ("shared_intermediate_size", 0), ("sliding_window", None),
                        ("layernorm_full_attention_beta", 1.0), ("layernorm_mlp_beta", 1.0)):  # fmt: skip

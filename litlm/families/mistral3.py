@@ -1,5 +1,5 @@
-"""Multimodal Mistral Small 3.1, 3.2, 4 and Ministral 3, of which the text model is loaded and the rest ignored. What is
-saved is a `mistral`, `ministral3` or `mistral4` model.
+"""Multimodal Mistral Small 3.1, 3.2, 4 and Ministral 3, of which the text model alone is loaded. It is saved as
+`mistral`, `ministral3` or `mistral4`.
 """
 
 from __future__ import annotations

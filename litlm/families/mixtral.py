@@ -1,4 +1,4 @@
-"""Mixtral 8x7B and 8x22B: Mistral with experts in every layer. `intermediate_size` is the width of one expert."""
+"""Mixtral 8x7B and 8x22B: Mistral with experts in every layer. `intermediate_size` is that of one expert."""
 
 from __future__ import annotations
 

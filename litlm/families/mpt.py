@@ -1,4 +1,4 @@
-"""MPT 7B and 30B: ALiBi instead of positions, LayerNorm without bias, no other biases, q, k and v in one tensor."""
+"""MPT 7B and 30B: ALiBi instead of positions, LayerNorm without bias, no other biases, q, k and v fused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _NAMES = {"n_embd": "d_model", "n_head": "n_heads", "n_layer": "n_layers", "max_seq_len": "max_seq_len"}
 
-# Of training, and positions that are not learned beside ALiBi.
+# Of training, and of learned positions, unused with ALiBi.
 _UNUSED = """
     emb_pdrop embedding_fraction init_config init_device learned_pos_emb norm_type tokenizer_name verbose
 """

@@ -1,5 +1,5 @@
-"""nanochat of October 2025 (d20, d32): norms without weights, one on the embeddings too, a cap on the logits, an MLP of
-squared ReLU without a gate, queries and keys normed after rope, which rotates the other way.
+"""nanochat of October 2025 (d20, d32): norms without weights, also on the embeddings, capped logits, a plain MLP with
+squared ReLU, queries and keys normed after rope, which rotates the other way.
 """
 
 from __future__ import annotations

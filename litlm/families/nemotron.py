@@ -35,7 +35,7 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
-    gguf.get("attention.layer_norm_rms_epsilon")  # the same number again
+    gguf.get("attention.layer_norm_rms_epsilon")  # the same number
     return gguf.common("nemotron", eps="norm_eps", fraction="partial_rotary_factor") | dict(
         attention_bias=gguf.has("attn_q.bias"), mlp_bias=gguf.has("ffn_up.bias")
     )

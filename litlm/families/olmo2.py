@@ -1,4 +1,4 @@
-"""OLMo 2: Llama with norms behind attention and MLP instead of before, and over all heads' queries and keys at once."""
+"""OLMo 2: Llama with norms after attention and MLP instead of before, and queries and keys normed over all heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OLMoE 1B-7B: experts in every layer, and one RMSNorm over all heads' queries together (and keys).
+"""OLMoE 1B-7B: experts in every layer, and queries and keys normed over all heads.
 
 `clip_qkv` clamps after that norm, as transformers does; the published checkpoints don't clip.
 """

@@ -1,6 +1,6 @@
-"""OPT (Galactica): GPT-2's layer with ReLU, learned positions behind two unused rows.
+"""OPT (Galactica): GPT-2's layer with ReLU, learned positions after two unused rows.
 
-The 350M model (norms after what is added, narrow embeddings) is not supported.
+The 350M model (norms after attention and MLP, smaller embeddings) is not supported.
 """
 
 from __future__ import annotations

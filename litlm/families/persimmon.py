@@ -1,4 +1,4 @@
-"""Persimmon 8B: LayerNorm, also of queries and keys, partial rope, squared ReLU; q, k and v fused head by head."""
+"""Persimmon 8B: LayerNorm, also of queries and keys, partial rope, squared ReLU; q, k and v fused by head."""
 
 from __future__ import annotations
 

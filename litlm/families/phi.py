@@ -1,4 +1,4 @@
-"""Phi 1, 1.5 and 2: a parallel block behind one LayerNorm, partial rope, biases everywhere, also in the head."""
+"""Phi 1, 1.5 and 2: a parallel block with one LayerNorm, partial rope, biases everywhere, also in the head."""
 
 from __future__ import annotations
 

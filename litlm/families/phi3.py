@@ -1,4 +1,4 @@
-"""Phi 3, 3.5, 4 and 4-mini: Llama's layer with q, k and v in one tensor, gate and up in another, and LongRoPE."""
+"""Phi 3, 3.5, 4 and 4-mini: Llama with fused q, k and v, fused gate and up, and LongRoPE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen1.5-MoE and Qwen2-57B-A14B: Qwen2 with experts, besides one MLP for all tokens behind a sigmoid gate.
+"""Qwen1.5-MoE and Qwen2-57B-A14B: Qwen2 with experts, and a shared expert with a sigmoid gate.
 
 Which layers have experts: every `decoder_sparse_step`-th but those in `mlp_only_layers`. Sliding layers, an option that
 no published model uses, are every other one of the first `max_window_layers`, unlike in Qwen2.

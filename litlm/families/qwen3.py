@@ -1,4 +1,4 @@
-"""Qwen3, dense: Llama with an RMSNorm on each head's query and key, and sliding-window layers as an option."""
+"""Qwen3, dense: Llama with an RMSNorm on each head's query and key, and optional sliding layers."""
 
 from __future__ import annotations
 

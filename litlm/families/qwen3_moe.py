@@ -21,7 +21,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.skip("max_window_layers")  # not used by transformers' model
     hf.expect("use_qk_norm", True, True)  # Qwen3-Coder's files
     hf.expect("shared_expert_intermediate_size", 0, 0)
-    n_expert = hf.take("num_local_experts", None) or 128  # as transformers 5 writes it
+    n_expert = hf.take("num_local_experts", None) or 128  # transformers 5's name
     moe = hf.experts(
         "num_experts",
         n_expert=n_expert,

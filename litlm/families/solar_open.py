@@ -1,4 +1,4 @@
-"""Solar Open (100B): plain grouped attention, DeepSeek-V3's experts and router in every layer."""
+"""Solar Open (100B): grouped-query attention, DeepSeek-V3's experts and router in every layer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""StableLM 3B, Zephyr, 2 1.6B and 12B: Llama's layer with LayerNorm and partial rope; 12B is parallel, with a norm of
-queries and keys that has a weight per head."""
+"""StableLM 3B, Zephyr, 2 1.6B and 12B: Llama with LayerNorm and partial rope; 12B has a parallel block, and norms of
+queries and keys with a weight per head."""
 
 from __future__ import annotations
 

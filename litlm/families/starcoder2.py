@@ -20,7 +20,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     hf.expect("scale_attn_weights", True, True)
     # Dropout, and the precision of a softmax that is fp32 here anyway.
     hf.skip("residual_dropout embedding_dropout attention_softmax_in_fp32 scale_attention_softmax_in_fp32")
-    hf.skip("activation_function layer_norm_epsilon")  # left from StarCoder 1; hidden_act, norm_epsilon count
+    hf.skip("activation_function layer_norm_epsilon")  # StarCoder 1's, unused
     bias, window = hf.take("use_bias", True), hf.take("sliding_window", None)
     norm = NormConfig(kind="layer", eps=float(hf.take("norm_epsilon", 1e-5)))
     sizes: dict[str, Any] = dict(intermediate_size=12288, max_seq_len=4096, init_std=0.018042)

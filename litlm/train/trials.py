@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 
-from litlm.checkpoint.training import random_states, restore_random
-from litlm.data.base import Dataset, Order
+from litlm.checkpoint.training import get_random_states, set_random_states
+from litlm.data.base import Dataset, EpochSampler
 from litlm.io.writing import write_text
 from litlm.model import GPT
 from litlm.settings import PretrainSettings, RunSettings, TrainSettings
@@ -63,7 +63,7 @@ def trial(model: GPT, settings: TrainSettings) -> Iterator[Optimizer]:
     with casts_undone(model, settings.precision):
         weights = optimized_weights(model, settings.precision)
         optimizer = make_optimizer(weights, settings)
-        saved, states = snapshot(weights, optimizer), random_states()
+        saved, states = snapshot(weights, optimizer), get_random_states()
         model.train()
         try:
             with (
@@ -78,7 +78,7 @@ def trial(model: GPT, settings: TrainSettings) -> Iterator[Optimizer]:
                 yield optimizer
         finally:
             restore(weights, optimizer, saved)
-            restore_random(*states)
+            set_random_states(*states)
             model.eval()
 
 
@@ -129,7 +129,7 @@ def try_rates(
 ) -> float:  # fmt: skip
     """The learning rate that a range test over steps like the run's suggests."""
     objective = objective or NextToken()
-    order, numbers = Order(len(train), seed + 1), itertools.count()
+    order, numbers = EpochSampler(len(train), seed + 1), itertools.count()
     micro_batch_size = settings.micro_batch_size
     assert isinstance(micro_batch_size, int)
     with trial(model, settings) as optimizer:

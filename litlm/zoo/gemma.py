@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from litlm.zoo.fields import Row, pattern, row, sizes, tokens
+from litlm.zoo.fields import Row, layer_pattern, row, size_fields, token_ids
 
 _FACTS: dict[str, Any] = dict(license="gemma", gated=True)
 
 
 def _gemma(model_type: str, *shape: int, head_dim: int, **more: Any) -> dict[str, Any]:
-    return sizes(model_type, *shape) | dict(
+    return size_fields(model_type, *shape) | dict(
         head_dim=head_dim, rms_norm_eps=1e-6, rope_theta=1e4, hidden_activation="gelu_pytorch_tanh",
         tie_word_embeddings=True,
-    ) | tokens(2, 1, 0) | more  # fmt: skip
+    ) | token_ids(2, 1, 0) | more  # fmt: skip
 
 
 def _gemma4(*shape: int, sliding: int, **more: Any) -> dict[str, Any]:
     """sliding: how many layers slide between two full ones. Scores are not scaled, heads of full layers are larger."""
-    return sizes("gemma4_text", *shape) | dict(
+    return size_fields("gemma4_text", *shape) | dict(
         head_dim=256, global_head_dim=512, rms_norm_eps=1e-6, hidden_activation="gelu_pytorch_tanh",
         rope_parameters=dict(
             full_attention=dict(rope_type="proportional", partial_rotary_factor=0.25, rope_theta=1e6),
             sliding_attention=dict(rope_type="default", rope_theta=1e4),
         ),
-        layer_types=pattern(shape[1], *["sliding"] * sliding, "full"), final_logit_softcapping=30.0,
+        layer_types=layer_pattern(shape[1], *["sliding"] * sliding, "full"), final_logit_softcapping=30.0,
         tie_word_embeddings=True,
-    ) | tokens(2, 1, 0) | more  # fmt: skip
+    ) | token_ids(2, 1, 0) | more  # fmt: skip
 
 
 def _pair(
@@ -38,6 +38,7 @@ def _pair(
 
 
 def models() -> Iterator[Row]:
+    """The rows of this table."""
     small = _gemma("gemma", 2048, 18, 16384, 8, 1, 256000, 8192, head_dim=256)
     large = _gemma("gemma", 3072, 28, 24576, 16, 16, 256000, 8192, head_dim=256)
     yield from _pair("gemma-2b", "gemma-2b-it", small)
@@ -51,8 +52,8 @@ def models() -> Iterator[Row]:
     ):
         hf = _gemma(
             "gemma2", *shape, 256000, 8192, head_dim=head_dim, query_pre_attn_scalar=scalar, sliding_window=4096,
-            attn_logit_softcapping=50.0, final_logit_softcapping=30.0, layer_types=pattern(shape[1], "sliding", "full"),
-            torch_dtype="float32",
+            attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+            layer_types=layer_pattern(shape[1], "sliding", "full"), torch_dtype="float32",
         )  # fmt: skip
         yield from _pair(f"gemma-2-{size}", f"gemma-2-{size}-it", hf, torch_dtype="bfloat16")
 
@@ -65,7 +66,7 @@ def models() -> Iterator[Row]:
     ):
         hf = _gemma(
             "gemma3_text", *shape, vocab, context, head_dim=head_dim, query_pre_attn_scalar=scalar,
-            sliding_window=window, layer_types=pattern(shape[1], *["sliding"] * 5, "full"),
+            sliding_window=window, layer_types=layer_pattern(shape[1], *["sliding"] * 5, "full"),
             rope_theta=1e6, rope_local_base_freq=1e4,
         )  # fmt: skip
         if context == 131072:

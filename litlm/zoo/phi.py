@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from litlm.zoo.fields import Row, row, sizes, tokens
+from litlm.zoo.fields import Row, row, size_fields, token_ids
 
 
 def models() -> Iterator[Row]:
+    """The rows of this table."""
     for name, width, n_layer, share, ids, style in (
-        ("phi-1", 2048, 24, 0.5, tokens(None, None), "phi-1"),
-        ("phi-1_5", 2048, 24, 0.5, tokens(None, None), "phi-1"),
-        ("phi-2", 2560, 32, 0.4, tokens(50256, 50256), "phi-2"),
+        ("phi-1", 2048, 24, 0.5, token_ids(None, None), "phi-1"),
+        ("phi-1_5", 2048, 24, 0.5, token_ids(None, None), "phi-1"),
+        ("phi-2", 2560, 32, 0.4, token_ids(50256, 50256), "phi-2"),
     ):
-        hf = sizes("phi", width, n_layer, 4 * width, 32, 32, 51200, 2048) | ids
+        hf = size_fields("phi", width, n_layer, 4 * width, 32, 32, 51200, 2048) | ids
         hf |= dict(partial_rotary_factor=share, layer_norm_eps=1e-5, hidden_act="gelu_new", torch_dtype="float16")
         yield row(f"microsoft/{name}", hf, license="mit", style=style)
 
     mini, medium = (3072, 32, 8192, 32, 32), (5120, 40, 17920, 40, 10)
-    three = tokens(1, 32000, 32000)
+    three = token_ids(1, 32000, 32000)
     chat = dict(license="mit", chat=True)
 
     short = _phi3(*mini, 32064, 4096, **three, sliding_window=2047)
@@ -31,7 +32,7 @@ def models() -> Iterator[Row]:
     hf = _phi3(*medium, 32064, 4096, **three, sliding_window=2047)
     yield row("microsoft/Phi-3-medium-4k-instruct", hf, style="phi-3", **chat)
 
-    four = tokens(100257, 100265, 100349)
+    four = token_ids(100257, 100265, 100349)
     hf = _phi3(*medium, 100352, 16384, **four, rope_theta=250000.0, original_max_position_embeddings=16384)
     yield row("microsoft/phi-4", hf, style="phi-4", **chat)
     hf = hf | dict(max_position_embeddings=32768, original_max_position_embeddings=32768, rope_theta=5e5)
@@ -39,7 +40,7 @@ def models() -> Iterator[Row]:
     yield row("microsoft/Phi-4-reasoning-plus", hf, style="phi-4-reasoning", **chat)
 
     hf = _phi3(
-        3072, 32, 8192, 24, 8, 200064, 131072, **tokens(199999, 199999, 199999), sliding_window=262144,
+        3072, 32, 8192, 24, 8, 200064, 131072, **token_ids(199999, 199999, 199999), sliding_window=262144,
         partial_rotary_factor=0.75, tie_word_embeddings=True, rope_scaling=_longrope([1.0] * 48, _PHI4_LONG),
     )  # fmt: skip
     yield row("microsoft/Phi-4-mini-instruct", hf, style="phi-4-mini", **chat)
@@ -47,7 +48,7 @@ def models() -> Iterator[Row]:
 
 
 def _phi3(*shape: int, **more: Any) -> dict[str, Any]:
-    hf = sizes("phi3", *shape) | dict(rms_norm_eps=1e-5, rope_theta=1e4, original_max_position_embeddings=4096)
+    hf = size_fields("phi3", *shape) | dict(rms_norm_eps=1e-5, rope_theta=1e4, original_max_position_embeddings=4096)
     return hf | dict(sliding_window=None) | more
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from litlm.zoo.fields import Row, row, sizes, tokens
+from litlm.zoo.fields import Row, row, size_fields, token_ids
 
-_BASE, _CHAT = tokens(151643, 151643), tokens(151643, 151645)
+_BASE, _CHAT = token_ids(151643, 151643), token_ids(151643, 151645)
 # The models of July 2025 either always think or never do.
 _2507 = {"Thinking": "qwen3-thinking", "Instruct": "chatml"}
 
 
 def models() -> Iterator[Row]:
+    """The rows of this table."""
     yield from _qwen2_moe()
     yield from _qwen25()
     yield from _qwen3()
@@ -21,7 +22,7 @@ def models() -> Iterator[Row]:
 
 def _qwen2_moe() -> Iterator[Row]:
     def moe(*shape: int, n_expert: int, top: int, width: int, shared: int, **more: Any) -> dict[str, Any]:
-        return sizes("qwen2_moe", *shape) | dict(
+        return size_fields("qwen2_moe", *shape) | dict(
             num_experts=n_expert, num_experts_per_tok=top, moe_intermediate_size=width, decoder_sparse_step=1,
             shared_expert_intermediate_size=shared, norm_topk_prob=False, rms_norm_eps=1e-6, rope_theta=1e6,
         ) | more  # fmt: skip
@@ -46,7 +47,7 @@ _QWEN25 = {
 
 def _qwen25_hf(size: str, context: int, theta: float = 1e6, **more: Any) -> dict[str, Any]:
     shape, eps, tied = _QWEN25[size]
-    hf = sizes("qwen2", *shape, context)
+    hf = size_fields("qwen2", *shape, context)
     return hf | dict(rms_norm_eps=eps, rope_theta=theta, tie_word_embeddings=tied) | more
 
 
@@ -94,7 +95,7 @@ def _qwen3() -> Iterator[Row]:
         ("14B", (5120, 40, 17408, 40, 8), False),
         ("32B", (5120, 64, 25600, 64, 8), False),
     ):
-        hf = sizes("qwen3", *shape, 151936, 40960)
+        hf = size_fields("qwen3", *shape, 151936, 40960)
         hf |= dict(head_dim=128, rms_norm_eps=1e-6, rope_theta=1e6, tie_word_embeddings=tied) | _CHAT
         yield row(f"Qwen/Qwen3-{size}", hf, style="qwen3", **chat)
         if size != "32B":
@@ -107,7 +108,7 @@ def _qwen3() -> Iterator[Row]:
 
 def _qwen3_moe() -> Iterator[Row]:
     def moe(*shape: int, width: int, n_expert: int = 128, **more: Any) -> dict[str, Any]:
-        return sizes("qwen3_moe", *shape) | dict(
+        return size_fields("qwen3_moe", *shape) | dict(
             head_dim=128, moe_intermediate_size=width, num_experts=n_expert, num_experts_per_tok=8,
             norm_topk_prob=True, decoder_sparse_step=1, rms_norm_eps=1e-6, rope_theta=1e6,
         ) | _CHAT | more  # fmt: skip

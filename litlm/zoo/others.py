@@ -1,14 +1,15 @@
-"""Everything else: one function for each maker."""
+"""Models of other makers, one function for each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from litlm.zoo.fields import Row, llama3_scaling, pattern, row, sizes, tokens, versions
+from litlm.zoo.fields import Row, layer_pattern, llama3_scaling, parse_versions, row, size_fields, token_ids
 
 
 def models() -> Iterator[Row]:
+    """The rows of this table."""
     for table in (_openai, _deepseek, _zai, _cohere, _bigcode, _nvidia, _ibm, _lg, _baidu, _bytedance, _tencent):
         yield from table()
     yield from _swiss()
@@ -19,9 +20,9 @@ def _openai() -> Iterator[Row]:
     scaling = dict(rope_type="yarn", factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False)
     scaling |= dict(original_max_position_embeddings=4096)
     for size, n_layer, n_expert in (("20b", 24, 32), ("120b", 36, 128)):
-        hf = sizes("gpt_oss", 2880, n_layer, 2880, 64, 8, 201088, 131072) | dict(
+        hf = size_fields("gpt_oss", 2880, n_layer, 2880, 64, 8, 201088, 131072) | dict(
             head_dim=64, num_local_experts=n_expert, num_experts_per_tok=4, sliding_window=128, attention_bias=True,
-            layer_types=pattern(n_layer, "sliding", "full"), rms_norm_eps=1e-5, rope_theta=150000.0,
+            layer_types=layer_pattern(n_layer, "sliding", "full"), rms_norm_eps=1e-5, rope_theta=150000.0,
             rope_scaling=scaling, swiglu_limit=7.0, eos_token_id=200002, pad_token_id=199999,
         )  # fmt: skip
         yield row(f"openai/gpt-oss-{size}", hf, license="apache-2.0", chat=True, style="gpt-oss")
@@ -36,30 +37,30 @@ def _deepseek() -> Iterator[Row]:
     v2 = latent | dict(
         n_shared_experts=2, num_experts_per_tok=6, first_k_dense_replace=1, norm_topk_prob=False, rms_norm_eps=1e-6,
         rope_theta=1e4,
-    ) | tokens(100000, 100001)  # fmt: skip
-    lite = sizes("deepseek_v2", 2048, 27, 10944, 16, 16, 102400, 163840) | v2 | dict(
+    ) | token_ids(100000, 100001)  # fmt: skip
+    lite = size_fields("deepseek_v2", 2048, 27, 10944, 16, 16, 102400, 163840) | v2 | dict(
         q_lora_rank=None, moe_intermediate_size=1408, n_routed_experts=64, topk_method="greedy", n_group=1,
         topk_group=1, routed_scaling_factor=1.0, rope_scaling=yarn(0.707),
     )  # fmt: skip
-    full = sizes("deepseek_v2", 5120, 60, 12288, 128, 128, 102400, 163840) | v2 | dict(
+    full = size_fields("deepseek_v2", 5120, 60, 12288, 128, 128, 102400, 163840) | v2 | dict(
         q_lora_rank=1536, moe_intermediate_size=1536, n_routed_experts=160, topk_method="group_limited_greedy",
         n_group=8, topk_group=3, routed_scaling_factor=16.0, rope_scaling=yarn(0.707),
     )  # fmt: skip
-    for name, is_chat in versions(
+    for name, is_chat in parse_versions(
         "DeepSeek-V2-Lite DeepSeek-V2-Lite-Chat* DeepSeek-Coder-V2-Lite-Base DeepSeek-Coder-V2-Lite-Instruct*"
     ):
         yield row(f"deepseek-ai/{name}", lite, license="deepseek", **_chat(is_chat, "deepseek-v2"))
-    for name, is_chat in versions("DeepSeek-V2 DeepSeek-V2-Chat*"):
+    for name, is_chat in parse_versions("DeepSeek-V2 DeepSeek-V2-Chat*"):
         yield row(f"deepseek-ai/{name}", full, license="deepseek", **_chat(is_chat, "deepseek-v2"))
     hf = full | dict(rope_scaling=yarn(1.0))
     yield row("deepseek-ai/DeepSeek-V2.5", hf, license="deepseek", chat=True, style="deepseek-v2.5")
 
-    third = sizes("deepseek_v3", 7168, 61, 18432, 128, 128, 129280, 163840) | latent | tokens(0, 1) | dict(
+    third = size_fields("deepseek_v3", 7168, 61, 18432, 128, 128, 129280, 163840) | latent | token_ids(0, 1) | dict(
         q_lora_rank=1536, moe_intermediate_size=2048, n_routed_experts=256, n_shared_experts=1, num_experts_per_tok=8,
         first_k_dense_replace=3, n_group=8, topk_group=4, norm_topk_prob=True, routed_scaling_factor=2.5,
         scoring_func="sigmoid", topk_method="noaux_tc", rms_norm_eps=1e-6, rope_theta=1e4, rope_scaling=yarn(1.0),
     )  # fmt: skip
-    for name, is_chat in versions(
+    for name, is_chat in parse_versions(
         "DeepSeek-V3-Base DeepSeek-V3* DeepSeek-V3-0324* DeepSeek-V3.1-Base DeepSeek-V3.1* DeepSeek-V3.1-Terminus* "
         "DeepSeek-R1* DeepSeek-R1-0528*"
     ):
@@ -70,7 +71,7 @@ def _deepseek() -> Iterator[Row]:
 
 def _zai() -> Iterator[Row]:
     end = dict(eos_token_id=[151329, 151336, 151338], pad_token_id=151329)
-    hf = sizes("glm4", 4096, 40, 13696, 32, 2, 151552, 32768) | end
+    hf = size_fields("glm4", 4096, 40, 13696, 32, 2, 151552, 32768) | end
     hf |= dict(head_dim=128, partial_rotary_factor=0.5, rms_norm_eps=1e-5, rope_theta=1e4, attention_bias=True)
     for name in ("GLM-4-9B-0414", "GLM-Z1-9B-0414"):
         yield row(f"zai-org/{name}", hf, license="mit", chat=True, style="glm4")
@@ -79,11 +80,11 @@ def _zai() -> Iterator[Row]:
         head_dim=128, partial_rotary_factor=0.5, num_experts_per_tok=8, n_shared_experts=1, n_group=1, topk_group=1,
         norm_topk_prob=True, attention_bias=True, rms_norm_eps=1e-5, rope_theta=1e6,
     )  # fmt: skip
-    large = sizes("glm4_moe", 5120, 92, 12288, 96, 8, 151552, 131072) | moe | dict(
+    large = size_fields("glm4_moe", 5120, 92, 12288, 96, 8, 151552, 131072) | moe | dict(
         moe_intermediate_size=1536, n_routed_experts=160, first_k_dense_replace=3, routed_scaling_factor=2.5,
         use_qk_norm=True,
     )  # fmt: skip
-    air = sizes("glm4_moe", 4096, 46, 10944, 96, 8, 151552, 131072) | moe | dict(
+    air = size_fields("glm4_moe", 4096, 46, 10944, 96, 8, 151552, 131072) | moe | dict(
         moe_intermediate_size=1408, n_routed_experts=128, first_k_dense_replace=1, routed_scaling_factor=1.0,
         use_qk_norm=False,
     )  # fmt: skip
@@ -96,16 +97,16 @@ def _zai() -> Iterator[Row]:
 
 
 def _cohere() -> Iterator[Row]:
-    ids = tokens(5, 255001, 0) | dict(layer_norm_eps=1e-5, tie_word_embeddings=True)
+    ids = token_ids(5, 255001, 0) | dict(layer_norm_eps=1e-5, tie_word_embeddings=True)
     facts: dict[str, Any] = dict(license="cc-by-nc-4.0", gated=True, chat=True)
     shared = ids | dict(logit_scale=0.0625, use_qk_norm=False, torch_dtype="float16")
-    hf = sizes("cohere", 8192, 40, 22528, 64, 64, 256000, 8192) | shared | dict(rope_theta=8e6)
+    hf = size_fields("cohere", 8192, 40, 22528, 64, 64, 256000, 8192) | shared | dict(rope_theta=8e6)
     yield row("CohereLabs/c4ai-command-r-v01", hf, style="command-r", **facts)
-    hf = sizes("cohere", 8192, 40, 24576, 64, 8, 256000, 131072) | shared | dict(rope_theta=4e6)
+    hf = size_fields("cohere", 8192, 40, 24576, 64, 8, 256000, 131072) | shared | dict(rope_theta=4e6)
     yield row("CohereLabs/c4ai-command-r-08-2024", hf, style="command-r", **facts)
-    hf = sizes("cohere2", 4096, 32, 14336, 32, 8, 256000, 132096) | ids | dict(
+    hf = size_fields("cohere2", 4096, 32, 14336, 32, 8, 256000, 132096) | ids | dict(
         head_dim=128, logit_scale=0.25, rope_theta=5e4, sliding_window=4096,
-        layer_types=pattern(32, *["sliding"] * 3, "full"),
+        layer_types=layer_pattern(32, *["sliding"] * 3, "full"),
     )  # fmt: skip
     yield row("CohereLabs/c4ai-command-r7b-12-2024", hf, **facts)
 
@@ -116,7 +117,7 @@ def _bigcode() -> Iterator[Row]:
         ("7b", (4608, 32, 18432, 36, 4), 1e6, 0.018042, True),
         ("15b", (6144, 40, 24576, 48, 4), 1e5, 0.01275, False),
     ):
-        hf = sizes("starcoder2", *shape, 49152, 16384) | tokens(0, 0) | dict(
+        hf = size_fields("starcoder2", *shape, 49152, 16384) | token_ids(0, 0) | dict(
             rope_theta=theta, sliding_window=4096, norm_epsilon=1e-5, hidden_act="gelu_pytorch_tanh", use_bias=True,
             initializer_range=std, tie_word_embeddings=tied,
         )  # fmt: skip
@@ -128,7 +129,7 @@ def _nvidia() -> Iterator[Row]:
         ("Minitron-4B-Base", (3072, 32, 9216, 24, 8)),
         ("Minitron-8B-Base", (4096, 32, 16384, 48, 8)),
     ):
-        hf = sizes("nemotron", *shape, 256000, 4096) | tokens(2, 3) | dict(
+        hf = size_fields("nemotron", *shape, 256000, 4096) | token_ids(2, 3) | dict(
             head_dim=128, partial_rotary_factor=0.5, rope_theta=1e4, norm_eps=1e-5, hidden_act="relu2"
         )  # fmt: skip
         yield row(f"nvidia/{name}", hf, license="other")
@@ -138,14 +139,14 @@ def _ibm() -> Iterator[Row]:
     def granite(
         model_type: str, *shape: int, theta: float, attention: float, logits: float, **more: Any
     ) -> dict[str, Any]:
-        return sizes(model_type, *shape) | tokens(0, 0, 0) | dict(
+        return size_fields(model_type, *shape) | token_ids(0, 0, 0) | dict(
             rope_theta=theta, rms_norm_eps=1e-5, tie_word_embeddings=True, embedding_multiplier=12.0,
             residual_multiplier=0.22, attention_multiplier=attention, logits_scaling=logits,
         ) | more  # fmt: skip
 
     small, large = (2048, 40, 8192, 32, 8), (4096, 40, 12800, 32, 8)
     of_small, of_large = dict(attention=1 / 64, logits=8.0), dict(attention=1 / 128, logits=16.0)
-    for kind, is_chat in versions("base instruct*"):
+    for kind, is_chat in parse_versions("base instruct*"):
         facts = dict(license="apache-2.0", **_chat(is_chat, "granite"))
         hf = granite("granite", *small, 49155, 4096, theta=1e4, **of_small)
         yield row(f"ibm-granite/granite-3.0-2b-{kind}", hf, **facts)
@@ -162,22 +163,22 @@ def _ibm() -> Iterator[Row]:
 
 
 def _lg() -> Iterator[Row]:
-    shared = tokens(1, 361, 0) | dict(rms_norm_eps=1e-5, rope_theta=1e6, rope_scaling=llama3_scaling(16.0))
+    shared = token_ids(1, 361, 0) | dict(rms_norm_eps=1e-5, rope_theta=1e6, rope_scaling=llama3_scaling(16.0))
     facts = dict(license="exaone", chat=True, style="exaone4")
-    hf = sizes("exaone4", 2048, 30, 4096, 32, 8, 102400, 65536) | shared | dict(
-        head_dim=64, tie_word_embeddings=True, sliding_window=None, layer_types=pattern(30, "full")
+    hf = size_fields("exaone4", 2048, 30, 4096, 32, 8, 102400, 65536) | shared | dict(
+        head_dim=64, tie_word_embeddings=True, sliding_window=None, layer_types=layer_pattern(30, "full")
     )  # fmt: skip
     yield row("LGAI-EXAONE/EXAONE-4.0-1.2B", hf, **facts)
-    hf = sizes("exaone4", 5120, 64, 27392, 40, 8, 102400, 131072) | shared | dict(
-        head_dim=128, sliding_window=4096, layer_types=pattern(64, *["sliding"] * 3, "full")
+    hf = size_fields("exaone4", 5120, 64, 27392, 40, 8, 102400, 131072) | shared | dict(
+        head_dim=128, sliding_window=4096, layer_types=layer_pattern(64, *["sliding"] * 3, "full")
     )  # fmt: skip
     yield row("LGAI-EXAONE/EXAONE-4.0-32B", hf, **facts)
 
 
 def _baidu() -> Iterator[Row]:
-    shared = tokens(1, 2, 0) | dict(rms_norm_eps=1e-5, rope_theta=5e5, use_bias=False, tie_word_embeddings=True)
-    small = sizes("ernie4_5", 1024, 18, 3072, 16, 2, 103424, 131072) | shared | dict(head_dim=128)
-    moe = sizes("ernie4_5_moe", 2560, 28, 12288, 20, 4, 103424, 131072) | shared | dict(
+    shared = token_ids(1, 2, 0) | dict(rms_norm_eps=1e-5, rope_theta=5e5, use_bias=False, tie_word_embeddings=True)
+    small = size_fields("ernie4_5", 1024, 18, 3072, 16, 2, 103424, 131072) | shared | dict(head_dim=128)
+    moe = size_fields("ernie4_5_moe", 2560, 28, 12288, 20, 4, 103424, 131072) | shared | dict(
         moe_intermediate_size=1536, moe_num_experts=64, moe_k=6, moe_num_shared_experts=2, moe_layer_start_index=1,
         moe_layer_interval=1,
     )  # fmt: skip
@@ -187,7 +188,7 @@ def _baidu() -> Iterator[Row]:
 
 
 def _bytedance() -> Iterator[Row]:
-    hf = sizes("seed_oss", 5120, 64, 27648, 80, 8, 155136, 524288) | tokens(0, 2, 1)
+    hf = size_fields("seed_oss", 5120, 64, 27648, 80, 8, 155136, 524288) | token_ids(0, 2, 1)
     hf |= dict(head_dim=128, attention_bias=True, attention_out_bias=False, rms_norm_eps=1e-6, rope_theta=1e7)
     yield row("ByteDance-Seed/Seed-OSS-36B-Base", hf, license="apache-2.0")
     yield row("ByteDance-Seed/Seed-OSS-36B-Instruct", hf, license="apache-2.0", chat=True, style="seed-oss")
@@ -195,22 +196,22 @@ def _bytedance() -> Iterator[Row]:
 
 def _tencent() -> Iterator[Row]:
     scaling = dict(type="dynamic", alpha=1000.0, factor=1.0)
-    hf = sizes("hunyuan_v1_dense", 4096, 32, 14336, 32, 8, 128167, 262144) | tokens(127958, 127960, 127961)
+    hf = size_fields("hunyuan_v1_dense", 4096, 32, 14336, 32, 8, 128167, 262144) | token_ids(127958, 127960, 127961)
     hf |= dict(head_dim=128, rms_norm_eps=1e-5, rope_theta=1e4, rope_scaling=scaling, tie_word_embeddings=True)
     yield row("tencent/Hunyuan-7B-Instruct", hf, license="other", chat=True, style="hunyuan")
 
 
 def _swiss() -> Iterator[Row]:
     for size, shape in (("8B", (4096, 32, 21504, 32, 8)), ("70B", (8192, 80, 43008, 64, 8))):
-        hf = sizes("apertus", *shape, 131072, 65536) | tokens(1, 2, 3)
+        hf = size_fields("apertus", *shape, 131072, 65536) | token_ids(1, 2, 3)
         hf |= dict(hidden_act="xielu", rms_norm_eps=1e-5, rope_theta=12e6, rope_scaling=llama3_scaling(8.0))
         yield row(f"swiss-ai/Apertus-{size}-2509", hf, license="apache-2.0")
-        hf = hf | tokens(1, 68, 3)
+        hf = hf | token_ids(1, 68, 3)
         yield row(f"swiss-ai/Apertus-{size}-Instruct-2509", hf, license="apache-2.0", chat=True, style="apertus")
 
 
 def _minimax() -> Iterator[Row]:
-    hf = sizes("minimax_m2", 3072, 62, 1536, 48, 8, 200064, 196608) | dict(
+    hf = size_fields("minimax_m2", 3072, 62, 1536, 48, 8, 200064, 196608) | dict(
         head_dim=128, num_local_experts=256, num_experts_per_tok=8, rotary_dim=64, rms_norm_eps=1e-6, rope_theta=5e6
     )  # fmt: skip
     yield row("MiniMaxAI/MiniMax-M2", hf, license="mit", chat=True, style="minimax-m2")

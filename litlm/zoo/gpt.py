@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from litlm.zoo.fields import Row, row, sizes, tokens
+from litlm.zoo.fields import Row, row, size_fields, token_ids
 
 
 def models() -> Iterator[Row]:
+    """The rows of this table."""
     yield from _gpt2()
     yield from _bloom()
     yield from _neox()
@@ -20,7 +21,7 @@ def _gpt2() -> Iterator[Row]:
     def gpt(n_embd: int, n_layer: int, n_head: int, **more: Any) -> dict[str, Any]:
         return dict(
             n_embd=n_embd, n_layer=n_layer, n_head=n_head, layer_norm_epsilon=1e-5, activation_function="gelu_new",
-        ) | tokens(50256, 50256) | more  # fmt: skip
+        ) | token_ids(50256, 50256) | more  # fmt: skip
 
     for name, shape in {
         "gpt2": (768, 12, 12),
@@ -43,7 +44,7 @@ def _gpt2() -> Iterator[Row]:
             max_position_embeddings=2048, attention_types=[[["global", "local"], n_layer // 2]], window_size=256,
             layer_norm_epsilon=1e-5, activation_function="gelu_new", tie_word_embeddings=True,
         )  # fmt: skip
-        yield row(f"EleutherAI/gpt-neo-{size}", hf | tokens(50256, 50256), license="mit")
+        yield row(f"EleutherAI/gpt-neo-{size}", hf | token_ids(50256, 50256), license="mit")
 
 
 def _bloom() -> Iterator[Row]:
@@ -59,17 +60,17 @@ def _bloom() -> Iterator[Row]:
             model_type="bloom", vocab_size=250880, hidden_size=width, n_layer=n_layer, n_head=n_head,
             layer_norm_epsilon=1e-5, tie_word_embeddings=True, torch_dtype="bfloat16" if name == "bloom" else "float16",
         )  # fmt: skip
-        yield row(f"bigscience/{name}", hf | tokens(1, 2, 3), license="bigscience-bloom-rail-1.0")
+        yield row(f"bigscience/{name}", hf | token_ids(1, 2, 3), license="bigscience-bloom-rail-1.0")
 
 
 def _neox() -> Iterator[Row]:
     def neox(n_embd: int, n_layer: int, n_head: int, vocab: int, context: int, **more: Any) -> dict[str, Any]:
-        hf = sizes("gpt_neox", n_embd, n_layer, 4 * n_embd, n_head, n_head, vocab, context)
+        hf = size_fields("gpt_neox", n_embd, n_layer, 4 * n_embd, n_head, n_head, vocab, context)
         del hf["num_key_value_heads"]
         return hf | dict(
             rotary_pct=0.25, rotary_emb_base=10000, layer_norm_eps=1e-5, use_parallel_residual=True, hidden_act="gelu",
             torch_dtype="float16",
-        ) | tokens(0, 0) | more  # fmt: skip
+        ) | token_ids(0, 0) | more  # fmt: skip
 
     for size, shape in {
         "14m": (128, 6, 4, 50304, 512),
@@ -115,9 +116,9 @@ def _neox() -> Iterator[Row]:
 
 def _stablelm() -> Iterator[Row]:
     def stablelm(*shape: int, **more: Any) -> dict[str, Any]:
-        return sizes("stablelm", *shape) | dict(
+        return size_fields("stablelm", *shape) | dict(
             layer_norm_eps=1e-5, partial_rotary_factor=0.25, rope_theta=1e4, use_qkv_bias=False
-        ) | tokens(0, 0) | more  # fmt: skip
+        ) | token_ids(0, 0) | more  # fmt: skip
 
     hf = stablelm(2560, 32, 6912, 32, 32, 50304, 4096)
     yield row("stabilityai/stablelm-3b-4e1t", hf, license="cc-by-sa-4.0")
@@ -125,7 +126,7 @@ def _stablelm() -> Iterator[Row]:
     hf = stablelm(2560, 32, 6912, 32, 32, 50304, 16384, rope_theta=1e6)
     yield row("stabilityai/stable-code-3b", hf, license="other")
     hf = stablelm(2048, 24, 5632, 32, 32, 100352, 4096, use_qkv_bias=True, torch_dtype="float16")
-    hf |= tokens(100257, 100257)
+    hf |= token_ids(100257, 100257)
     yield row("stabilityai/stablelm-2-1_6b", hf, license="other")
     yield row("stabilityai/stablelm-2-zephyr-1_6b", hf, license="other", chat=True, style="stablelm-zephyr")
 
@@ -136,7 +137,7 @@ def _falcon() -> Iterator[Row]:
             model_type="falcon", vocab_size=65024, hidden_size=n_embd, num_hidden_layers=n_layer,
             num_attention_heads=n_head, num_kv_heads=n_kv_head, max_position_embeddings=2048, rope_theta=1e4,
             layer_norm_epsilon=1e-5, parallel_attn=True, bias=False, alibi=False, torch_dtype="bfloat16",
-        ) | tokens(11, 11) | more  # fmt: skip
+        ) | token_ids(11, 11) | more  # fmt: skip
 
     small = falcon(4544, 32, 71, 1, multi_query=True, new_decoder_architecture=False)
     middle = falcon(8192, 60, 128, 8, new_decoder_architecture=True)
