@@ -115,19 +115,21 @@ class LLM:
         """
         from litlm.checkpoint.base import load_model
         from litlm.checkpoint.download import resolve
+        from litlm.checkpoint.peft import base_of, read_adapter_config
         from litlm.zoo import find_model
 
         if quantize is not None:
             from litlm.transforms.quantize import check_quant_type
 
             check_quant_type(quantize)
+        # Whatever can be refused without the model is refused before it is downloaded.
         device = pick_device(device)
-        path = resolve(source)
+        pick_dtype(dtype, "float32", device, quantized=False)
         if adapter is not None:
             adapter = model_directory(Path(adapter))
-        elif is_adapter(path):
-            from litlm.checkpoint.peft import base_of
-
+            read_adapter_config(adapter)
+        path = resolve(source)
+        if adapter is None and is_adapter(path):
             adapter, source = path, base_of(path)
             path = resolve(source)
         info = find_model(str(source))
@@ -325,6 +327,20 @@ class LLM:
         return (
             f"prompt style {style_name!r} can't be written as a chat template: litlm finds it again by its name, other "
             "tools can't use it"
+        )
+
+    def style_note(self) -> str | None:
+        """A warning if `style` writes special tokens that the tokenizer does not have, else None."""
+        try:
+            missing = self.style.missing_tokens(self.tokenizer)
+        except ValueError:  # no tokenizer, or an unknown or broken style: reported when it is used
+            return None
+        if not missing:
+            return None
+        which, them = ("which is no token", "it") if len(missing) == 1 else ("which are no tokens", "them")
+        return (
+            f"prompt style {self.style.name!r} writes {', '.join(missing)}, {which} of this tokenizer but loose "
+            f"characters; add {them} with finetune --new_tokens, or choose another style"
         )
 
     def _tokenizer_with_style(self) -> tuple[Tokenizer, str | None]:

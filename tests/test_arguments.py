@@ -125,7 +125,7 @@ def test_mistakes_in_yaml(text: str, answers: list[str], tmp_path: Path, capsys:
     assert len(err.splitlines()) == (1 if len(answers) == 1 else len(answers) + 2)
 
 
-def test_configs_of_several_kinds(tmp_path: Path) -> None:
+def test_configs_of_several_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, text in (
         ("a", "train: {lr: 1e-3, epochs: 2}\nout_dir: ~/x\n"),
         ("b", "train: {lr: 2e-3}\nresume: None\n"),
@@ -135,6 +135,8 @@ def test_configs_of_several_kinds(tmp_path: Path) -> None:
     settings = parse("finetune", ["--train.epochs", "3", *configs, "m", "--data", "d"])
     assert (settings.train.lr, settings.train.epochs, settings.resume) == (2e-3, 3, None)
     assert settings.out_dir == str(Path.home() / "x")
+    note = f"litlm: --config is given twice; {tmp_path / 'b.yaml'} overrides train.lr\n"
+    assert capsys.readouterr().err == note
     args = "{optimizer_args: {eps: 1e-8}, batch_size: 1e1, max_tokens: 2.0e+3}"
     train = parse("finetune", ["m", "--data", "d", "--train", args, "--train.batch_size=3"]).train
     assert (train.optimizer_args, train.batch_size, train.max_tokens) == ({"eps": 1e-8}, 3, 2000)
@@ -263,6 +265,8 @@ def test_a_flag_given_twice_is_pointed_out(capsys: pytest.CaptureFixture[str]) -
         "litlm: --train.lr is given twice; '2' is used, not '1'",
         "litlm: --method.name is given twice; 'qlora' is used, not 'lora'",
     ]
+    parse("finetune", shlex.split(f"{M[9:]} --out_dir a --out_dir b"))
+    assert capsys.readouterr().err == "litlm: --out_dir is given twice; 'b' is used, not 'a'\n"
     parse("finetune", shlex.split(f"{M[9:]} --data e --train.lr 1 --train.lr 1 --train.samples a --train.samples b"))
     assert capsys.readouterr().err == ""
 

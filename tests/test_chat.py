@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import resource
 import select
 import stat
 import struct
@@ -139,6 +140,38 @@ def test_saved_conversations_are_data(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(ValueError, match="could not be written"):
         talk.process(f"/save {tmp_path}/nowhere/talks.jsonl")
     assert len(talk.messages) == 4
+
+
+def test_a_cut_answer_is_saved_with_weight_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "talks.jsonl"
+    talk = conversation(max_new_tokens=3)
+    talk.process("one")
+    talk.process("two")
+    talk._cut.discard(1)  # as if it had ended
+    talk.process(f"/save {file}")
+    messages = json.loads(file.read_text())["messages"]
+    assert [m.get("weight") for m in messages] == [None, None, None, 0]
+    assert [m.get("train") for m in parse({"messages": messages}).messages][1::2] == [None, False]
+    assert "1 cut answer saved with weight 0" in capsys.readouterr().err
+    talk.process("/reset")
+    assert not talk._cut
+
+
+def test_saving_on_a_full_disk_changes_nothing(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    old.write_text('{"messages": []}\n')
+    talk = conversation(max_new_tokens=3)
+    talk.process("one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
+    try:
+        for file in (old, new):
+            with pytest.raises(ValueError, match="could not be written .File too large"):
+                talk.process(f"/save {file}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert old.read_text() == '{"messages": []}\n'
+    assert not new.exists()
 
 
 def test_paths_are_messages_and_words_are_commands() -> None:

@@ -215,11 +215,19 @@ def test_an_unknown_command_is_answered_with_the_closest(typed: str, meant: str,
         (("generate", "m", "--prompt", "a", "--stop", ""), ("empty text",)),
         (("generate", tiny.folder, "--prompt", "a", "--device", "gpu"), ("device='gpu'",)),
         (("generate", tiny.folder, "--prompt", "a", "--dtype", "int3"), ("dtype='int3'",)),
+        (("generate", "none", "--prompt", "a", "--dtype", "int3"), ("dtype='int3'",)),
+        (("generate", "none", "--prompt", "a", "--style", "chatm"), ("Unknown prompt style 'chatm'",)),
+        (("generate", "none", "--prompt", "a", "--adapter", "/no/adapter"), ("/no/adapter does not exist",)),
+        (("chat", "none", "--style", "chatm"), ("Unknown prompt style 'chatm'",)),
         (("generate", tiny.folder, "--prompt", ""), ("the prompt is empty",)),
         (("generate", tiny.folder, "--prompt", "a " * 300), ("the model's context is 256",)),
         (("generate", tiny.folder, "--prompt", "a", "--adapter", "/no/adapter"), ("/no/adapter does not exist",)),
         (("chat", "smollm3-instruct"), ("smollm3-instruct",)),
         (("merge", "/no/adapter", "--out_dir", "x"), ("/no/adapter does not exist",)),
+        (("merge", "/no/adapter", "--base", "none", "--out_dir", "x"), ("/no/adapter does not exist",)),
+        (("merge", tiny.folder, "--base", "none", "--out_dir", "/proc/x"), ("out_dir='/proc/x' can't be written to",)),
+        (("quickstart", "--model", "none", "--out_dir", "/proc/x"), ("out_dir='/proc/x' can't be written to",)),
+        (("download", "none", "--out_dir", "/proc/x"), ("out_dir='/proc/x' can't be written to",)),
         (("describe", "lama-3.1-8b"), ("llama-3.1-8b",)),
         (("describe", "/"), ("config.json",)),
         (("models", "nothing-like-it"), ("nothing-like-it",)),
@@ -251,12 +259,30 @@ def test_a_traceback_on_request() -> None:
     assert "Traceback" in debug.stderr
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+@pytest.mark.parametrize("command", ["models", "describe smollm2-135m", "chat --help"])
+def test_a_closed_pipe_is_no_error(command: str) -> None:
+    litlm = f"{sys.executable} -m litlm"
     done = subprocess.run(
-        f"{sys.executable} -m litlm models | head -1", shell=True, capture_output=True, text=True, timeout=600
+        ["bash", "-c", f"set -o pipefail; {litlm} {command} | true"], capture_output=True, text=True, timeout=600
     )
-    assert done.returncode == 0
-    assert done.stderr == ""
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["models", "completion bash", "chat --help", "--help", "--version"])
+def test_a_full_disk_under_standard_output_is_one_line(command: str, unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "litlm", *command.split()], stdout=full, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered}, timeout=600,
+        )  # fmt: skip
+    assert done.returncode == 1
+    where = "" if unbuffered else "standard output: "
+    assert done.stderr in (
+        f"litlm: {where}No space left on device (LITLM_DEBUG=1 shows a traceback)\n",
+        "litlm: No space left on device (LITLM_DEBUG=1 shows a traceback)\n",
+    )
 
 
 # --- options -------------------------------------------------------------------------------------------------------
@@ -429,6 +455,35 @@ def test_generate_says_that_an_answer_was_cut(run: Run) -> None:
     )
     assert "the context of 256 tokens is full" in run(*argv, "--chat", "--max_new_tokens=500")[2]
     assert run(*argv, "--max_new_tokens=5")[2] == "", "a continuation has no end"
+
+
+def test_a_style_whose_tokens_the_tokenizer_lacks_is_pointed_out(run: Run, tmp_path: Path) -> None:
+    note = "prompt style 'llama3' writes <|begin_of_text|>, <|start_header_id|>, <|end_header_id|>, <|eot_id|>, which"
+    argv = ["generate", tiny.folder(), "--prompt=hi", "--device=cpu", "--max_new_tokens=1"]
+    assert run(*argv, "--style=llama3")[2].count(note) == 1
+    assert "prompt style" not in run(*argv, "--style=chatml")[2]
+    assert run("chat", *argv[1:2], *argv[3:], "--style=llama3")[2].count(note) == 1
+    data = _lines(tmp_path / "d.jsonl", [{"instruction": f"{i}?", "output": "yes"} for i in range(6)])
+    argv = ["finetune", tiny.folder(), "--data", data, "--device=cpu", "--train.max_steps=1", "--data.style=llama3"]
+    assert "".join(run(*argv, "--out_dir", tmp_path / "a")[1:]).count(note) == 1
+    added = [f"--new_tokens=<|{name}|>" for name in ("begin_of_text", "start_header_id", "end_header_id", "eot_id")]
+    assert "prompt style" not in "".join(run(*argv, *added, "--out_dir", tmp_path / "b")[1:])
+
+
+def test_data_are_looked_at_before_the_model_loads(run: Run, tmp_path: Path) -> None:
+    broken, answered = tmp_path / "broken.jsonl", {"prompt": "a", "completion": "b"}
+    broken.write_text("{\n" + json.dumps(answered) + "\n")
+    asked = _lines(tmp_path / "asked.jsonl", [{"prompt": "a"}])
+    plain = _lines(tmp_path / "plain.jsonl", [answered])
+    for command, data, text in (
+        ("finetune", broken, "broken.jsonl, line 1: not valid JSON"),
+        ("finetune", asked, "asked.jsonl, line 1: "),
+        ("dpo", broken, "broken.jsonl, line 1: not valid JSON"),
+        ("dpo", plain, "plain.jsonl, line 1: has the keys completion, prompt"),
+    ):
+        code, _, err = run(command, "none", "--data", data, "--out_dir", tmp_path / "o", "--device=cpu")
+        assert code == 1
+        assert text in err
 
 
 def test_a_stray_error_of_the_system_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -737,7 +792,7 @@ def work(settings):
         print("said", i, file=sys.stderr)
     open(sys.argv[1], "w").write("done")
 sys.modules["work"] = types.SimpleNamespace(work=work)
-cli.COMMANDS = {name: cli.Command(c.settings, "work:work") for name, c in cli.COMMANDS.items()}
+cli.COMMANDS = {name: cli.Command(c.settings, "work:work", "") for name, c in cli.COMMANDS.items()}
 cli.parse = lambda name, argv: None
 cli.main([sys.argv[2]])
 """

@@ -15,7 +15,7 @@ import pytest
 
 from litlm.data import sources
 from litlm.data.named import NamedDataset
-from litlm.data.records import RecordSources, format_problems, read_records, resolve_source
+from litlm.data.records import RecordSources, check_start, format_problems, read_records, resolve_source
 from litlm.data.sources import expand_patterns
 from litlm.data.text import documents
 
@@ -105,6 +105,28 @@ def test_equal_problems_are_one_line_for_each_file_and_kind() -> None:
     assert format_problems(problems).splitlines()[1:] == [
         "- a, b.jsonl, lines 3, 4 (2 in all): x: y", "- c, row 3: x: y", "- no place", "- c, record 3: x: y",
     ]  # fmt: skip
+
+
+def test_the_start_of_a_file_is_checked(tmp_path: Path) -> None:
+    def parse(record: dict[str, Any]) -> None:
+        if record["a"] == "3":
+            raise ValueError("a is 3")
+
+    rows = [{"a": str(i)} for i in range(9)]
+    files = [tmp_path / f"a.{end}" for end in ("jsonl", "json", "csv", "parquet")]
+    write(files[0], rows, lines=True)
+    write(files[1], rows, lines=False)
+    files[2].write_text("a\n" + "".join(f"{i}\n" for i in range(9)))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), files[3])
+    for file in files:
+        check_start(file, parse, limit=3)
+        with pytest.raises(ValueError, match=r"(line|record|row) \d: a is 3"):
+            check_start(file, parse, limit=4)
+    check_start("alpaca", parse)
+    files[0].write_text('{"a": "1"}\n{\n')
+    check_start(files[0], parse, limit=1)
+    with pytest.raises(ValueError, match="line 2: not valid JSON"):
+        check_start(files[0], parse)
 
 
 def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:

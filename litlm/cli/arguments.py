@@ -57,7 +57,7 @@ def parse(name: str, command: Command, argv: list[str]) -> Any:
     line = _CommandLine(parser, name, command)
     line.read(argv)
     if line.help:
-        parser.print_help()
+        print(parser.format_help(), end="")  # parser.print_help ignores errors
         raise SystemExit(0)
     problems = line.problems or line.missing()
     config = None
@@ -281,8 +281,10 @@ class _CommandLine:
         if content is not None and not isinstance(content, dict):
             self.problems.append(f"{path} must hold options, such as {self.required[0]}: ..., not {_shown(content)}")
         elif content:
-            self.options_of_file = set()
+            self.options_of_file, before = set(), dict(self.values)
             self._set_mapping(content, path)
+            if changed := [option for option, old in before.items() if self.values[option].value != old.value]:
+                self.notes.append(f"--config is given twice; {path} overrides {', '.join(changed)}")
 
     def _read_group(self, name: str, value: str) -> None:
         """--train '{lr: 1e-3}', or a YAML file with that."""

@@ -40,7 +40,7 @@ _HISTORY_BYTES = 1 << 20
 def chat(settings: ChatCommand) -> None:
     """Run `litlm chat`."""
     print(f"Loading {settings.model} ...", file=sys.stderr)
-    llm = load_model(settings)
+    llm = load_model(settings, is_chat=True)
     device = llm.model.embed.weight.device.type
     print(
         f"{settings.model} on {device}, context {llm.config.max_seq_len:,} tokens. /help lists commands.",
@@ -73,6 +73,7 @@ class Conversation:
         self.llm, self.sampling, self.system = llm, sampling, system
         self.messages: list[dict[str, str]] = []
         self._unfinished: list[int] = []  # tokens of prompt and answer, if the answer can be continued
+        self._cut: set[int] = set()  # which messages are answers that did not end
         self._retries = 0
 
     def process(self, text: str) -> bool:
@@ -105,7 +106,7 @@ class Conversation:
         return [{"role": "system", "content": self.system}] if self.system else []
 
     def _reset(self) -> None:
-        self.messages, self._unfinished = [], []
+        self.messages, self._unfinished, self._cut = [], [], set()
 
     def _ask(self, messages: list[dict[str, str]], sampling: SamplingSettings) -> None:
         """Stream the answer to the last message; an answer stopped by Ctrl-C is kept as far as it came."""
@@ -121,9 +122,7 @@ class Conversation:
         if not stream.token_ids:  # stopped before the first token
             return
         self.messages = [*messages, {"role": "assistant", "content": text}]
-        self._unfinished = []
-        if stream.finish_reason != "stop":
-            self._unfinished = llm.style.encode(prompt, llm.tokenizer) + stream.token_ids
+        self._set_unfinished(llm.style.encode(prompt, llm.tokenizer), stream)
 
     def _continue(self) -> None:
         if not self._unfinished:
@@ -133,7 +132,15 @@ class Conversation:
             sampling = sampling.changed(stop=(*sampling.stop, *llm.style.stop))
         text, stream = self._print_stream(llm.generate(self._unfinished, sampling, stream=True), sampling)
         self.messages[-1] = {"role": "assistant", "content": before + text}
-        self._unfinished = [] if stream.finish_reason == "stop" else self._unfinished + stream.token_ids
+        self._set_unfinished(self._unfinished, stream)
+
+    def _set_unfinished(self, before: list[int], stream: Stream) -> None:
+        """Note whether the last message is a whole answer. before: the token ids that `stream` continued."""
+        self._cut.discard(len(self.messages) - 1)
+        self._unfinished = []
+        if stream.finish_reason != "stop":
+            self._cut.add(len(self.messages) - 1)
+            self._unfinished = before + stream.token_ids
 
     def _retry(self, text: str) -> None:
         if not self.messages:
@@ -164,7 +171,10 @@ class Conversation:
         if not self.messages:
             raise ValueError("there is nothing to save yet")
         path = Path(name).expanduser()
-        line = json.dumps({"messages": [*self._system_message(), *self.messages]}, ensure_ascii=False) + "\n"
+        # Weight 0: finetuning on a cut answer would teach to end in mid-sentence.
+        messages = [m | {"weight": 0} if i in self._cut else m for i, m in enumerate(self.messages)]
+        line = json.dumps({"messages": [*self._system_message(), *messages]}, ensure_ascii=False) + "\n"
+        size = path.stat().st_size if path.exists() else None
         try:
             with path.open("a+b") as file:
                 if file.tell():
@@ -172,9 +182,13 @@ class Conversation:
                     line = line if file.read(1) == b"\n" else "\n" + line
                 file.write(line.encode())
         except OSError as e:
+            with contextlib.suppress(OSError):  # remove what was written of the line
+                path.unlink() if size is None else os.truncate(path, size)
             raise ValueError(f"{path} could not be written ({error_reason(e)}); the conversation is not lost") from e
         n = len(self.messages) // 2
         print(f"Saved the conversation ({n} exchange{'s' * (n > 1)}) to {path}")
+        if n := len(self._cut):
+            _note(f"{n} cut answer{'s' * (n > 1)} saved with weight 0: finetuning would learn to end there")
 
     def _print_stream(self, stream: Stream, sampling: SamplingSettings) -> tuple[str, Stream]:
         """Print an answer as it comes, and why it ended if it was cut."""

@@ -263,6 +263,8 @@ def _print(described: dict[str, dict[str, str]]) -> None:
     for name in names:
         grid.add_row(name, *(escape(rows.get(name, "")) for rows in described.values()))
     console = Console(highlight=False)
-    if not several:
-        console.print(*described, style="bold", markup=False, soft_wrap=True)
-    console.print(grid)
+    with console.capture() as shown:  # see `litlm models`
+        if not several:
+            console.print(*described, style="bold", markup=False, soft_wrap=True)
+        console.print(grid)
+    print(shown.get(), end="")

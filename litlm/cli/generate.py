@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def generate(settings: GenerateCommand) -> None:
     """Run `litlm generate`."""
     prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
-    llm = load_model(settings)
     is_chat = settings.chat or settings.style is not None
+    llm = load_model(settings, is_chat=is_chat)
     if is_chat:
         stream = llm.chat([{"role": "user", "content": prompt}], settings, stream=True)
     else:
@@ -30,16 +30,18 @@ def generate(settings: GenerateCommand) -> None:
         print(f"litlm: the answer was cut after {len(stream.token_ids)} tokens; {limit}", file=sys.stderr)
 
 
-def load_model(settings: ModelCommand) -> LLM:
-    """The model of a command's settings, in its prompt style."""
+def load_model(settings: ModelCommand, *, is_chat: bool) -> LLM:
+    """The model of a command's settings, in its prompt style. is_chat: whether that style is used."""
     from litlm.llm import LLM
+    from litlm.prompts import get_style
 
+    style = get_style(settings.style) if settings.style is not None else None  # a wrong name needs no model
     llm = LLM.load(
         settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype,
         quantize=settings.quantize, compile=settings.compile, ignore_fields=settings.ignore_fields,
     )  # fmt: skip
-    if settings.style is not None:
-        from litlm.prompts import get_style
-
-        llm.style = get_style(settings.style)
+    if style is not None:
+        llm.style = style
+    if is_chat and (note := llm.style_note()):
+        print(f"litlm: {note}", file=sys.stderr)
     return llm

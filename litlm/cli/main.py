@@ -93,6 +93,7 @@ COMMANDS = {
 # How long PyTorch's threads spin before they sleep (GNU OpenMP's default is 300,000). With more processes than cores,
 # spinning threads keep the threads they wait for from running. Set before PyTorch is loaded.
 SPIN_COUNT = "4000"
+STDOUT = "standard output"  # the filename of errors in writing there
 _PRINTING = ("chat", "generate", "models", "describe", "completion")  # commands whose output is all that they produce
 
 
@@ -102,13 +103,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     try:
-        with _exit_on_signals():
-            _main(argv)
+        try:
+            with _exit_on_signals():
+                _main(argv)
+        finally:
+            _flush_output()
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `litlm models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
+    except OSError as e:  # standard output, or not foreseen anywhere
+        if e.filename == STDOUT:
+            _discard(sys.stdout)
+        if os.environ.get("LITLM_DEBUG"):
+            raise
+        from litlm.io.errors import error_reason
+
+        fail(f"{f'{e.filename}: ' if e.filename else ''}{error_reason(e)} (LITLM_DEBUG=1 shows a traceback)")
+
+
+def _flush_output() -> None:
+    """Write what is buffered now: failures at exit (a full disk) are reported by Python, and not by the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, STDOUT) from e
+
+
+def _discard(stream: Any) -> None:
+    """Send further output of stdout or stderr, and what is still buffered, to /dev/null."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
@@ -145,16 +170,16 @@ def _main(argv: list[str]) -> None:
     try:
         settings = parse(argv[0], argv[1:])
         code = 1
+        if out_dir := getattr(settings, "out_dir", None):
+            from litlm.io.writing import check_writable
+
+            check_writable(Path(out_dir))  # now, not when the model is loaded
         module, _, function = COMMANDS[argv[0]].run.partition(":")
         with nullcontext() if argv[0] in _PRINTING else _output_may_close():
             getattr(import_module(module), function)(settings)
-    except (ValueError, OSError) as e:
-        if os.environ.get("LITLM_DEBUG") or isinstance(e, BrokenPipeError):
+    except ValueError as e:
+        if os.environ.get("LITLM_DEBUG"):
             raise
-        if isinstance(e, OSError):  # not foreseen anywhere
-            from litlm.io.errors import error_reason
-
-            fail(f"{f'{e.filename}: ' if e.filename else ''}{error_reason(e)} (LITLM_DEBUG=1 shows a traceback)", code)
         fail(str(e), code)
 
 
@@ -171,17 +196,14 @@ class _ClosableStream:
         try:
             return self._stream.write(text)
         except OSError:
-            self._discard_output()
+            _discard(self._stream)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError:
-            self._discard_output()
-
-    def _discard_output(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            _discard(self._stream)
 
 
 @contextmanager
@@ -273,12 +295,16 @@ def _print_result(settings: RunSettings, result: Any) -> None:
 
 def merge(settings: MergeCommand) -> None:
     """Run `litlm merge`."""
+    from litlm.checkpoint.adapter import METHODS
     from litlm.checkpoint.hf import check_merge_dir
-    from litlm.checkpoint.peft import base_of
+    from litlm.checkpoint.peft import base_of, read_adapter_config
     from litlm.checkpoint.run_folder import model_directory
     from litlm.llm import LLM
+    from litlm.transforms.adapter import NOT_MERGEABLE
 
     adapter = model_directory(Path(settings.adapter))
+    if read_adapter_config(adapter).get("peft_type") in METHODS:
+        raise ValueError(f"{adapter} has {NOT_MERGEABLE}")
     base = settings.base or base_of(adapter)
     check_merge_dir(Path(settings.out_dir), base, adapter, overwrite=settings.overwrite)
     llm = LLM.load(base, adapter=adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields)

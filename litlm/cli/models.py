@@ -97,10 +97,12 @@ def _print_models(found: list[tuple[ModelInfo, Config]]) -> None:
         )  # fmt: skip
     # Names are there to be copied, so they are never wrapped or cut.
     console = Console(width=max(Console().width, Console(width=1000).measure(table).maximum))
-    console.print(table)
     notes = [f"{len(found)} models. `litlm describe NAME` shows one; any hub id of these families loads too."]
     if any(info.gated for info, _ in found):
         notes.append("* needs an agreement on the hub first.")
     if any(_style(info).endswith("?") for info, _ in found):
         notes.append("? unverified: there was no reference to compare this prompt style with.")
-    console.print("\n".join(notes), highlight=False)
+    with console.capture() as shown:  # printing it itself, rich would exit with code 1 when a pipe is closed
+        console.print(table)
+        console.print("\n".join(notes), highlight=False)
+    print(shown.get(), end="")

@@ -8,15 +8,17 @@ where it has none: these nulls are dropped.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from litlm.data.named import NamedDataset, closest_names, find_dataset, list_datasets
 from litlm.data.record_formats import ANSWER_KEYS, INPUT_KEYS, PROMPT_KEYS, ROLES
 from litlm.data.sources import expand_patterns, load_hub, open_parquet, split_hub_id
+from litlm.io.errors import error_reason
 
 Record = tuple[str, dict[str, Any]]  # location, content
 
@@ -31,17 +33,35 @@ _MAX_LINES, _MAX_NUMBERS = 20, 8  # of an error: lines, and numbers of records i
 _LOCATION = re.compile(r"(.*), (line|record|row) (\d+): (.*)", re.S)
 
 
-def read_records(source: str | Path, *, split: str = "train") -> Iterator[Record]:
+def read_records(source: str | Path, *, split: str = "train", limit: int | None = None) -> Iterator[Record]:
     """The records of a file (.json with one list, .jsonl, .csv with a header, .parquet) or of a dataset on the hub.
 
     source: an existing file; else a named dataset, or a hub id `org/name` or `org/name:config`. split: of a hub
-    dataset. Raises ValueError that names every record that can't be read, after the others.
+    dataset. limit: read at most so many lines (or records). Raises ValueError that names every line that can't be read,
+    after the others.
     """
     found = resolve_source(source)
     if isinstance(found, NamedDataset):
-        return _from_hub(found, split)
+        return itertools.islice(_from_hub(found, split), limit)
     readers = {".csv": _from_csv, ".parquet": _from_parquet}
-    return _require_records(readers.get(found.suffix.lower(), _from_json)(found), f"{found} holds no examples")
+    return _require_records(readers.get(found.suffix.lower(), _from_json)(found, limit), f"{found} holds no examples")
+
+
+def check_start(source: str | Path, parse: Callable[[dict[str, Any]], Any], *, limit: int = 1000) -> None:
+    """Raise ValueError if the source is unknown or unreadable, or if `parse` refuses one of the first records.
+
+    Fetches nothing: datasets on the hub are not read.
+    """
+    found, problems = resolve_source(source), []
+    if isinstance(found, NamedDataset):
+        return
+    for where, record in read_records(found, limit=limit):
+        try:
+            parse(record)
+        except ValueError as e:
+            problems.append(f"{where}: {e}")
+    if problems:
+        raise ValueError(format_problems(problems))
 
 
 class RecordSources:
@@ -129,25 +149,27 @@ def _require_records(records: Iterator[Record], error: str) -> Iterator[Record]:
         raise ValueError(error)
 
 
-def _from_json(path: Path) -> Iterator[Record]:
+def _from_json(path: Path, limit: int | None) -> Iterator[Record]:
     """A JSON list if the first character is a bracket, else JSON Lines."""
     with _open(path, newline="\n") as file:  # texts may hold other line ends
         try:
             first = next((line for line in file if line.strip()), "")
             file.seek(0)
-            records = _from_list(path, file.read()) if first.lstrip().startswith("[") else _from_lines(path, file)
-            yield from records
+            if first.lstrip().startswith("["):
+                yield from _from_list(path, file.read(), limit)
+            else:
+                yield from _from_lines(path, file, limit)
         except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"data file {path} can't be read as UTF-8 text ({e})") from None
+            raise ValueError(f"data file {path} can't be read as UTF-8 text ({error_reason(e)})") from None
 
 
-def _from_list(path: Path, text: str) -> Iterator[Record]:
+def _from_list(path: Path, text: str, limit: int | None) -> Iterator[Record]:
     try:
         records = json.loads(text)
     except ValueError as e:
         raise ValueError(f"{path} is not valid JSON: {e}") from None
     problems = []
-    for i, record in enumerate(records, 1):
+    for i, record in enumerate(records[:limit], 1):
         if isinstance(record, dict):
             yield f"{path}, record {i}", record
         else:
@@ -156,9 +178,9 @@ def _from_list(path: Path, text: str) -> Iterator[Record]:
         raise ValueError(format_problems(problems))
 
 
-def _from_lines(path: Path, file: Any) -> Iterator[Record]:
+def _from_lines(path: Path, file: Any, limit: int | None) -> Iterator[Record]:
     problems = []
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(itertools.islice(file, limit), 1):
         if not line.strip():
             continue
         try:
@@ -184,7 +206,7 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _from_csv(path: Path) -> Iterator[Record]:
+def _from_csv(path: Path, limit: int | None) -> Iterator[Record]:
     csv.field_size_limit(2**31 - 1)  # 128 KiB otherwise, less than a long text
     problems = []
     with _open(path, newline="") as file:
@@ -194,7 +216,7 @@ def _from_csv(path: Path) -> Iterator[Record]:
             if doubled := {name for name in header if header.count(name) > 1}:
                 raise ValueError(f"{path}: the header has the columns {', '.join(sorted(doubled))} more than once")
             line = rows.line_num + 1
-            for row in rows:
+            for row in itertools.islice(rows, limit):
                 where, line = f"{path}, line {line}", rows.line_num + 1
                 if len(row) != len(header):
                     if row:
@@ -209,7 +231,7 @@ def _from_csv(path: Path) -> Iterator[Record]:
         except csv.Error as e:
             problems.append(f"{path}, line {rows.line_num}: not valid CSV ({e})")
         except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"data file {path} can't be read as UTF-8 text ({e})") from None
+            raise ValueError(f"data file {path} can't be read as UTF-8 text ({error_reason(e)})") from None
     if problems:
         raise ValueError(format_problems(problems))
 
@@ -240,11 +262,11 @@ def _are_messages(value: Any) -> bool:
     )
 
 
-def _from_parquet(path: Path) -> Iterator[Record]:
+def _from_parquet(path: Path, limit: int | None) -> Iterator[Record]:
     with open_parquet(path) as file:
         types = {field.name: field.type for field in file.schema_arrow}
         rows = (row for batch in file.iter_batches(batch_size=1000) for row in batch.to_pylist())
-        for number, record in enumerate(rows, 1):
+        for number, record in enumerate(itertools.islice(rows, limit), 1):
             yield f"{path}, row {number}", {key: _drop_nulls(value, types[key]) for key, value in record.items()}
 
 
@@ -269,7 +291,7 @@ def _open(path: Path, newline: str) -> Any:
     try:
         return path.open(encoding="utf-8-sig", newline=newline)
     except OSError as e:
-        raise ValueError(f"data file {path} can't be read ({e})") from None
+        raise ValueError(f"data file {path} can't be read ({error_reason(e)})") from None
 
 
 def _from_hub(dataset: NamedDataset, split: str) -> Iterator[Record]:

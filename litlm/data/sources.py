@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from litlm.data.named import list_datasets
+from litlm.io.errors import error_reason
 
 _HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([^:/\\]+))?", re.ASCII)
 _HUB_TIMEOUT = 4.0  # seconds until the hub counts as unreachable; the library would retry for much longer
@@ -59,7 +60,7 @@ def open_parquet(path: str | Path) -> Iterator[Any]:
     except ArrowException as e:
         raise ValueError(f"{path} is no valid parquet file ({e}); copy or download it again") from None
     except OSError as e:
-        raise ValueError(f"{path} can't be read: {e}") from None
+        raise ValueError(f"{path} can't be read: {error_reason(e)}") from None
 
 
 def load_hub(

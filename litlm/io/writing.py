@@ -27,6 +27,17 @@ def writing(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} could not be written ({error_reason(e)})") from e
 
 
+def check_writable(folder: Path) -> None:
+    """Raise ValueError if an out_dir can't be written to, or created. Leaves nothing behind."""
+    try:
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as e:
+        raise ValueError(
+            f"out_dir={str(folder)!r} can't be written to ({error_reason(e)}); name another --out_dir"
+        ) from e
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which replaces `path` if the block succeeds. Raises ValueError if writing fails."""

@@ -12,6 +12,7 @@ import bisect
 import copy
 import difflib
 import os.path
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -130,6 +131,19 @@ class PromptStyle:
     def count_tokens(self, messages: Sequence[Message], tokenizer: Tokenizer, **arguments: Any) -> int:
         """Tokens of the prompt for the next answer. arguments: tools and template_kwargs."""
         return len(self.encode(messages, tokenizer, **arguments))
+
+    def missing_tokens(self, tokenizer: Tokenizer) -> list[str]:
+        """The special tokens in this style's text that the tokenizer lacks; [] if it has those that end an answer.
+
+        For then the others are plain text, as in some published models (Zephyr's `<|user|>`).
+        """
+        talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        text = self.format(talk, add_generation_prompt=False)
+        ends = {stop for stop in self.stop if stop in text and stop[-1] in ">]|["}  # not "### Instruction:"
+        if all(tokenizer.token_to_id(end) is not None for end in ends):
+            return []
+        written = sorted({*ends, *re.findall(r"<\|[^|<>\s]+\|>", text)}, key=text.index)
+        return [token for token in written if tokenizer.token_to_id(token) is None]
 
     def encode_with_mask(
         self, messages: Sequence[Message], tokenizer: Tokenizer, *, first: int = 0, **arguments: Any

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litlm.checkpoint.run_folder import find_model, is_adapter, model_files
-from litlm.settings import PretrainSettings, RunSettings, TextData
+from litlm.settings import DPOSettings, PretrainSettings, RunSettings, TextData
 
 if TYPE_CHECKING:
     from litlm.checkpoint.training import Checkpoints
@@ -45,9 +45,10 @@ def preflight(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
 
 def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
     """Settings that contradict each other, missing files and packages, unknown names."""
-    from litlm.data import text
+    from litlm.data import record_formats, text
+    from litlm.data.preference import parse_pair
     from litlm.data.prepare import is_prepared
-    from litlm.data.records import resolve_source
+    from litlm.data.records import check_start
     from litlm.data.sources import expand_patterns
     from litlm.llm import pick_device
     from litlm.prompts import get_style
@@ -83,7 +84,7 @@ def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
             attempt(text.find_sources, unprepared, text_key=data.text_key, split=data.split)
         else:
             for source in found:
-                attempt(resolve_source, source)
+                attempt(check_start, source, parse_pair if isinstance(settings, DPOSettings) else record_formats.parse)
     if t.early_stop and not data.val_path and data.val_fraction == 0:
         problems.append(f"early_stop={t.early_stop} needs data to validate on; set val_fraction or val_path")
     if (method := attempt(get_method, settings.method.name)) is not None:

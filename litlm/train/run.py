@@ -170,7 +170,7 @@ def introduce(
     from litlm.transforms.quantize import count_parameters
 
     t = settings.train
-    for note in (*method.notes, *train.notes, *(val.notes if val else ()), llm.chat_note()):
+    for note in (*method.notes, *train.notes, *(val.notes if val else ()), llm.style_note(), llm.chat_note()):
         if note:
             report.say(note)
     trainable, total = count_parameters(llm.model)

@@ -28,6 +28,11 @@ from litlm.ops.sdpa import attention
 from litlm.settings import MethodSettings
 from litlm.transforms.lora import LoRA
 
+NOT_MERGEABLE = (
+    "adapters of method adapter or adapter_v2: their prompts can't be merged into weights; use the model and its "
+    "adapter together (MODEL --adapter DIR), or train with method lora to merge"
+)
+
 
 class Adapter(nn.Module):
     """What is trained beside a frozen module, in fp32. disabled: not used."""
@@ -202,7 +207,4 @@ def adapters_disabled(model: nn.Module) -> Iterator[None]:
 def refuse_to_merge(model: nn.Module) -> None:
     """Raises ValueError if the model has prompts, which no weights of the plain model can express."""
     if any(True for _ in prompt_adapters(model)):
-        raise ValueError(
-            "the model has adapters of method adapter or adapter_v2: their prompts can't be merged into weights; "
-            "use the model and its adapter together (MODEL --adapter DIR), or train with method lora to merge"
-        )
+        raise ValueError(f"the model has {NOT_MERGEABLE}")
