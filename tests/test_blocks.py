@@ -460,14 +460,14 @@ def test_routers_count_each_pass_once(compile: bool, checkpointing: Any) -> None
             found = grads(model, ids, extra=lambda: 50 * watch.balance_loss() + 5 * watch.z_loss())
             theirs, load = expected(ids)
             check(found, theirs, 1e-4)
-            assert len(watch.seen) == case.hf["num_hidden_layers"]
+            assert len(watch.routings) == case.hf["num_hidden_layers"]
             assert watch.statistics()["router_max_load"].item() == pytest.approx(load, rel=1e-6)
         model(ids)  # a second pass before `clear`
-        assert len(watch.seen) == 2 * case.hf["num_hidden_layers"]
+        assert len(watch.routings) == 2 * case.hf["num_hidden_layers"]
         graphs = counters["stats"]["unique_graphs"]
         with torch.no_grad():
             model(ids)
-        assert len(watch.seen) == 2 * case.hf["num_hidden_layers"]
+        assert len(watch.routings) == 2 * case.hf["num_hidden_layers"]
     model.eval()
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     if compile:
@@ -482,7 +482,7 @@ def test_what_is_computed_again_is_not_held() -> None:
     for mode in MODES:
         with training_blocks(model, checkpointing=mode), watch_routers(model):
             grads(model, ids)
-            assert all(m.noted is None for m in model.modules() if hasattr(m, "noted"))
+            assert all(m.last_routing is None for m in model.modules() if hasattr(m, "last_routing"))
 
 
 # --- graphs --------------------------------------------------------------------------------------------------------

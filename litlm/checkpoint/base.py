@@ -16,7 +16,7 @@ from litlm.config import Config
 from litlm.families import WeightMap, get_family
 from litlm.families.base import Match
 from litlm.model import GPT
-from litlm.model.rope import Rope
+from litlm.model.buffers import ComputedBuffer
 
 
 class WeightSource(ABC):
@@ -66,7 +66,7 @@ def load_model(
             kept = torch.float32 if wide and ".router." in name else dtype
             set_tensor(model, name, part, device=device, dtype=kept, index=match.index)
     for module in model.modules():
-        if isinstance(module, Rope):
+        if isinstance(module, ComputedBuffer):
             module.to_empty(device=device)
     return model.eval()
 

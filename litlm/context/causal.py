@@ -2,65 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from litlm.config import LayerConfig
-from litlm.context.base import Context, needs_blocks, send, shared_kv, visible
-from litlm.ops.sdpa import attention, fused_attention, fused_fits, kept_block_mask
+from litlm.context.base import CachelessContext, any_given, send, visible
+from litlm.ops.sdpa import AttentionSpec, PerHead, attention, cached_block_mask, flex_attention, flex_attention_fits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class Causal(Context):
-    """Each token sees itself and what came before it in the same row. Right padding needs no mask of its own.
+class Causal(CachelessContext):
+    """Each token attends to itself and to what came before it in the same row. Right padding needs no mask of its own.
 
     lengths: of the rows without their padding.
     """
 
     def __init__(self, lengths: Sequence[int] | None = None) -> None:
-        self._lengths = lengths
-        self._masks: dict[tuple[int | None, int | None], Tensor] = {}
-        self._blocks: dict[tuple[int | None, int | None], Any] = {}
-        self._shared: dict[int, tuple[Tensor, Tensor]] = {}
+        super().__init__()
+        self.lengths = lengths
 
-    def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
+    def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
+        """Positions (1, T); lengths replaces the constructor's."""
+        self._clear()
         self.positions = torch.arange(length, device=device)[None]
-        if self._lengths is not None:
-            self.row_lengths = send(torch.tensor(self._lengths), device)[:, None]
-        for made in (self._masks, self._blocks, self._shared):
-            made.clear()
+        lengths = self.lengths if lengths is None else lengths
+        self.row_lengths = None if lengths is None else send(torch.tensor(lengths), device)[:, None]
         return self.positions
-
-    def prepare(self, x: Tensor, layers: Iterable[LayerConfig]) -> None:
-        for window, chunk in needs_blocks(x, layers):
-            self._block(x, window, chunk)
-
-    def _block(self, x: Tensor, window: int | None, chunk: int | None) -> Any:
-        """x: (..., T, C)"""
-        if (window, chunk) not in self._blocks:
-            self._blocks[window, chunk] = kept_block_mask(x.size(-2), window, chunk, x.device)
-        return self._blocks[window, chunk]
 
     def attend(
         self,
-        layer: int,
         q: Tensor,
         k: Tensor | None,
         v: Tensor | None,
+        spec: AttentionSpec,
         *,
-        window: int | None = None,
-        chunk: int | None = None,
-        stored: Tensor | None = None,
-        share: bool = False,
-        **softmax: Any,
+        cache_entry: Tensor | None = None,
+        **per_head: Unpack[PerHead],
     ) -> Tensor:
-        k, v = shared_kv(self._shared, layer, k, v, share)
-        if fused_fits(q, v, softmax):
-            return fused_attention(q, k, v, self._block(q, window, chunk), **softmax)
-        if min(window or q.size(2), chunk or q.size(2)) >= q.size(2):
-            return attention(q, k, v, causal=True, **softmax)
-        if (window, chunk) not in self._masks:
-            self._masks[window, chunk] = visible(self.positions, self.positions[0], window, chunk)
-        return attention(q, k, v, mask=self._masks[window, chunk], **softmax)
+        """As `LayerContext.attend` says."""
+        assert k is not None
+        assert v is not None
+        if flex_attention_fits(q, v, spec, per_head=any_given(per_head)):
+            return flex_attention(q, k, v, spec, self._block_mask(spec.window, spec.chunk), **per_head)
+        if spec.is_full(q.size(2)):
+            return attention(q, k, v, spec, causal=True, **per_head)
+        return attention(q, k, v, spec, mask=self._mask(spec.window, spec.chunk), **per_head)
+
+    def _make_mask(self, window: int | None, chunk: int | None) -> Tensor:
+        return visible(self.positions, self.positions[0], window, chunk)  # (1, 1, T, T)
+
+    def _make_block_mask(self, window: int | None, chunk: int | None) -> Any:
+        return cached_block_mask(self.positions.size(1), window, chunk, self.positions.device)

@@ -17,7 +17,7 @@ from litlm.config import Config, LongRopeScaling
 from litlm.context import KVCache
 from litlm.generate.sampling import Sampler
 from litlm.model import GPT
-from litlm.ops.linear import generation
+from litlm.ops.linear import generation_kernels
 from litlm.settings import SamplingSettings
 from litlm.tokenizer import Tokenizer, outside
 
@@ -67,16 +67,15 @@ def _decode(
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
     room = [min(settings.max_new_tokens, model.config.max_seq_len - n) for n in lengths]
-    cache = KVCache(model.config, len(prompts), longest + max(room), device=device, dtype=weight.dtype)
+    cache = model.make_cache(len(prompts), longest + max(room))
     sampler = Sampler(settings, prompts, model.config.vocab_size, device)
     ended = [False] * len(prompts)
     texts, switches = [list(prompt) for prompt in prompts], _switches(model.config)
 
     tokens = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)  # (B, T)
-    last = torch.tensor(lengths, device=device)[:, None] - 1
-    with generation(weight.dtype, longest * len(prompts), device):
-        logits = model(tokens, context=cache, logit_positions=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
-    cache.truncate(lengths)
+    last = torch.tensor(lengths, device=device)[:, None] - 1  # (B, 1)
+    with generation_kernels(weight.dtype, longest * len(prompts), device):
+        logits = model(tokens, context=cache, logit_positions=last, lengths=lengths)[:, -1]  # (B, V)
     for step in range(1, max(room) + 1):
         chosen = sampler(logits)
         step_tokens = chosen.tolist()
@@ -91,7 +90,7 @@ def _decode(
             if not ended[b] and len(text) in switches:
                 cache.replace(b, _as_part_of_longer(model, text))
             text.append(step_tokens[b])
-        with generation(weight.dtype, len(prompts), device):
+        with generation_kernels(weight.dtype, len(prompts), device):
             logits = model(chosen[:, None], context=cache)[:, -1]
 
 
@@ -106,7 +105,7 @@ def _as_part_of_longer(model: GPT, text: list[int]) -> KVCache:
     """A cache with the tokens of `text` as a row holds them that is longer by one."""
     weight = model.embed.weight
     tokens = torch.tensor([text], device=weight.device)
-    cache = KVCache(model.config, 1, len(text), device=weight.device, dtype=weight.dtype)
-    with generation(weight.dtype, len(text), weight.device):
-        model(tokens, context=cache, lengths=tokens.new_tensor([len(text) + 1]), logit_positions=tokens.new_zeros(1, 1))
+    cache = model.make_cache(1, len(text))
+    with generation_kernels(weight.dtype, len(text), weight.device):
+        model(tokens, context=cache, lengths=[len(text) + 1], logit_positions=tokens.new_zeros(1, 1))
     return cache

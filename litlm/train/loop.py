@@ -511,7 +511,7 @@ def given_up(problem: str, settings: TrainSettings, *, saved: bool) -> str:
 
 def router_loss(routers: RouterWatch, settings: TrainSettings, batch: Batch) -> Tensor | float:
     """What keeps the experts of a mixture evenly used over a micro batch, as far as the settings ask for it."""
-    if not routers.seen or not (settings.router_balance or settings.router_z):
+    if not routers.routings or not (settings.router_balance or settings.router_z):
         return 0.0
     mask = batch.mask()
     return settings.router_balance * routers.balance_loss(mask) + settings.router_z * routers.z_loss(mask)
