@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from types import MethodType
 from typing import Any, Literal
 
 import torch
@@ -29,14 +30,16 @@ Forward = Callable[..., Tensor]
 MAX_GRAPHS = 64  # of layers: of each kind, with and without adapters; past it the compiler would give up
 
 
-def wrap_forward(modules: Sequence[nn.Module], wrapper: Callable[..., Tensor]) -> Callable[[], None]:
-    """Let `wrapper(module, forward, *args)` run in the place of each module's `forward(*args)`.
+def wrap_forward(modules: Sequence[nn.Module], wrapper: Callable[..., Any]) -> Callable[[], None]:
+    """Run `wrapper(forward, module, *args)` in the place of each module's `forward(module, *args)`.
 
     What is wrapped may be wrapped again. Returns the function that undoes it.
     """
     before = [module.__dict__.get("forward") for module in modules]
+    # Methods of one function, not partials: a copied module gets its own, and compiled code can't tell layers apart.
+    wrapped = {forward: _around(wrapper, forward) for forward in {_function(module) for module in modules}}
     for module in modules:
-        module.forward = partial(wrapper, module, module.forward)
+        module.forward = MethodType(wrapped[_function(module)], module)
 
     def undo() -> None:
         for module, forward in zip(modules, before, strict=True):
@@ -46,6 +49,17 @@ def wrap_forward(modules: Sequence[nn.Module], wrapper: Callable[..., Tensor]) -
                 module.forward = forward
 
     return undo
+
+
+def _function(module: nn.Module) -> Forward:
+    return module.forward.__func__  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _around(wrapper: Callable[..., Any], forward: Forward) -> Forward:
+    def run(module: nn.Module, *args: Any, **options: Any) -> Any:
+        return wrapper(forward, module, *args, **options)
+
+    return run
 
 
 @contextmanager
@@ -79,15 +93,15 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
 
 def _training_forward(
     training: Forward,
-    block: Block,
     forward: Forward,
+    block: Block,
     x: Tensor,
     rotary: RotaryInputs,
     context: LayerContext,
     layer_input: Tensor | None = None,
 ) -> Tensor:
     if isinstance(context, (CacheLayer, StaticLayer)):
-        return forward(x, rotary, context, layer_input)
+        return forward(block, x, rotary, context, layer_input)
     return training(block, x, rotary, context, layer_input)
 
 
@@ -121,7 +135,7 @@ def _recomputation(block: Block, context: Any) -> Iterator[None]:
 _PIECES, _PACKED_PIECES, _MIN_ROWS, _MIN_WIDTH = 4, 8, 512, 4096
 
 
-def _mlp_in_pieces(mlp: MLP, forward: Forward, x: Tensor) -> Tensor:
+def _mlp_in_pieces(forward: Forward, mlp: MLP, x: Tensor) -> Tensor:
     """Some rows of x (..., C) after the others: the backward pass holds the wide tensors of a few rows at a time.
 
     There are nine as wide with LoRA, and most of what a layer's backward pass holds. Packed weights are unpacked once
@@ -134,9 +148,9 @@ def _mlp_in_pieces(mlp: MLP, forward: Forward, x: Tensor) -> Tensor:
     while count > 1 and n < count * _MIN_ROWS:
         count //= 2
     if count == 1 or not torch.is_grad_enabled():
-        return forward(x)
+        return forward(mlp, x)
     pieces = rows.split([n // count] * (count - 1) + [n - n // count * (count - 1)])
-    return torch.cat([forward(piece) for piece in pieces]).view(x.shape)
+    return torch.cat([forward(mlp, piece) for piece in pieces]).view(x.shape)
 
 
 def _can_be_split(mlp: Any) -> bool:

@@ -39,25 +39,25 @@ def compile_decoding(model: GPT) -> None:
     wrap_forward([model], _with_compiler_settings)
 
 
-def _with_compiler_settings(_model: GPT, forward: Forward, *args: Any, **options: Any) -> Any:
+def _with_compiler_settings(forward: Callable[..., Any], model: GPT, *args: Any, **options: Any) -> Any:
     """A pass, in which something may be compiled."""
     # An adapter is a hook, and layers share a graph: without guards on hooks, a layer would run another's graph.
     limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False, recompile_limit=limit):
-        return forward(*args, **options)
+        return forward(model, *args, **options)
 
 
 def _decode(
     compiled: Forward,
-    block: Block,
     forward: Forward,
+    block: Block,
     x: Tensor,
     rotary: RotaryInputs,
     context: LayerContext,
     layer_input: Tensor | None = None,
 ) -> Tensor:
     if not isinstance(context, StaticLayer) or torch.is_grad_enabled():
-        return forward(x, rotary, context, layer_input)
+        return forward(block, x, rotary, context, layer_input)
     return compiled(block, x, rotary, context, layer_input)
 
 
