@@ -198,11 +198,11 @@ def test_the_compiler_is_set_up_for_many_kernels_only_while_it_runs(monkeypatch:
     import torch._dynamo
 
     limits: list[int] = []
-    monkeypatch.setattr(module, "_compile_flex_kernel", lambda: lambda: limits.append(_limit()))
-    before = _limit()
-    module._compiled_flex_kernel()
+    monkeypatch.setattr(torch, "compile", lambda kernel: lambda: limits.append(_limit()))
+    before, run = _limit(), module._compiled_flex_kernel.__wrapped__()
+    run()
     with torch._dynamo.config.patch(recompile_limit=100):
-        module._compiled_flex_kernel()
+        run()
     assert limits == [64, 100]
     assert _limit() == before < 64
 

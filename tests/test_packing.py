@@ -504,7 +504,7 @@ def test_kernels_on_cuda(kind: str, window: Any, chunk: Any, shape: Any, dtype: 
     def packed(q: Tensor, k: Tensor, v: Tensor, **own: Any) -> Tensor:
         context = Packed(LONG)
         context.begin(len(LONG), width, q.device)
-        context._block_mask(window, chunk)  # as `prepare` does, before compiled code
+        context.block_mask(window, chunk)  # as `prepare` does, before compiled code
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             first = _attend(context, 0, (q, k, v), window, chunk, own)

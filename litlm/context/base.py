@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from litlm.ops.sdpa import AttentionSpec, PerHead, flex_attention_fits, varlen_fits
+from litlm.ops.sdpa import AttentionSpec, PerHead, flex_attention, flex_attention_fits, varlen_fits
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -26,16 +26,12 @@ MaskKey = tuple[int | None, int | None]  # window, chunk
 class LayerContext(ABC):
     """What one layer attends through. Equal layers get equal ones, so that they compile to one graph.
 
-    cached_weights: tensors that follow from weights alone, by name, in a context that lives through many passes; None
-    in others.
+    is_prefill: nothing precedes the pass's own tokens. cached_weights: tensors that follow from weights alone, by name,
+    in a context that lives through many passes; None in others.
     """
 
+    is_prefill: bool = True
     cached_weights: dict[str, Tensor] | None = None
-
-    @property
-    def is_prefill(self) -> bool:
-        """Nothing precedes the pass's own tokens."""
-        return True
 
     @abstractmethod
     def attend(
@@ -84,25 +80,18 @@ class Context(ABC):
         """What layer `i` (0-based) attends through in this pass."""
 
 
-class SharedKV:
-    """The keys (B, K, T, D) and values (B, K, T, E) of a layer that later layers read."""
-
-    k: Tensor | None = None
-    v: Tensor | None = None
-
-
 class SharingLayer(LayerContext):
-    """For a layer whose keys and values later layers read, and for these."""
+    """For a layer whose keys and values later layers read, and for these. shared: k and v, once they are there."""
 
-    def __init__(self, context: LayerContext, shared: SharedKV) -> None:
+    def __init__(self, context: LayerContext, shared: list[Tensor]) -> None:
         self.context, self.shared = context, shared
 
     def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, spec: AttentionSpec, **options: Any) -> Tensor:
         """As `LayerContext.attend` says."""
-        if k is None:
-            k, v = self.shared.k, self.shared.v
+        if k is None or v is None:
+            k, v = self.shared
         else:
-            self.shared.k, self.shared.v = k, v
+            self.shared[:] = k, v
         return self.context.attend(q, k, v, spec, **options)
 
 
@@ -116,49 +105,68 @@ class CachelessContext(Context, LayerContext):
     packed: bool = False
     positions: Tensor  # (B or 1, T)
 
-    def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self._shared_kv: dict[int, SharedKV] = {}
-        self._masks: dict[MaskKey, Tensor] = {}
+    def clear(self) -> None:
+        """Forget an earlier pass."""
+        self._shared_kv: dict[int, list[Tensor]] = {}
+        self._masks: dict[Any, Tensor] = {}
         self._block_masks: dict[MaskKey, Any] = {}
 
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
         """Make FlexAttention's masks, and what layers share keys and values through."""
         for key in needs_block_mask(x, blocks, packed=self.packed):
-            self._block_mask(*key)
+            self.block_mask(*key)
         for i, block in enumerate(blocks):
             if (source := block.config.kv_layer) is not None:
-                self._shared_kv[i] = self._shared_kv.setdefault(source, SharedKV())
+                self._shared_kv[i] = self._shared_kv.setdefault(source, [])
 
     def layer(self, i: int) -> LayerContext:
         """The same for all layers but those that share keys and values."""
-        shared = self._shared_kv.get(i)
-        return self if shared is None else SharingLayer(self, shared)
+        return SharingLayer(self, self._shared_kv[i]) if i in self._shared_kv else self
 
-    def _block_mask(self, window: int | None, chunk: int | None) -> Any:
-        if (window, chunk) not in self._block_masks:
-            self._block_masks[window, chunk] = self._make_block_mask(window, chunk)
-        return self._block_masks[window, chunk]
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        spec: AttentionSpec,
+        *,
+        cache_entry: Tensor | None = None,
+        **per_head: Unpack[PerHead],
+    ) -> Tensor:
+        """As `LayerContext.attend` says."""
+        assert k is not None
+        assert v is not None
+        if flex_attention_fits(q, v, spec, per_head=any_given(per_head), packed=self.packed):
+            return flex_attention(q, k, v, spec, self.block_mask(spec.window, spec.chunk), **per_head)
+        return self._attend(q, k, v, spec, per_head)
 
-    def _mask(self, window: int | None, chunk: int | None) -> Tensor:
-        """(B or 1, 1, T, T), made once for all layers. In compiled code each layer makes its own, fused with its use:
-        if the first one stored it for the others, its graph would differ from theirs."""
-        if torch.compiler.is_compiling():
-            return self._make_mask(window, chunk)
-        if (window, chunk) not in self._masks:
-            self._masks[window, chunk] = self._make_mask(window, chunk)
-        return self._masks[window, chunk]
+    @abstractmethod
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, per_head: PerHead) -> Tensor:
+        """Without FlexAttention."""
 
     @abstractmethod
     def _make_block_mask(self, window: int | None, chunk: int | None) -> Any: ...
 
-    @abstractmethod
-    def _make_mask(self, window: int | None, chunk: int | None) -> Tensor: ...
+    def block_mask(self, window: int | None, chunk: int | None) -> Any:
+        """FlexAttention's mask for layers with this window and chunk."""
+        return cached_mask(self._block_masks, (window, chunk), lambda: self._make_block_mask(window, chunk))
 
 
-def any_given(per_head: PerHead) -> bool:
+def cached_mask(masks: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """masks[key], made where it is missing and stored for the other layers.
+
+    Compiled code does not store, and makes a mask where it is used (the compiler fuses the two): if the first layer
+    stored one for the others, its graph would differ from theirs.
+    """
+    if key in masks:
+        return masks[key]
+    mask = make()
+    if not torch.compiler.is_compiling():
+        masks[key] = mask
+    return mask
+
+
+def any_given(per_head: Mapping[str, object]) -> bool:
     """Whether there are sinks or slopes, for which softmax has fewer kernels."""
     return per_head.get("sinks") is not None or per_head.get("slopes") is not None
 

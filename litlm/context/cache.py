@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from litlm.config import Config
-from litlm.context.base import Context, LayerContext, MaskKey, any_given, send, visible
+from litlm.context.base import Context, LayerContext, any_given, cached_mask, send, visible
 from litlm.ops.sdpa import AttentionSpec, PerHead, attention, cached_block_mask, flex_attention, flex_attention_fits
 
 if TYPE_CHECKING:
@@ -105,19 +105,18 @@ class CacheStep:
         first = start[:1] if self.equal_lengths else start
         self.positions = send(torch.tensor(first), device)[:, None] + torch.arange(length, device=device)
         self.rows = None if self.equal_lengths else torch.arange(len(start), device=device)[:, None]
-        self._masks: dict[MaskKey, Tensor] = {}
+        self._masks: dict[Any, Tensor] = {}
 
     def mask(self, end: int, spec: AttentionSpec, dtype: torch.dtype) -> Tensor:
         """(B or 1, 1, T, end). For a single new token as numbers to add in `dtype`, as fused kernels want it."""
-        key = spec.window, spec.chunk
-        if key in self._masks:
-            return self._masks[key]
-        mask = visible(self.positions, torch.arange(end, device=self.positions.device), *key)
-        if mask.size(2) == 1:
-            mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
-        if not torch.compiler.is_compiling():  # or the first layer's graph would differ from that of the others
-            self._masks[key] = mask
-        return mask
+
+        def make() -> Tensor:
+            mask = visible(self.positions, torch.arange(end, device=self.positions.device), spec.window, spec.chunk)
+            if mask.size(2) > 1:
+                return mask
+            return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+
+        return cached_mask(self._masks, (spec.window, spec.chunk), make)
 
     def write(self, slots: Tensor, new: Tensor) -> None:
         """Put new (B, K, T, D), for the pass's positions, into slots (B, K, S, D)."""
@@ -134,7 +133,7 @@ class CacheLayer(LayerContext):
         self.step, self.k, self.v, self.cached_weights = step, k, v, {}
 
     @property
-    def is_prefill(self) -> bool:
+    def is_prefill(self) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         """Nothing was cached before this pass."""
         return self.step.is_prefill
 

@@ -7,14 +7,13 @@ which slots are visible are written in place. Only the number of slots looked at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch._dynamo
 from torch import Tensor
 
-from litlm.config import Config
-from litlm.context.base import LayerContext, MaskKey, any_given, visible
+from litlm.context.base import LayerContext, any_given, visible
 from litlm.context.cache import KVCache, attend_one
 from litlm.ops.sdpa import AttentionSpec, PerHead, attention
 
@@ -33,15 +32,10 @@ class StaticLayer(LayerContext):
     bias: (1, 1, 1, S), -inf where a slot is not visible and 0 elsewhere.
     """
 
-    def __init__(
-        self, k: Tensor, v: Tensor | None, slot: Tensor, bias: Tensor, cached_weights: dict[str, Tensor] | None
-    ) -> None:
-        self.k, self.v, self.slot, self.bias, self.cached_weights = k, v, slot, bias, cached_weights
+    is_prefill = False
 
-    @property
-    def is_prefill(self) -> bool:
-        """Never."""
-        return False
+    def __init__(self, k: Tensor, v: Tensor | None, slot: Tensor, bias: Tensor) -> None:
+        self.k, self.v, self.slot, self.bias = k, v, slot, bias
 
     def attend(
         self,
@@ -70,12 +64,8 @@ class StaticLayer(LayerContext):
 class StaticCache(KVCache):
     """A `KVCache` whose layers are `StaticLayer`s while one row on a CPU reads one token at a time."""
 
-    def __init__(self, config: Config, batch: int, max_len: int, **options: Any) -> None:
-        super().__init__(config, batch, max_len, **options)
-        layers = [config.layer(i) for i in range(config.n_layer)]
-        self._keys: list[MaskKey] = [(layer.window, layer.chunk) for layer in layers]
-        self._static: list[StaticLayer] = []
-        self._is_static = False
+    _static: Sequence[StaticLayer] = ()
+    _is_static = False
 
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
         """Bring the static layers up to this pass's token."""
@@ -85,7 +75,7 @@ class StaticCache(KVCache):
             return
         n_slots = min(-(-self.step.end // _STEP) * _STEP, self.max_len)
         if not self._static or n_slots != len(self._slots):
-            self._make_layers(n_slots, x.dtype)
+            self._make_layers(n_slots, [block.attn.spec for block in blocks], x.dtype)
         self._slot.copy_(self.step.positions[0])
         for (window, chunk), bias in self._biases.items():
             bias.zero_().masked_fill_(~visible(self.step.positions, self._slots, window, chunk), -torch.inf)
@@ -94,13 +84,19 @@ class StaticCache(KVCache):
         """A `StaticLayer` where this pass has one."""
         return self._static[i] if self._is_static else super().layer(i)
 
-    def _make_layers(self, n_slots: int, dtype: torch.dtype) -> None:
+    def _make_layers(self, n_slots: int, specs: Sequence[AttentionSpec], dtype: torch.dtype) -> None:
+        keys = [(spec.window, spec.chunk) for spec in specs]
         self._slots, self._slot = torch.arange(n_slots), torch.zeros(1, dtype=torch.int64)
-        self._biases = {key: torch.zeros(1, 1, 1, n_slots, dtype=dtype) for key in dict.fromkeys(self._keys)}
+        self._biases = {key: torch.zeros(1, 1, 1, n_slots, dtype=dtype) for key in keys}
         self._static = []
-        for key, layer in zip(self._keys, self._layers, strict=True):
-            k, v = layer.k[:, :, :n_slots], None if layer.v is None else layer.v[:, :, :n_slots]
-            self._static.append(StaticLayer(k, v, self._slot, self._biases[key], layer.cached_weights))
-            for tensor, dim in ((k, 2), (v, 2), (self._biases[key], 3)):
+        for key, layer in zip(keys, self._layers, strict=True):
+            k, v, bias = (
+                layer.k[:, :, :n_slots],
+                None if layer.v is None else layer.v[:, :, :n_slots],
+                self._biases[key],
+            )
+            self._static.append(StaticLayer(k, v, self._slot, bias))
+            self._static[-1].cached_weights = layer.cached_weights
+            for tensor, dim in ((k, 2), (v, 2), (bias, 3)):
                 if tensor is not None:
                     torch._dynamo.mark_dynamic(tensor, dim)

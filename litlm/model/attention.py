@@ -5,6 +5,8 @@ Shapes: B batch, T query length, C embedding, H heads, K kv heads, D head size.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,22 +52,6 @@ def make_qk_norm(config: QKNormConfig, n_head: int, head_dim: int) -> nn.Module:
     return make_norm(config.norm, head_dim if config.over == "head" else n_head * head_dim)
 
 
-class ALiBi(ComputedBuffer):
-    """Each head's slope (Press et al. 2021): `slopes`, (H,)."""
-
-    name = "slopes"
-    slopes: Tensor
-
-    def __init__(self, n_head: int) -> None:
-        super().__init__()
-        self.n_head = n_head
-        self.register()
-
-    def compute(self, device: torch.device) -> Tensor:
-        """(H,) in fp32."""
-        return alibi_slopes(self.n_head, device)
-
-
 class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023): K heads of keys and values serve H heads of queries.
 
@@ -88,7 +74,7 @@ class Attention(nn.Module):
         self.k_norm = make_qk_norm(qk, config.n_kv_head, D) if qk and has_kv else None
         self.v_norm = make_norm(attention.v_norm, D) if attention.v_norm and has_kv else None
         self.sinks = nn.Parameter(torch.empty(config.n_head)) if attention.sinks else None
-        self.alibi = ALiBi(config.n_head) if attention.alibi else None
+        self.alibi = ComputedBuffer(partial(alibi_slopes, config.n_head)) if attention.alibi else None
 
     def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C). A layer without projections of keys and values passes none to `context`."""
@@ -102,7 +88,7 @@ class Attention(nn.Module):
             v = self.split_heads(k if self.v_proj is None else self.v_proj(x))
             v = (v if self.v_norm is None else self.v_norm(v)).transpose(1, 2)  # (B, K, T, D)
             k = self.norm_and_rope(k, self.k_norm, rotary).transpose(1, 2)
-        slopes = None if self.alibi is None else self.alibi.slopes
+        slopes = None if self.alibi is None else self.alibi.values
         y = context.attend(q.transpose(1, 2), k, v, self.spec, sinks=self.sinks, slopes=slopes)  # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 

@@ -27,20 +27,8 @@ from litlm.model.rope import Rope, RotaryInputs, temperature_scale
 from litlm.ops.linear import Embedding, Linear, linear, rounded
 
 
-def make_mixer(config: LayerConfig) -> Attention | LatentAttention:
-    """What mixes tokens in this layer."""
-    return Attention(config) if config.attention.latent is None else LatentAttention(config)
-
-
-def make_mlp(config: LayerConfig) -> MLP | MoE | None:
-    """What follows the mixer in this layer; None without a width: nothing does."""
-    if config.moe is not None:
-        return MoE(config, config.moe)
-    return MLP(config, config.intermediate_size) if config.intermediate_size else None
-
-
 class Block(nn.Module):
-    """One layer: a mixer (attention), then the MLP (or experts), each added to its input.
+    """One layer: a mixer (attention), then the MLP (or experts, or nothing), each added to its input.
 
     `LayerConfig.block` says where norms are: before what is added ("pre", Llama), after ("post", OLMo 2), on both sides
     ("sandwich", Gemma 2), or before mixer and MLP of the same input ("parallel", GPT-NeoX).
@@ -56,10 +44,11 @@ class Block(nn.Module):
             return make_norm(config.norm, config.n_embd) if config.block in blocks else nn.Identity()
 
         self.attn_norm = norm("pre", "sandwich", "parallel")
-        self.attn = make_mixer(config)
+        self.attn = Attention(config) if config.attention.latent is None else LatentAttention(config)  # the mixer
         self.post_attn_norm = norm("post", "sandwich")
-        mlp = make_mlp(config)
-        normed = mlp is None or config.shared_norm or (config.moe is not None and config.moe.own_norms)
+        width, moe = config.intermediate_size, config.moe
+        mlp = MoE(config, moe) if moe is not None else MLP(config, width) if width else None
+        normed = mlp is None or config.shared_norm or (moe is not None and moe.own_norms)
         self.mlp_norm = nn.Identity() if normed else norm("pre", "sandwich", "parallel")
         self.mlp = mlp
         self.post_mlp_norm = nn.Identity() if mlp is None else norm("post", "sandwich")

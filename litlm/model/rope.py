@@ -100,20 +100,14 @@ def _yarn(periods: Tensor, scaling: YarnScaling, rotary_dim: int, theta: float) 
 
 
 class Rope(ComputedBuffer):
-    """Tables of one rope config: `forward(positions)` gives cos and sin, each (B, T, R / 2) in fp32."""
+    """Tables of one rope config: `forward(positions)` gives cos and sin, each (B, T, R / 2) in fp32.
 
-    name = "frequencies"
-    frequencies: Tensor
+    values: the frequencies, see `rope_frequencies`.
+    """
 
     def __init__(self, config: RopeConfig, head_dim: int) -> None:
-        super().__init__()
-        self.config, self.head_dim = config, head_dim
-        self.register()
-
-    def compute(self, device: torch.device) -> Tensor:
-        """Radians per position."""
-        frequencies, self.factor = rope_frequencies(self.config, self.head_dim, device)
-        return frequencies
+        super().__init__(lambda device: rope_frequencies(config, head_dim, device)[0])
+        self.config, self.factor = config, rope_frequencies(config, head_dim, torch.device("cpu"))[1]
 
     @torch.no_grad()
     def forward(self, positions: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -127,11 +121,11 @@ class Rope(ComputedBuffer):
         """(R / 2,), or (B, 1 or T, R / 2) where they depend on the length. positions: (B, T); lengths: (B, 1 or T)"""
         scaling = self.config.scaling
         if not isinstance(scaling, (DynamicScaling, LongRopeScaling)):
-            return self.frequencies
+            return self.values
         length = (positions.amax(-1, keepdim=True) + 1 if lengths is None else lengths)[..., None]  # (B, 1 or T, 1)
         if isinstance(scaling, LongRopeScaling):
-            return torch.where(length > scaling.original_max_seq_len, self.frequencies[1], self.frequencies[0])
-        rotary_dim = 2 * self.frequencies.numel()
+            return torch.where(length > scaling.original_max_seq_len, self.values[1], self.values[0])
+        rotary_dim = 2 * self.values.numel()
         length = length.clamp(min=scaling.original_max_seq_len).float()
         stretch = scaling.factor * length / scaling.original_max_seq_len - (scaling.factor - 1)
         theta = self.config.theta * stretch ** (rotary_dim / (rotary_dim - 2))

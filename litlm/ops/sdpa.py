@@ -9,13 +9,17 @@ Shapes: B batch, T query length, S key length, H heads, K kv heads, D size of a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _MAX_SCORES = 2**27  # attention scores held at a time where no gradient is wanted
 
@@ -191,14 +195,7 @@ def flex_attention_fits(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: 
 
 
 def flex_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    spec: AttentionSpec,
-    blocks: Any,
-    *,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, blocks: Any, **per_head: Unpack[PerHead]
 ) -> Tensor:
     """`attention` of rows with nothing before them (T = S) by FlexAttention. blocks: which keys each query sees, from
     `make_block_mask`; it is made outside of compiled layers (docs/decisions.md says why).
@@ -208,6 +205,7 @@ def flex_attention(
         # As a tensor: where a plain number differs from the last call's, the compiler makes it an input, and fails.
         return None if value is None else torch.full((1,), value, device=q.device)
 
+    sinks, slopes = per_head.get("sinks"), per_head.get("slopes")
     default = q.size(3) ** -0.5
     factor = scalar(None if spec.scale is None or spec.scale == default else spec.scale / default)
     score_mod = _score_mod(factor, scalar(spec.softcap), slopes)
@@ -301,20 +299,18 @@ cached_block_mask = lru_cache(maxsize=32)(make_block_mask)
 def _flex_kernel() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention as kernel
 
-    return kernel if torch.compiler.is_compiling() else _compiled_flex_kernel
-
-
-def _compiled_flex_kernel(*args: Any, **options: Any) -> Any:
-    import torch._dynamo
-
-    if torch._dynamo.config.recompile_limit >= _KERNELS:
-        return _compile_flex_kernel()(*args, **options)
-    with torch._dynamo.config.patch(recompile_limit=_KERNELS):
-        return _compile_flex_kernel()(*args, **options)
+    return kernel if torch.compiler.is_compiling() else _compiled_flex_kernel()
 
 
 @cache
-def _compile_flex_kernel() -> Callable[..., Any]:
+def _compiled_flex_kernel() -> Callable[..., Any]:
+    import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention as kernel
 
-    return torch.compile(kernel)
+    config, compiled = torch._dynamo.config, torch.compile(kernel)
+
+    def run(*args: Any, **options: Any) -> Any:
+        with nullcontext() if config.recompile_limit >= _KERNELS else config.patch(recompile_limit=_KERNELS):
+            return compiled(*args, **options)
+
+    return run

@@ -16,18 +16,15 @@ import torch._dynamo
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from litlm.context import LayerContext
 from litlm.context.cache import CacheLayer
 from litlm.context.static import StaticLayer
 from litlm.model import GPT, Block
 from litlm.model.mlp import MLP
 from litlm.model.moe import clear_routing
-from litlm.model.rope import RotaryInputs
 from litlm.transforms.quantize import QuantizedLinear
 
 Checkpointing = Literal["none", "selective", "full"]
 Forward = Callable[..., Tensor]
-MAX_GRAPHS = 64  # of layers: of each kind, with and without adapters; past it the compiler would give up
 
 
 def wrap_forward(modules: Sequence[nn.Module], wrapper: Callable[..., Any]) -> Callable[[], None]:
@@ -35,11 +32,16 @@ def wrap_forward(modules: Sequence[nn.Module], wrapper: Callable[..., Any]) -> C
 
     What is wrapped may be wrapped again. Returns the function that undoes it.
     """
+
+    def around(forward: Forward) -> Forward:
+        return lambda module, *args, **options: wrapper(forward, module, *args, **options)
+
     before = [module.__dict__.get("forward") for module in modules]
+    functions: list[Any] = [module.forward.__func__ for module in modules]  # type: ignore[attr-defined]
     # Methods of one function, not partials: a copied module gets its own, and compiled code can't tell layers apart.
-    wrapped = {forward: _around(wrapper, forward) for forward in {_function(module) for module in modules}}
-    for module in modules:
-        module.forward = MethodType(wrapped[_function(module)], module)
+    wrapped = {function: around(function) for function in set(functions)}
+    for module, function in zip(modules, functions, strict=True):
+        module.forward = MethodType(wrapped[function], module)
 
     def undo() -> None:
         for module, forward in zip(modules, before, strict=True):
@@ -51,15 +53,16 @@ def wrap_forward(modules: Sequence[nn.Module], wrapper: Callable[..., Any]) -> C
     return undo
 
 
-def _function(module: nn.Module) -> Forward:
-    return module.forward.__func__  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
-
-
-def _around(wrapper: Callable[..., Any], forward: Forward) -> Forward:
-    def run(module: nn.Module, *args: Any, **options: Any) -> Any:
-        return wrapper(forward, module, *args, **options)
-
-    return run
+def compiler_settings() -> Any:
+    """A context in which layers may be compiled."""
+    return torch._dynamo.config.patch(
+        # An adapter is a hook, and layers share a graph: without guards on hooks, a layer would run another's.
+        skip_nnmodule_hook_guards=False,
+        # What a layer leaves in its context (keys that others read) it leaves in the forward pass.
+        skip_fwd_side_effects_in_bwd_under_checkpoint=True,
+        # A graph for each kind of layer, with and without adapters; past the limit the compiler would give up.
+        recompile_limit=max(64, torch._dynamo.config.recompile_limit),
+    )
 
 
 @contextmanager
@@ -78,31 +81,16 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
     undo_blocks = wrap_forward(list(model.layers), partial(_training_forward, forward))
     undo_mlps = wrap_forward(split, _mlp_in_pieces)
     try:
-        with torch._dynamo.config.patch(
-            # An adapter is a hook, and layers share a graph: without guards on hooks, a layer would run another's.
-            skip_nnmodule_hook_guards=False,
-            # What a layer leaves in its context (keys that others read) it leaves in the forward pass.
-            skip_fwd_side_effects_in_bwd_under_checkpoint=True,
-            recompile_limit=max(MAX_GRAPHS, torch._dynamo.config.recompile_limit),
-        ):
+        with compiler_settings():
             yield
     finally:
         undo_mlps()
         undo_blocks()
 
 
-def _training_forward(
-    training: Forward,
-    forward: Forward,
-    block: Block,
-    x: Tensor,
-    rotary: RotaryInputs,
-    context: LayerContext,
-    layer_input: Tensor | None = None,
-) -> Tensor:
-    if isinstance(context, (CacheLayer, StaticLayer)):
-        return forward(block, x, rotary, context, layer_input)
-    return training(block, x, rotary, context, layer_input)
+def _training_forward(training: Forward, forward: Forward, block: Block, *args: Any) -> Tensor:
+    """args: of `Block.forward`, the layer's context third."""
+    return (forward if isinstance(args[2], (CacheLayer, StaticLayer)) else training)(block, *args)
 
 
 def _checkpointed(forward: Forward, selective: bool, block: Block, *args: Any) -> Tensor:

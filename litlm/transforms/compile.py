@@ -15,14 +15,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import Tensor
 
-from litlm.context import LayerContext
 from litlm.context.static import StaticCache, StaticLayer
 from litlm.model import GPT, Block
-from litlm.model.rope import RotaryInputs
-from litlm.transforms.blocks import MAX_GRAPHS, Forward, wrap_forward
+from litlm.transforms.blocks import Forward, compiler_settings, wrap_forward
 
 
 def compile_decoding(model: GPT) -> None:
@@ -40,25 +37,14 @@ def compile_decoding(model: GPT) -> None:
 
 
 def _with_compiler_settings(forward: Callable[..., Any], model: GPT, *args: Any, **options: Any) -> Any:
-    """A pass, in which something may be compiled."""
-    # An adapter is a hook, and layers share a graph: without guards on hooks, a layer would run another's graph.
-    limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
-    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False, recompile_limit=limit):
+    with compiler_settings():
         return forward(model, *args, **options)
 
 
-def _decode(
-    compiled: Forward,
-    forward: Forward,
-    block: Block,
-    x: Tensor,
-    rotary: RotaryInputs,
-    context: LayerContext,
-    layer_input: Tensor | None = None,
-) -> Tensor:
-    if not isinstance(context, StaticLayer) or torch.is_grad_enabled():
-        return forward(block, x, rotary, context, layer_input)
-    return compiled(block, x, rotary, context, layer_input)
+def _decode(compiled: Forward, forward: Forward, block: Block, *args: Any) -> Tensor:
+    """args: of `Block.forward`, the layer's context third."""
+    use = isinstance(args[2], StaticLayer) and not torch.is_grad_enabled()
+    return (compiled if use else forward)(block, *args)
 
 
 def _head(compiled: Callable[[GPT, Tensor], Tensor], model: GPT, x: Tensor) -> Tensor:
