@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from litlm.model import Block
 
+KV = Tensor | None  # keys or values, None in a layer without its own
 MaskKey = tuple[int | None, int | None]  # window, chunk
 
 
@@ -35,14 +36,7 @@ class LayerContext(ABC):
 
     @abstractmethod
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor | None,
-        v: Tensor | None,
-        spec: AttentionSpec,
-        *,
-        cache_entry: Tensor | None = None,
-        **per_head: Unpack[PerHead],
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
         """q: (B, H, T, D); k: (B, K, T, D); v: (B, K, T, E), of the pass's tokens only -> (B, H, T, E).
 
@@ -86,7 +80,7 @@ class SharingLayer(LayerContext):
     def __init__(self, context: LayerContext, shared: list[Tensor]) -> None:
         self.context, self.shared = context, shared
 
-    def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, spec: AttentionSpec, **options: Any) -> Tensor:
+    def attend(self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, **options: Any) -> Tensor:
         """As `LayerContext.attend` says."""
         if k is None or v is None:
             k, v = self.shared
@@ -124,14 +118,7 @@ class CachelessContext(Context, LayerContext):
         return SharingLayer(self, self._shared_kv[i]) if i in self._shared_kv else self
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor | None,
-        v: Tensor | None,
-        spec: AttentionSpec,
-        *,
-        cache_entry: Tensor | None = None,
-        **per_head: Unpack[PerHead],
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
         """As `LayerContext.attend` says."""
         assert k is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from litlm.config import Config
-from litlm.context.base import Context, LayerContext, any_given, cached_mask, send, visible
+from litlm.context.base import KV, Context, LayerContext, any_given, cached_mask, send, visible
 from litlm.ops.sdpa import AttentionSpec, PerHead, attention, cached_block_mask, flex_attention, flex_attention_fits
 
 if TYPE_CHECKING:
@@ -138,14 +138,7 @@ class CacheLayer(LayerContext):
         return self.step.is_prefill
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor | None,
-        v: Tensor | None,
-        spec: AttentionSpec,
-        *,
-        cache_entry: Tensor | None = None,
-        **per_head: Unpack[PerHead],
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
         """As `LayerContext.attend` says."""
         step, length, end = self.step, q.size(2), self.step.end

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from litlm.context.base import CachelessContext, any_given, cached_mask, send, visible
+from litlm.context.base import KV, CachelessContext, any_given, cached_mask, send, visible
 from litlm.ops.sdpa import (
     AttentionSpec,
     PerHead,
@@ -53,7 +53,7 @@ class Packed(CachelessContext):
         self.ends = send(F.pad(ends, (0, -len(ends) % 64), value=batch * length).int(), device)
         return self.positions
 
-    def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, spec: AttentionSpec, **options: Any) -> Tensor:
+    def attend(self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, **options: Any) -> Tensor:
         """As `LayerContext.attend` says."""
         if k is not None and v is not None and varlen_fits(q, v, spec, per_head=any_given(options)):
             return varlen_attention(q, k, v, spec, self.ends, q.size(2))

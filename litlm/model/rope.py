@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -99,6 +100,10 @@ def _yarn(periods: Tensor, scaling: YarnScaling, rotary_dim: int, theta: float) 
     return frequencies, yarn_attention_factor(scaling.factor)
 
 
+def _frequencies(config: RopeConfig, head_dim: int, device: torch.device) -> Tensor:
+    return rope_frequencies(config, head_dim, device)[0]
+
+
 class Rope(ComputedBuffer):
     """Tables of one rope config: `forward(positions)` gives cos and sin, each (B, T, R / 2) in fp32.
 
@@ -106,7 +111,7 @@ class Rope(ComputedBuffer):
     """
 
     def __init__(self, config: RopeConfig, head_dim: int) -> None:
-        super().__init__(lambda device: rope_frequencies(config, head_dim, device)[0])
+        super().__init__(partial(_frequencies, config, head_dim))  # picklable, unlike a lambda
         self.config, self.factor = config, rope_frequencies(config, head_dim, torch.device("cpu"))[1]
 
     @torch.no_grad()

@@ -59,7 +59,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    spec: AttentionSpec = AttentionSpec(),  # noqa: B008 - frozen
+    spec: AttentionSpec,
     *,
     mask: Tensor | None = None,
     causal: bool = False,
@@ -91,10 +91,10 @@ def attention(
         mask = _causal_mask(q, k)
     rows = max(1, _MAX_SCORES // (q.size(0) * q.size(1) * k.size(2)))
     if rows >= q.size(2) or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return _math_attention(q, k, v, spec, mask, sinks, slopes)
+        return _math_attention(q, k, v, spec, mask, sinks=sinks, slopes=slopes)
     masks = [None] * -(-q.size(2) // rows) if mask is None else mask.split(rows, dim=2)
     parts = zip(q.split(rows, dim=2), masks, strict=True)
-    return torch.cat([_math_attention(part, k, v, spec, m, sinks, slopes) for part, m in parts], 2)
+    return torch.cat([_math_attention(part, k, v, spec, m, sinks=sinks, slopes=slopes) for part, m in parts], 2)
 
 
 def _causal_mask(q: Tensor, k: Tensor) -> Tensor:
@@ -103,17 +103,11 @@ def _causal_mask(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _math_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    spec: AttentionSpec,
-    mask: Tensor | None,
-    sinks: Tensor | None,
-    slopes: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, **per_head: Unpack[PerHead]
 ) -> Tensor:
     """`attention` as plain products, all scores at once."""
-    B, H, T, D = q.shape
-    K = k.size(1)
+    sinks, slopes = per_head.get("sinks"), per_head.get("slopes")
+    (B, H, T, D), K = q.shape, k.size(1)
     q = q.reshape(B, K, H // K, T, D)
     scale = D**-0.5 if spec.scale is None else spec.scale
     scores = (q @ k[:, :, None].transpose(-1, -2)) * scale  # (B, K, H / K, T, S)
