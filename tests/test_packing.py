@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from litlm.context import Causal, Packed
+from litlm.context import Causal, Packed, base
 from litlm.context import packed as context_module
 from litlm.data.base import IGNORE, Batch, Example, collate, collate_packed
 from litlm.data.packing import best_fit, micro_batches
@@ -286,7 +286,7 @@ def _through(path: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     elif path == "flex":
         from torch.nn.attention import flex_attention as flex_module
 
-        monkeypatch.setattr(context_module, "flex_attention_fits", lambda q, v, spec, *, per_head, packed: packed)
+        monkeypatch.setattr(base, "flex_attention_fits", lambda q, v, spec, *, per_head, packed: packed)
         monkeypatch.setattr(attention_module, "_flex_kernel", lambda: counted(flex_module.flex_attention))
         # Plain products instead of a compiler, and no warning that they are slow.
         monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True, raising=False)

@@ -36,7 +36,7 @@ class LayerContext(ABC):
 
     @abstractmethod
     def attend(
-        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, cache_entry: KV = None, **per_head: Unpack[PerHead]
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
         """q: (B, H, T, D); k: (B, K, T, D); v: (B, K, T, E), of the pass's tokens only -> (B, H, T, E).
 
@@ -75,7 +75,7 @@ class Context(ABC):
 
 
 class SharingLayer(LayerContext):
-    """For a layer whose keys and values later layers read, and for these. shared: k and v, once they are there."""
+    """The context of a layer whose keys and values later layers read, and of these layers. shared: its k and v."""
 
     def __init__(self, context: LayerContext, shared: list[Tensor]) -> None:
         self.context, self.shared = context, shared
@@ -118,7 +118,7 @@ class CachelessContext(Context, LayerContext):
         return SharingLayer(self, self._shared_kv[i]) if i in self._shared_kv else self
 
     def attend(
-        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, cache_entry: KV = None, **per_head: Unpack[PerHead]
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
         """As `LayerContext.attend` says."""
         assert k is not None

@@ -138,7 +138,7 @@ class CacheLayer(LayerContext):
         return self.step.is_prefill
 
     def attend(
-        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, cache_entry: KV = None, **per_head: Unpack[PerHead]
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
         """As `LayerContext.attend` says."""
         step, length, end = self.step, q.size(2), self.step.end

@@ -38,7 +38,7 @@ class StaticLayer(LayerContext):
         self.k, self.v, self.slot, self.bias = k, v, slot, bias
 
     def attend(
-        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, cache_entry: KV = None, **per_head: Unpack[PerHead]
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
         """As `LayerContext.attend` says."""
         values = self.v
@@ -83,13 +83,9 @@ class StaticCache(KVCache):
         self._biases = {key: torch.zeros(1, 1, 1, n_slots, dtype=dtype) for key in keys}
         self._static = []
         for key, layer in zip(keys, self._layers, strict=True):
-            k, v, bias = (
-                layer.k[:, :, :n_slots],
-                None if layer.v is None else layer.v[:, :, :n_slots],
-                self._biases[key],
-            )
-            self._static.append(StaticLayer(k, v, self._slot, bias))
+            k, v = layer.k[:, :, :n_slots], None if layer.v is None else layer.v[:, :, :n_slots]
+            self._static.append(StaticLayer(k, v, self._slot, self._biases[key]))
             self._static[-1].cached_weights = layer.cached_weights
-            for tensor, dim in ((k, 2), (v, 2), (bias, 3)):
+            for tensor, dim in ((k, 2), (v, 2), (self._biases[key], 3)):
                 if tensor is not None:
                     torch._dynamo.mark_dynamic(tensor, dim)
