@@ -42,7 +42,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from litlm.context import Context
+from litlm.context import Context, LayerContext
+from litlm.ops.sdpa import AttentionSpec, attention
 
 if TYPE_CHECKING:
     from litlm.llm import LLM
@@ -164,7 +165,7 @@ def _comparable(a: Entry, b: Entry) -> bool:
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
-class Branches(Context):
+class Branches(Context, LayerContext):
     """Rows of one question and several answers to it: each answer sees the question and itself.
 
     branch: (B, T), 0 for the question, then 1, 2, ... ; padding is one more answer.
@@ -173,19 +174,28 @@ class Branches(Context):
     def __init__(self, branch: Tensor, positions: Tensor) -> None:
         self.branch, self.positions = branch, positions
 
-    def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
+    def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
         assert self.branch.shape == (batch, length), f"{tuple(self.branch.shape)} for {(batch, length)}"
         same = (self.branch[:, None] == self.branch[:, :, None]) | (self.branch[:, None] == 0)
         self._mask = (same & torch.ones(length, length, dtype=torch.bool).tril())[:, None].to(device)
         return self.positions.to(device)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, **options: Any) -> Tensor:
-        from litlm.ops.sdpa import attention
+    def layer(self, i: int) -> LayerContext:
+        return self
 
-        softmax: dict[str, Any] = {name: options.get(name) for name in ("scale", "softcap", "sinks", "slopes")}
-        if k is None or v is None or options.get("window") or options.get("chunk"):
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        spec: AttentionSpec,
+        *,
+        cache_entry: Any = None,
+        **per_head: Any,
+    ) -> Tensor:
+        if k is None or v is None or spec.window or spec.chunk:
             raise ValueError("scoring is for models whose layers all see the whole context; use another model")
-        return attention(q, k, v, mask=self._mask, **softmax)
+        return attention(q, k, v, spec, mask=self._mask, **per_head)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from litlm.context.base import visible
 from litlm.ops import sdpa as module
-from litlm.ops.sdpa import alibi_slopes, attention, block_mask, fused_attention, fused_fits
+from litlm.ops.sdpa import (
+    AttentionSpec,
+    alibi_slopes,
+    attention,
+    flex_attention,
+    flex_attention_fits,
+    make_block_mask,
+)
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, window: Any, chunk: Any, **softmax: Any) -> Tensor:
@@ -50,6 +57,12 @@ KINDS: list[dict[str, Any]] = [
 PLACES = [(None, None), (3, None), (None, 4)]
 
 
+def _split(softmax: dict[str, Any]) -> tuple[AttentionSpec, dict[str, Any]]:
+    """How all heads attend, and what each has."""
+    spec = AttentionSpec(scale=softmax.get("scale"), softcap=softmax.get("softcap"))
+    return spec, {key: softmax[key] for key in ("sinks", "slopes") if key in softmax}
+
+
 def _case(kind: dict[str, Any], shape: tuple[int, ...], seed: int, device: str = "cpu") -> tuple[list[Tensor], Any]:
     B, H, K, T, D, E = shape
     gen = torch.Generator().manual_seed(seed)
@@ -74,15 +87,18 @@ def test_plain_products(kind: Any, window: Any, chunk: Any, shape: tuple[int, ..
     at = torch.arange(shape[3])
     mask = visible(at[None], at, window, chunk)
     expected = _reference(q, k, v, window, chunk, **softmax)
-    torch.testing.assert_close(attention(q, k, v, mask=mask, **softmax).double(), expected, rtol=1e-5, atol=1e-6)
+    spec, per_head = _split(softmax)
+    torch.testing.assert_close(attention(q, k, v, spec, mask=mask, **per_head).double(), expected, rtol=1e-5, atol=1e-6)
     bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
-    torch.testing.assert_close(attention(q, k, v, mask=bias, **softmax).double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attention(q, k, v, spec, mask=bias, **per_head).double(), expected, rtol=1e-5, atol=1e-6)
     if window is chunk is None:
-        torch.testing.assert_close(attention(q, k, v, causal=True, **softmax).double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            attention(q, k, v, spec, causal=True, **per_head).double(), expected, rtol=1e-5, atol=1e-6
+        )
     # A few rows at a time give the same numbers.
-    monkeypatch.setattr(module, "_AT_ONCE", 2 * shape[0] * shape[1] * shape[3])
+    monkeypatch.setattr(module, "_MAX_SCORES", 2 * shape[0] * shape[1] * shape[3])
     with torch.no_grad():
-        split = attention(q, k, v, mask=mask, **softmax)
+        split = attention(q, k, v, spec, mask=mask, **per_head)
     torch.testing.assert_close(split.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -96,15 +112,16 @@ def test_alibi_slopes(n_head: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids="-".join)
 @pytest.mark.parametrize(("window", "chunk"), [(None, None), (37, None), (None, 50)])
-def test_fused_formulas(kind: Any, window: Any, chunk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the fused kernel is asked for, evaluated without its compiler."""
-    from torch.nn.attention.flex_attention import flex_attention
+def test_flex_formulas(kind: Any, window: Any, chunk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What FlexAttention is asked for, evaluated without its compiler."""
+    from torch.nn.attention import flex_attention as torch_module
 
-    monkeypatch.setattr(module, "_flex", lambda: flex_attention)
+    monkeypatch.setattr(module, "_flex_kernel", lambda: torch_module.flex_attention)
     (q, k, v), softmax = _case(kind, (1, 4, 2, 131, 16, 16), seed=3)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is slow like this
-        actual = fused_attention(q, k, v, block_mask(131, window, chunk, q.device), **softmax)
+        spec, per_head = _split(softmax)
+        actual = flex_attention(q, k, v, spec, make_block_mask(131, window, chunk, q.device), **per_head)
     expected = _reference(q, k, v, window, chunk, **softmax)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -113,17 +130,17 @@ def test_fused_formulas(kind: Any, window: Any, chunk: Any, monkeypatch: pytest.
 @pytest.mark.parametrize("window", [None, 1, 100, 128, 300])
 @pytest.mark.parametrize("chunk", [None, 50, 128, 200])
 @pytest.mark.parametrize("packed", [False, True])
-def test_blocks_of_the_fused_kernel(length: int, window: Any, chunk: Any, packed: bool) -> None:
+def test_blocks_of_flex_attention(length: int, window: Any, chunk: Any, packed: bool) -> None:
     """Blocks that are left out hold no pair that is seen, blocks that are seen whole no pair that isn't.
 
-    Pairs are written down one by one, from the words of `block_mask`.
+    Pairs are written down one by one, from the docstring of `make_block_mask`.
     """
     gen = torch.Generator().manual_seed(length)
     document = None
     if packed:
         ends = torch.rand(2, length, generator=gen) < 4 / length
         document = torch.cat([ends.new_zeros(2, 1), ends[:, :-1]], dim=1).cumsum(1) + torch.tensor([[0], [9]])
-    blocks = block_mask(length, window, chunk, torch.device("cpu"), document)
+    blocks = make_block_mask(length, window, chunk, torch.device("cpu"), document)
     at = torch.arange(length)
     seen = torch.zeros(2 if packed else 1, length, length, dtype=torch.bool)
     for b in range(len(seen)):
@@ -157,9 +174,41 @@ def test_blocks_of_the_fused_kernel(length: int, window: Any, chunk: Any, packed
         assert listed["whole"].sum() == n * (n - 1) // 2
 
 
-def test_fused_is_for_cuda_only() -> None:
+def test_flex_is_for_cuda_only() -> None:
     q = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16)
-    assert not fused_fits(q, q, dict(softcap=1.0))
+    assert not flex_attention_fits(q, q, AttentionSpec(softcap=1.0), per_head=False)
+
+
+def test_what_a_spec_makes_visible() -> None:
+    for spec, full, first in (
+        (AttentionSpec(), True, 0),
+        (AttentionSpec(window=3), False, 5),
+        (AttentionSpec(window=8), True, 0),
+        (AttentionSpec(chunk=3), False, 6),
+        (AttentionSpec(window=2, chunk=3), False, 6),
+        (AttentionSpec(window=1, chunk=3), False, 7),
+    ):
+        seen = visible(torch.tensor([[7]]), torch.arange(8), spec.window, spec.chunk)[0, 0, 0]
+        assert (spec.is_full(8), spec.first_visible(7)) == (full, first)
+        assert int(seen.nonzero()[0]) == first
+        assert bool(seen.all()) or not full
+
+
+def test_the_compiler_is_set_up_for_many_kernels_only_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo
+
+    limits: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda kernel: lambda: limits.append(_limit()))
+    before, run = _limit(), module._compiled_flex_kernel.__wrapped__()
+    run()
+    with torch._dynamo.config.patch(recompile_limit=100):
+        run()
+    assert limits == [64, 100]
+    assert _limit() == before < 64
+
+
+def _limit() -> int:
+    return torch._dynamo.config.recompile_limit  # type: ignore[attr-defined]
 
 
 @pytest.mark.gpu
@@ -175,23 +224,24 @@ def test_fused_is_for_cuda_only() -> None:
     ],
     ids=lambda x: "-".join(x) if isinstance(x, dict) else str(x),
 )
-def test_fused_on_cuda(kind: Any, window: Any, chunk: Any) -> None:
+def test_flex_on_cuda(kind: Any, window: Any, chunk: Any) -> None:
     """Values and gradients in bf16, beside the plain products in float32."""
     (q, k, v), softmax = _case(kind, (2, 4, 2, 333, 64, 64), seed=7, device="cuda")
     q, k, v = (t.bfloat16() for t in (q, k, v))
-    assert fused_fits(q, v, softmax)
-    assert not fused_fits(q, v, {})
+    spec, per_head = _split(softmax)
+    assert flex_attention_fits(q, v, spec, per_head=bool(per_head))
+    assert not flex_attention_fits(q, v, AttentionSpec(), per_head=False)
     wide = [t.float().requires_grad_() for t in (q, k, v)]
     thin = [t.requires_grad_() for t in (q, k, v)]
-    sinks = softmax.get("sinks")
+    sinks = per_head.get("sinks")
     both = []
-    for tensors, run in ((wide, "plain"), (thin, "fused")):
-        own = dict(softmax) if sinks is None else softmax | dict(sinks=sinks.clone().requires_grad_())
+    for tensors, run in ((wide, "plain"), (thin, "flex")):
+        own = dict(per_head) if sinks is None else per_head | dict(sinks=sinks.clone().requires_grad_())
         if run == "plain":
             at = torch.arange(333, device="cuda")
-            y = attention(*tensors, mask=visible(at[None], at, window, chunk), **own)
+            y = attention(*tensors, spec, mask=visible(at[None], at, window, chunk), **own)
         else:
-            y = fused_attention(*tensors, block_mask(333, window, chunk, q.device), **own)
+            y = flex_attention(*tensors, spec, make_block_mask(333, window, chunk, q.device), **own)
         weight = torch.linspace(-1, 1, y.numel(), device="cuda").view_as(y)
         wanted = [*tensors, *([own["sinks"]] if sinks is not None else [])]
         both.append([y, *torch.autograd.grad((y.float() * weight).sum(), wanted)])

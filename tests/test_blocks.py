@@ -5,6 +5,7 @@ transformers' gradients are the reference where it can compute them; elsewhere t
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,13 +22,14 @@ import torch.nn.functional as F
 from parity import cases
 from parity.cases import Case
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litlm.context import Causal, Context, Packed
-from litlm.model import GPT
+from litlm.model import GPT, Block
 from litlm.model.mlp import MLP
 from litlm.model.moe import watch_routers
 from litlm.settings import MethodSettings
@@ -303,7 +305,7 @@ def test_what_compiled_layers_keep() -> None:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_ROWS", 4), ("_WIDE", 16), ("_PIECES", 4), ("_PACKED_PIECES", 8)):
+    for name, value in (("_MIN_ROWS", 4), ("_MIN_WIDTH", 16), ("_PIECES", 4), ("_PACKED_PIECES", 8)):
         monkeypatch.setattr(blocks, name, value)
 
 
@@ -369,9 +371,10 @@ def test_what_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = torch.arange(24).view(2, 12)
 
     def passes(model: GPT, rows: Tensor = ids, **options: Any) -> set[int]:
-        with monkeypatch.context() as patch, training_blocks(model, **options):
+        with monkeypatch.context() as patch:
             seen = Rows(patch)
-            grads(model, rows)
+            with training_blocks(model, **options):
+                grads(model, rows)
         assert all(type(layer.mlp) is MLP for layer in model.layers)
         return set(seen.seen)
 
@@ -381,15 +384,16 @@ def test_what_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert passes(model, ids[:1, :7], checkpointing="full") == {7}
     assert passes(model) == passes(model, checkpointing="selective") == {24}
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "_WIDE", 73)
+        patch.setattr(blocks, "_MIN_WIDTH", 73)
         assert passes(model, checkpointing="full") == {24}
     model.layers[1].mlp.up_proj.weight.requires_grad_(True)  # whose gradient would come in pieces
     assert passes(model, checkpointing="full") == {6, 24}
     assert passes(tiny.load().model.train(), checkpointing="full") == {24}
     assert passes(with_lora(tiny.load(quantize="nf4").model), checkpointing="full") == {24}  # each would unpack anew
-    with torch.no_grad(), monkeypatch.context() as patch, training_blocks(tiny.load().model, checkpointing="full"):
+    with torch.no_grad(), monkeypatch.context() as patch:
         seen = Rows(patch)
-        tiny.load().model(ids)
+        with training_blocks(model, checkpointing="full"):
+            model(ids)
     assert set(seen.seen) == {24}
 
 
@@ -460,14 +464,14 @@ def test_routers_count_each_pass_once(compile: bool, checkpointing: Any) -> None
             found = grads(model, ids, extra=lambda: 50 * watch.balance_loss() + 5 * watch.z_loss())
             theirs, load = expected(ids)
             check(found, theirs, 1e-4)
-            assert len(watch.seen) == case.hf["num_hidden_layers"]
+            assert len(watch.routings) == case.hf["num_hidden_layers"]
             assert watch.statistics()["router_max_load"].item() == pytest.approx(load, rel=1e-6)
         model(ids)  # a second pass before `clear`
-        assert len(watch.seen) == 2 * case.hf["num_hidden_layers"]
+        assert len(watch.routings) == 2 * case.hf["num_hidden_layers"]
         graphs = counters["stats"]["unique_graphs"]
         with torch.no_grad():
             model(ids)
-        assert len(watch.seen) == 2 * case.hf["num_hidden_layers"]
+        assert len(watch.routings) == 2 * case.hf["num_hidden_layers"]
     model.eval()
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     if compile:
@@ -482,10 +486,46 @@ def test_what_is_computed_again_is_not_held() -> None:
     for mode in MODES:
         with training_blocks(model, checkpointing=mode), watch_routers(model):
             grads(model, ids)
-            assert all(m.noted is None for m in model.modules() if hasattr(m, "noted"))
+            assert all(m.last_routing is None for m in model.modules() if hasattr(m, "last_routing"))
 
 
 # --- graphs --------------------------------------------------------------------------------------------------------
+
+
+@compiler
+@pytest.mark.parametrize("make", [Causal, lambda: Packed([[4, 9], [13]])], ids=["causal", "packed"])
+@pytest.mark.parametrize("window", [None, 5])
+def test_eight_equal_layers_are_one_graph(make: Callable[[], Context], window: int | None) -> None:
+    """As the engine and `training_blocks` compile them, with a mask that they share as well."""
+    kind = "full" if window is None else "sliding"
+    config = tiny.shared().config.changed(n_layer=8, layer_types=(kind,) * 8, sliding_window=window)
+    model, ids = GPT(config).train(), torch.randint(300, (2, 13), generator=torch.Generator().manual_seed(1))
+    expected, counter = grads(model, ids, make()), CompileCounter()
+    step = torch.compile(Block.forward, fullgraph=True, backend=counter)
+    undo = blocks.wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
+    for _ in range(2):
+        check(grads(model, ids, make()), expected)
+        assert counter.frame_count == 1
+    model.layers[3].attn.spec = dataclasses.replace(model.layers[3].attn.spec, window=2)  # one that differs is seen
+    grads(model, ids, make())
+    assert counter.frame_count == 2
+    undo()
+    assert not any("forward" in layer.__dict__ for layer in model.layers)
+
+
+@compiler
+@pytest.mark.usefixtures("small_pieces")
+def test_pieces_do_not_tell_layers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    ids, counts = torch.randint(300, (2, 13), generator=torch.Generator().manual_seed(1)), []
+    for n_layer in (2, 6):
+        model = with_lora(GPT(tiny.shared().config.changed(n_layer=n_layer)))
+        torch._dynamo.reset()
+        counters.clear()
+        with training_blocks(model, compile=True, checkpointing="full"):
+            grads(model, ids)
+        counts.append(counters["stats"]["unique_graphs"])
+    assert counts[0] == counts[1] > 0
 
 
 @compiler

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from functools import partial
 
 import pytest
 import torch
 from parity import cases
+from torch._dynamo.testing import CompileCounter
 
+from litlm.context.static import StaticCache
 from litlm.llm import LLM
+from litlm.model import GPT, Block
 from litlm.settings import MethodSettings
 from litlm.transforms import compile as transform
+from litlm.transforms.blocks import wrap_forward
 from litlm.transforms.lora import adapters, apply_lora, attach
 
 LLAMA, SLIDING, TIED = map(cases.by_name, ("llama-plain", "qwen3-sliding-pattern", "llama-mqa-tied"))
@@ -63,6 +68,39 @@ def test_an_adapter_on_the_head_and_the_embedding() -> None:
                 lora.B.copy_(torch.linspace(-1, 1, lora.B.numel()).view_as(lora.B))
                 lora.A.copy_(torch.linspace(-1, 2, lora.A.numel()).view_as(lora.A))
     assert answer(models[1]) == answer(models[0]) != plain
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
+def test_eight_equal_layers_are_one_graph_per_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    config = cases.ours(LLAMA).config.changed(n_layer=8)
+    torch.manual_seed(0)
+    model, ids = GPT(config).eval(), torch.randint(config.vocab_size, (1, 17))
+    counter = CompileCounter()
+    step = torch.compile(Block.forward, fullgraph=True, backend=counter)
+    with torch.inference_mode():
+        cache = model.make_cache(1, 80)
+        expected = [model(part, context=cache) for part in ids.split([8] + [1] * 9, 1)]
+        undo = wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
+        cache = StaticCache(config, 1, 80, dtype=torch.float32)
+        for i, (part, logits) in enumerate(zip(ids.split([8] + [1] * 9, 1), expected, strict=True)):
+            assert (model(part, context=cache) - logits).abs().max() <= 1e-6 * logits.abs().max()
+            assert counter.frame_count == (1 if i == 0 else 2)
+        cache.begin(1, 50, torch.device("cpu"))  # which lets more slots be looked at
+        model(ids[:, :1], context=cache)
+        assert counter.frame_count == 2
+        model.layers[3].attn.spec = dataclasses.replace(model.layers[3].attn.spec, softcap=5.0)  # one that differs
+        model(ids[:, :1], context=cache)
+        assert counter.frame_count == 3
+    undo()
+
+
+def test_the_compiler_is_set_up_only_while_it_runs() -> None:
+    before = torch._dynamo.config.skip_nnmodule_hook_guards, torch._dynamo.config.recompile_limit
+    llm = LLM.load(cases.write(LLAMA), compile=True)
+    answer(llm, 2)
+    assert (torch._dynamo.config.skip_nnmodule_hook_guards, torch._dynamo.config.recompile_limit) == before
+    assert before[1] < 64
 
 
 def test_a_copy_stands_on_its_own() -> None:

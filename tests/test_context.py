@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
+import weakref
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from litlm.config import Config
-from litlm.context import Causal, KVCache
+from litlm.context import Causal, KVCache, Packed
 from litlm.context.base import visible
+from litlm.context.static import StaticCache, StaticLayer
+from litlm.model import GPT
+from litlm.ops.sdpa import AttentionSpec
 
 
 def _attend_one(q: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
@@ -47,8 +53,9 @@ def test_causal(heads: int, kv_heads: int, size: int, window: int | None) -> Non
     q, k, v = _qkv(2, heads, kv_heads, 8, size, gen)
     context = Causal()
     assert context.begin(2, 8, q.device).tolist() == [list(range(8))]
-    actual = context.attend(0, q, k, v, window=window)
-    assert torch.equal(context.attend(3, q, k, v, window=window), actual)  # layers don't influence each other
+    spec = AttentionSpec(window=window)
+    actual = context.layer(0).attend(q, k, v, spec)
+    assert torch.equal(context.layer(3).attend(q, k, v, spec), actual)  # layers don't influence each other
     for b in range(2):
         for t in range(8):
             expected = _attend_one(q[b, :, t], k[b, :, : t + 1], v[b, :, : t + 1], window)
@@ -65,7 +72,7 @@ def test_one_causal_context_serves_several_lengths_and_windows() -> None:
             expected = torch.stack(
                 [_attend_one(q[0, :, t], k[0, :, : t + 1], v[0, :, : t + 1], window) for t in range(length)], 1
             )
-            actual = context.attend(0, q, k, v, window=window)[0].double()
+            actual = context.layer(0).attend(q, k, v, AttentionSpec(window=window))[0].double()
             torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -101,7 +108,7 @@ def test_cache_follows_any_course(seed: int) -> None:
         for layer in range(2):
             q, k, v = _qkv(batch, heads, kv_heads, length, size, gen)
             for window in (None, 1, 3):
-                actual = cache.attend(layer, q, k, v, window=window)
+                actual = cache.layer(layer).attend(q, k, v, AttentionSpec(window=window))
                 for b in range(batch):
                     seen = rows[layer][b][: before[b]]
                     for t in range(length):
@@ -131,12 +138,79 @@ def test_cache_has_the_sizes_of_its_layers_and_knows_its_limits() -> None:
         cache.truncate([3, 2, 2, 2])
 
 
-@pytest.mark.parametrize(("window", "chunk", "first"), [(None, None, 0), (1, None, 5), (3, None, 3), (None, 4, 4)])
-def test_row_bias_is_the_mask_of_one_step(window: int | None, chunk: int | None, first: int) -> None:
-    """It may cover slots that are not filled yet; those stay out of sight."""
-    cache = KVCache(_config(6, 2, 8), 1, 16, dtype=torch.float32)
-    cache.begin(1, 5, torch.device("cpu"))
+@pytest.mark.parametrize("seed", range(6))
+def test_a_padded_pass_that_knows_its_lengths(seed: int) -> None:
+    """It leaves what the same pass leaves when it is cut back afterwards, in chunks as well."""
+    rnd, gen = random.Random(seed), torch.Generator().manual_seed(seed)
+    config = _config(4, 2, 6, layers=1)
+    told, cut = (KVCache(config, 3, 32, dtype=torch.float32) for _ in range(2))
+    for width in (7, 1, 4, 1, 1):
+        after = [n + rnd.randint(0, width) for n in told.lengths]
+        q, k, v = _qkv(3, 4, 2, width, 6, gen)
+        found = []
+        for cache, lengths in ((told, after), (cut, None)):
+            positions = cache.begin(3, width, torch.device("cpu"), lengths)
+            found.append((positions, cache.layer(0).attend(q, k, v, AttentionSpec(window=5))))
+        for a, b in zip(*found, strict=True):
+            assert torch.equal(a, b)
+        assert told.row_lengths is not None
+        assert told.row_lengths[:, 0].tolist() == after
+        cut.truncate(after)
+        assert told.lengths == cut.lengths == after
+    assert torch.equal(told.k[0], cut.k[0])
+    with pytest.raises(AssertionError, match="shorter"):
+        told.begin(3, 1, torch.device("cpu"), [0, 0, 0])
+
+
+def test_a_row_that_is_read_as_part_of_a_longer_one() -> None:
+    cache = KVCache(_config(4, 2, 6), 1, 32, dtype=torch.float32)
+    cache.begin(1, 5, torch.device("cpu"), [9])
+    assert cache.row_lengths is not None
+    assert (cache.lengths, cache.row_lengths.tolist()) == ([5], [[9]])
     cache.begin(1, 1, torch.device("cpu"))
-    slot, bias = cache.row_bias(12, window, chunk, torch.float32)
-    assert slot.tolist() == [5]
-    assert bias.tolist() == [[[[0.0 if first <= s <= 5 else -math.inf for s in range(12)]]]]
+    assert (cache.lengths, cache.row_lengths) == ([6], None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("window", "chunk", "first"), [(None, None, 0), (1, None, 5), (3, None, 3), (None, 4, 4)])
+def test_the_bias_of_a_static_layer_is_the_mask_of_one_step(window: int | None, chunk: int | None, first: int) -> None:
+    """It covers slots that are not filled yet; those are not visible."""
+    kind = "full" if window is chunk is None else "sliding" if chunk is None else "chunked"
+    config = _config(6, 2, 8).changed(layer_types=(kind,), sliding_window=window or chunk)
+    cache, x, blocks = StaticCache(config, 1, 12, dtype=torch.float32), torch.zeros(1, 1, 8), GPT(config).layers
+    cache.begin(1, 5, torch.device("cpu"))
+    cache.prepare(x.expand(1, 5, 8), blocks)
+    assert not isinstance(cache.layer(0), StaticLayer)
+    cache.begin(1, 1, torch.device("cpu"))
+    cache.prepare(x, blocks)
+    layer = cache.layer(0)
+    assert isinstance(layer, StaticLayer)
+    assert layer.slot.tolist() == [5]
+    assert layer.bias.tolist() == [[[[0.0 if first <= s <= 5 else -math.inf for s in range(12)]]]]
+    cache.begin(1, 1, torch.device("cpu"))
+    cache.prepare(x, blocks)
+    assert cache.layer(0) is layer  # the same tensors, with other contents
+    assert layer.slot.tolist() == [6]
+    assert (layer.bias == 0).sum() == {None: 7, 1: 1, 3: 3}[window] - (4 if chunk else 0)
+
+
+def test_contexts_are_freed_without_the_garbage_collector() -> None:
+    """A cycle would keep a cache, or the activations of a training step, until the collector runs."""
+    config = Config(
+        vocab_size=9, n_layer=4, n_embd=8, n_head=2, n_kv_shared_layer=2, layer_types=("full", "sliding") * 2,
+        sliding_window=3,
+    )  # fmt: skip
+    model, ids, static = GPT(config), torch.tensor([[1, 2, 3, 4]]), partial(StaticCache, dtype=torch.float32)
+    gc.disable()
+    try:
+        for make in (Causal, lambda: Packed([[1, 3]]), lambda: model.make_cache(1, 8), lambda: static(config, 1, 8)):
+            context = make()
+            alive = weakref.ref(context)
+            is_cache = isinstance(context, KVCache)
+            with torch.inference_mode(is_cache):
+                for part in ids.split([3, 1], 1) if is_cache else [ids]:
+                    model(part, context=context)
+            del context
+            assert alive() is None
+    finally:
+        gc.enable()

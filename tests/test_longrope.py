@@ -74,7 +74,7 @@ def test_logits_of_short_and_long_rows(case: Case) -> None:
 def test_padded_rows_each_by_their_own_length(case: Case) -> None:
     lengths = [90, ORIGINAL, 3, ORIGINAL + 1]
     ids = tokens(case, 4, 90)
-    actual = ours(case)(ids, lengths=torch.tensor(lengths))
+    actual = ours(case)(ids, lengths=lengths)
     for b, n in enumerate(lengths):
         close(actual[b, :n], hf_logits(case, ids[b : b + 1, :n])[0])
 
@@ -86,7 +86,7 @@ def test_padded_rows_of_dynamic_ntk() -> None:
               max_position_embeddings=20, **rope("dynamic", 100.0, factor=3.0))  # fmt: skip
     case = Case("dynamic", "llama", hf, 3510)
     lengths, ids = [7, 20, 21, 50], tokens(case, 4, 50)  # in this order: what transformers has stretched, it keeps
-    actual = ours(case)(ids, lengths=torch.tensor(lengths))
+    actual = ours(case)(ids, lengths=lengths)
     for b, n in enumerate(lengths):
         close(actual[b, :n], hf_logits(case, ids[b : b + 1, :n])[0])
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from litlm.config import Config, MLPConfig, MoEConfig
 from litlm.model.moe import MoE, Router, RouterWatch, Routing, watch_routers
-from litlm.ops.grouped import grouped_linear, rows_end
+from litlm.ops.grouped import group_ends, grouped_linear
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -211,7 +211,7 @@ def _check_grouped(
     tensors = _grouped(sizes, n_in, n_out, dtype, device)
     experts = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
     ours = [t.clone().requires_grad_() for t in tensors[: 3 if bias else 2]]
-    ends = rows_end(experts, len(sizes))
+    ends = group_ends(experts, len(sizes))
     assert ends.tolist() == [sum(sizes[: e + 1]) for e in range(len(sizes))]
     y = grouped_linear(ours[0], ours[1], ends, experts, ours[2] if bias else None)
     assert y.dtype == dtype

@@ -15,8 +15,8 @@ from test_packing import varlen_fits_anywhere, varlen_stub
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from litlm import context as context_module
-from litlm.context import Packed
+from litlm.context import Packed, base
+from litlm.context import packed as context_module
 from litlm.data.base import IGNORE, Example, best_fit_decreasing, micro_batches
 from litlm.model import GPT
 from litlm.ops import sdpa as attention_module
@@ -57,10 +57,14 @@ def _through(path: str, patch: pytest.MonkeyPatch) -> None:
     elif path == "flex":
         from torch.nn.attention import flex_attention as module
 
-        patch.setattr(context_module, "fused_fits", lambda q, v, softmax, document=False: document)
-        patch.setattr(attention_module, "_flex", lambda: module.flex_attention)
+        _flex_fits_anywhere(patch)
+        patch.setattr(attention_module, "_flex_kernel", lambda: module.flex_attention)
         patch.setattr(module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True, raising=False)
         patch.setattr(module, "_warn_once", lambda *args, **kwargs: None, raising=False)
+
+
+def _flex_fits_anywhere(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(base, "flex_attention_fits", lambda q, v, spec, *, per_head, packed: packed)
 
 
 @cache
@@ -223,7 +227,7 @@ def test_other_documents_compile_nothing_anew(path: str, monkeypatch: pytest.Mon
         monkeypatch.setattr(context_module, "varlen_fits", varlen_fits_anywhere)
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _opaque)
     elif path == "flex":
-        monkeypatch.setattr(context_module, "fused_fits", lambda q, v, softmax, document=False: document)
+        _flex_fits_anywhere(monkeypatch)
     torch._dynamo.reset()
     counters.clear()
     graphs = []

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from litlm import context as context_module
-from litlm.context import Causal, Packed
+from litlm.context import Causal, Packed, base
+from litlm.context import packed as context_module
 from litlm.data.base import IGNORE, Batch, Example, best_fit_decreasing, collate, micro_batches
 from litlm.ops import sdpa as attention_module
-from litlm.ops.sdpa import alibi_slopes, fused_fits, varlen_fits
+from litlm.ops.sdpa import AttentionSpec, alibi_slopes, flex_attention_fits, varlen_fits
 
 # Rows ------------------------------------------------------------------------------------------------------------
 
@@ -190,6 +190,12 @@ def _inputs(kind: str, rows: Any, width: int, shape: Any, seed: int, **place: An
     return tensors, softmax
 
 
+def _attend(context: Packed, layer: int, qkv: Any, window: Any, chunk: Any, softmax: dict[str, Any]) -> Tensor:
+    spec = AttentionSpec(window, chunk, softmax.get("scale"), softmax.get("softcap"))
+    per_head = {key: softmax[key] for key in ("sinks", "slopes") if key in softmax}
+    return context.layer(layer).attend(*qkv, spec, **per_head)
+
+
 @cache
 def _hidden(n: int, window: int | None, chunk: int | None) -> Tensor:
     """(n, n), True where token t does not see token s of its document."""
@@ -275,12 +281,12 @@ def _through(path: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         monkeypatch.setattr(context_module, "attention", counted(context_module.attention))
     elif path == "each":
-        monkeypatch.setattr(Packed, "_each", counted(Packed._each))
+        monkeypatch.setattr(Packed, "_attend_by_document", counted(Packed._attend_by_document))
     elif path == "flex":
         from torch.nn.attention import flex_attention as flex_module
 
-        monkeypatch.setattr(context_module, "fused_fits", lambda q, v, softmax, document=False: document)
-        monkeypatch.setattr(attention_module, "_flex", lambda: counted(flex_module.flex_attention))
+        monkeypatch.setattr(base, "flex_attention_fits", lambda q, v, spec, *, per_head, packed: packed)
+        monkeypatch.setattr(attention_module, "_flex_kernel", lambda: counted(flex_module.flex_attention))
         # Plain products instead of a compiler, and no warning that they are slow.
         monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True, raising=False)
         monkeypatch.setattr(flex_module, "_warn_once", lambda *args, **kwargs: None, raising=False)
@@ -291,10 +297,9 @@ def _through(path: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def varlen_fits_anywhere(q: Tensor, v: Tensor, softmax: Any, chunk: int | None) -> bool:
+def varlen_fits_anywhere(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: bool) -> bool:
     """The rule for softmax without that for devices."""
-    plain = all(softmax.get(key) is None for key in ("softcap", "sinks", "slopes"))
-    return plain and chunk is None and q.size(3) == v.size(3)
+    return not per_head and spec.softcap is spec.chunk is None and q.size(3) == v.size(3)
 
 
 WAYS = [
@@ -327,13 +332,13 @@ def test_documents_by_themselves(
         assert positions.tolist() == expected_positions
         before = len(calls)
         with torch.set_grad_enabled(grad):
-            y = context.attend(0, q, k, v, window=window, chunk=chunk, **softmax)
+            y = _attend(context, 0, (q, k, v), window, chunk, softmax)
         assert len(calls) == before + 1
         expected = _reference(q, k, v, rows, window, chunk, **softmax)
         real = _real(rows, width)
         assert y.isfinite().all()
         torch.testing.assert_close(y.double() * real, expected * real, rtol=1e-5, atol=1e-5)
-        again = context.attend(1, q.detach(), k.detach(), v.detach(), window=window, chunk=chunk, **softmax)
+        again = _attend(context, 1, (q.detach(), k.detach(), v.detach()), window, chunk, softmax)
         torch.testing.assert_close(again.detach(), y.detach())
         if not grad:
             continue
@@ -358,7 +363,7 @@ def test_nothing_comes_from_other_documents(
         t.requires_grad_()
     context = Packed(ROWS)
     context.begin(len(ROWS), 27, q.device)
-    y = context.attend(0, q, k, v, window=window, chunk=chunk)
+    y = _attend(context, 0, (q, k, v), window, chunk, {})
     for b, lengths in enumerate(ROWS):
         start = 0
         for n in lengths:
@@ -377,7 +382,7 @@ def test_the_compiled_kernel_sees_the_same_places(window: Any, chunk: Any) -> No
     rows, width = [[1, 130, 69], [200], [150, 3, 30]], 200
     context = Packed(rows)
     context.begin(3, width, torch.device("cpu"))
-    made = attention_module.block_mask(width, window, chunk, torch.device("cpu"), context.documents)
+    made = attention_module.make_block_mask(width, window, chunk, torch.device("cpu"), context.documents)
     b, t, s = torch.meshgrid(*map(torch.arange, (3, width, width)), indexing="ij")
     seen = made.mask_mod(b, torch.tensor(0), t, s)
     expected = torch.zeros(3, width, width, dtype=torch.bool)
@@ -401,20 +406,21 @@ def test_what_flash_attention_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     generation = 9
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=generation))
-    plain: Any = dict(scale=0.3, softcap=None, sinks=None, slopes=None)
+    plain = AttentionSpec(scale=0.3)
     for size, fits in ((8, True), (64, True), (96, True), (256, True), (12, False), (264, False)):
-        assert varlen_fits(on_gpu(size), on_gpu(size), plain, None) == fits
-    assert varlen_fits(on_gpu(64, torch.float16), on_gpu(64), plain, None)
-    assert not varlen_fits(on_gpu(64, torch.float32), on_gpu(64), plain, None)
-    assert not varlen_fits(on_gpu(192), on_gpu(128), plain, None)
-    assert not varlen_fits(on_gpu(64), on_gpu(64), plain, 16)
-    for key in ("softcap", "sinks", "slopes"):
-        assert not varlen_fits(on_gpu(64), on_gpu(64), plain | {key: 1.0}, None)
+        assert varlen_fits(on_gpu(size), on_gpu(size), plain, per_head=False) == fits
+    assert varlen_fits(on_gpu(64, torch.float16), on_gpu(64), plain, per_head=False)
+    assert not varlen_fits(on_gpu(64, torch.float32), on_gpu(64), plain, per_head=False)
+    assert not varlen_fits(on_gpu(192), on_gpu(128), plain, per_head=False)
+    assert varlen_fits(on_gpu(64), on_gpu(64), AttentionSpec(window=16), per_head=False)
+    assert not varlen_fits(on_gpu(64), on_gpu(64), AttentionSpec(chunk=16), per_head=False)
+    assert not varlen_fits(on_gpu(64), on_gpu(64), AttentionSpec(softcap=1.0), per_head=False)
+    assert not varlen_fits(on_gpu(64), on_gpu(64), plain, per_head=True)
     generation = 7
-    assert not varlen_fits(on_gpu(64), on_gpu(64), plain, None)
+    assert not varlen_fits(on_gpu(64), on_gpu(64), plain, per_head=False)
     q = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16)
-    assert not varlen_fits(q, q, {}, None)
-    assert not fused_fits(q, q, {}, document=True)
+    assert not varlen_fits(q, q, AttentionSpec(), per_head=False)
+    assert not flex_attention_fits(q, q, AttentionSpec(), per_head=False, packed=True)
 
 
 def test_varlen_is_called_as_pytorch_declares_it() -> None:
@@ -425,7 +431,7 @@ def test_varlen_is_called_as_pytorch_declares_it() -> None:
 
     theirs, mine = (inspect.signature(f).parameters for f in (varlen_attn, varlen_stub_211))
     assert {name: p.kind for name, p in mine.items()}.items() <= {name: p.kind for name, p in theirs.items()}.items()
-    assert attention_module._varlen_groups() == ("enable_gqa" in theirs)
+    assert attention_module._varlen_takes_groups() == ("enable_gqa" in theirs)
 
 
 # On CUDA ---------------------------------------------------------------------------------------------------------
@@ -486,18 +492,22 @@ def test_kernels_on_cuda(kind: str, window: Any, chunk: Any, shape: Any, dtype: 
     tensors = [t.to(dtype) for t in tensors]
     kernel = varlen_fits if kind in ("plain", "scaled") and chunk is None else None
     q, _, v = tensors
-    assert varlen_fits(q, v, softmax, chunk) == (kernel is not None)
-    assert fused_fits(q, v, softmax, document=True)
+    spec, per_head = (
+        AttentionSpec(window, chunk, softcap=softmax.get("softcap")),
+        "sinks" in softmax or "slopes" in softmax,
+    )
+    assert varlen_fits(q, v, spec, per_head=per_head) == (kernel is not None)
+    assert flex_attention_fits(q, v, spec, per_head=per_head, packed=True)
     real = _real(LONG, width).cuda()
 
     def packed(q: Tensor, k: Tensor, v: Tensor, **own: Any) -> Tensor:
         context = Packed(LONG)
         context.begin(len(LONG), width, q.device)
-        context._block(window, chunk)  # as `prepare` does, before compiled code
+        context.block_mask(window, chunk)  # as `prepare` does, before compiled code
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            first = context.attend(0, q, k, v, window=window, chunk=chunk, **own)
-            return (first + context.attend(1, q, k, v, window=window, chunk=chunk, **own)) / 2  # the kept mask
+            first = _attend(context, 0, (q, k, v), window, chunk, own)
+            return (first + _attend(context, 1, (q, k, v), window, chunk, own)) / 2  # the cached mask
 
         half = q.dtype != torch.float32
         return (torch.compile(attend) if compiled and half else attend)(q, k, v)
@@ -536,7 +546,7 @@ def test_nothing_comes_from_other_documents_on_cuda(kind: str, window: Any, chun
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         context = Packed(LONG)
         context.begin(len(LONG), 340, q.device)
-        return context.attend(0, q, k, v, window=window, chunk=chunk, **softmax)
+        return _attend(context, 0, (q, k, v), window, chunk, softmax)
 
     leaves = [t.requires_grad_() for t in tensors]
     y = run(*leaves)

@@ -24,7 +24,7 @@ from litlm.context import KVCache
 from litlm.llm import LLM
 from litlm.model import GPT
 from litlm.model.moe import Experts
-from litlm.ops.grouped import grouped_linear_loop, rows_end
+from litlm.ops.grouped import group_ends, grouped_linear_loop
 from litlm.ops.linear import Linear
 from litlm.settings import MethodSettings
 from litlm.transforms import compile, quantize
@@ -279,7 +279,7 @@ def test_experts(kind: str, shape: tuple[int, int, int]) -> None:
         together = quantize.dequantize(kind, shape[1:], torch.float32, stack.parts)
     assert torch.equal(together, wide)
     experts = torch.tensor([0, 0, 1, 2, 2, 2])
-    ends = rows_end(experts, len(weight))
+    ends = group_ends(experts, len(weight))
     x, bias = torch.randn(6, shape[2], requires_grad=True), torch.randn(shape[:2], requires_grad=True)
     y, sent = stack(x, ends, experts, bias), torch.randn(6, shape[1])
     y.backward(sent)
@@ -591,6 +591,6 @@ def test_cuda_experts(kind: str) -> None:
     stack = QuantizedStack(torch.empty(weight.shape, device="meta"), kind, torch.float32)
     stack.set_weight(weight, CPU)
     experts = torch.tensor([0, 0, 1, 2, 2, 2])
-    x, ends = torch.randn(6, 192), rows_end(experts, 5)
+    x, ends = torch.randn(6, 192), group_ends(experts, 5)
     moved = copy.deepcopy(stack).to("cuda")
     _near(moved(x.cuda(), ends.cuda(), experts.cuda()).cpu(), stack(x, ends, experts), 1e-3)

@@ -98,7 +98,7 @@ def test_tables_equal_transformers_to_the_last_bit(head_dim: int, rope: RopeConf
     if parameters["rope_type"] != "default":
         frequencies, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](theirs.config)
         assert module.factor == factor
-        assert torch.equal(module.frequencies, frequencies)
+        assert torch.equal(module.values, frequencies)
     cos, sin = module(FAR[None])
     their_cos, their_sin = theirs(torch.zeros(1), FAR[None])  # each (1, T, D), the halves repeated
     assert torch.equal(torch.cat((cos, cos), -1), their_cos)
@@ -146,7 +146,7 @@ def test_tables_follow_the_papers_in_float64(head_dim: int, rope: RopeConfig, pa
     # fp32 keeps a frequency to a few units of 2^-24, and where a kept one is blended with one divided by `factor`, the
     # rounding of the blend counts `factor` times. A phase is off by position times that.
     unit = 2**-24 * max(1.0, parameters.get("factor", 1.0))
-    assert ((module.frequencies.double() - exact) / exact).abs().max() <= 6 * unit
+    assert ((module.values.double() - exact) / exact).abs().max() <= 6 * unit
     angle = FAR[:, None].double() * exact
     slack = 1e-6 + 8 * unit * angle
     cos, sin = (t[0].double() / factor for t in module(FAR[None]))
@@ -195,7 +195,7 @@ def test_tables_survive_moves_and_casts(head_dim: int, rope: RopeConfig, paramet
     for actual, wanted in zip(module(FAR[None]), expected, strict=True):
         assert actual.dtype == torch.float32
         assert torch.equal(actual, wanted)
-    assert "frequencies" not in " ".join(model.state_dict())
+    assert "ropes" not in " ".join(model.state_dict())
 
 
 def test_half_precision_model_uses_fp32_tables() -> None:

@@ -19,7 +19,7 @@ from litlm.families import WeightMap, get_family
 from litlm.families.weights import Match
 from litlm.io.reading import check_readable
 from litlm.model import GPT
-from litlm.model.rope import Rope
+from litlm.model.buffers import ComputedBuffer
 
 
 class WeightSource(ABC):
@@ -70,7 +70,7 @@ def load_model(
             its_dtype = torch.float32 if fp32_in_half and ".router." in name else dtype
             set_tensor(model, name, part, device=device, dtype=its_dtype, index=match.index)
     for module in model.modules():
-        if isinstance(module, Rope):
+        if isinstance(module, ComputedBuffer):
             module.to_empty(device=device)
     return model.eval()
 

@@ -291,6 +291,22 @@ class RopeConfig:
     scaling: RopeScaling | None = None
 
 
+@dataclass(frozen=True)
+class StateSpec:
+    """What a layer keeps of each token for the tokens after it: a key and a value for each of `n_head` heads.
+
+    value_dim 0: the values are part of the keys (latent attention). n_head 0: it keeps nothing.
+    """
+
+    n_head: int
+    key_dim: int
+    value_dim: int
+
+    def bytes_per_token(self, bytes_per_value: int = 2) -> int:
+        """Size of one token's keys and values."""
+        return self.n_head * (self.key_dim + self.value_dim) * bytes_per_value
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
     """One layer, as `Config.layer(i)` resolves it. Fields of the same name as in `Config` mean the same.
@@ -322,7 +338,6 @@ class LayerConfig:
     moe: MoEConfig | None
     rope: RopeConfig | None
     kv_layer: int | None = None
-    kv_shared: bool = False
     layer_input_dim: int = 0
     layer_scalar: bool = False
 
@@ -333,14 +348,20 @@ class LayerConfig:
         return self.head_dim if latent is None else latent.rope_head_dim
 
     @property
-    def kv_sizes(self) -> tuple[int, int, int]:
-        """What a cache stores per token: (heads, key size, value size). Value size 0: values are part of the keys."""
+    def value_dim(self) -> int:
+        """Size of a head's value."""
+        latent = self.attention.latent
+        return self.head_dim if latent is None else latent.v_head_dim
+
+    @property
+    def state_spec(self) -> StateSpec:
+        """What a cache keeps of each token in this layer."""
         if self.kv_layer is not None:
-            return 0, 0, 0
+            return StateSpec(0, 0, 0)
         latent = self.attention.latent
         if latent is not None:
-            return 1, latent.kv_rank + latent.rope_head_dim, 0
-        return self.n_kv_head, self.head_dim, self.head_dim
+            return StateSpec(1, latent.kv_rank + latent.rope_head_dim, 0)
+        return StateSpec(self.n_kv_head, self.head_dim, self.head_dim)
 
 
 def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:

@@ -302,7 +302,6 @@ class Config:
             moe=moe,
             rope=rope if has_rope else None,
             kv_layer=kv_layer,
-            kv_shared=kv_layer is None and i in map(self._kv_layer, range(self.n_layer)),
             layer_input_dim=self.layer_input_dim,
             layer_scalar=self.layer_scalar,
         )
@@ -334,8 +333,7 @@ class Config:
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Size in bytes of one token's keys and values (or latents) in all layers."""
-        sizes = [self.layer(i).kv_sizes for i in range(self.n_layer)]
-        return sum(heads * (k + v) * bytes_per_value for heads, k, v in sizes)
+        return sum(self.layer(i).state_spec.bytes_per_token(bytes_per_value) for i in range(self.n_layer))
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -1,67 +1,161 @@
-"""Where queries find their keys: the one object that carries state through a forward pass.
+"""What a forward pass attends to: the one object that carries state through it.
 
-`GPT.forward` calls `begin` once, each attention layer calls `attend` once. The softmax itself is in `ops/sdpa.py`.
+`GPT.forward` calls `begin` and `prepare` once; each layer attends through its own `layer(i)`. The softmax itself is in
+`ops/sdpa.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from litlm.config import LayerConfig
-from litlm.ops.sdpa import fused_fits, varlen_fits
+from litlm.ops.sdpa import AttentionSpec, PerHead, flex_attention, flex_attention_fits, varlen_fits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from litlm.model import Block
+
+KV = Tensor | None  # keys or values, None in a layer without its own
+MaskKey = tuple[int | None, int | None]  # window, chunk
+
+
+class LayerContext(ABC):
+    """What one layer attends through. Equal layers get equal ones, so that they compile to one graph.
+
+    is_prefill: nothing precedes the pass's own tokens. cached_weights: tensors that follow from weights alone, by name,
+    in a context that lives through many passes; None in others.
+    """
+
+    is_prefill: bool = True
+    cached_weights: dict[str, Tensor] | None = None
+
+    @abstractmethod
+    def attend(
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
+    ) -> Tensor:
+        """q: (B, H, T, D); k: (B, K, T, D); v: (B, K, T, E), of the pass's tokens only -> (B, H, T, E).
+
+        k, v None: the layer has none of its own and reads those of an earlier layer (`LayerConfig.kv_layer`).
+        cache_entry: (B, K', T, D'), in a prefill, what a cache keeps instead of k and v (`LayerConfig.state_spec`).
+        per_head: sinks and slopes, (H,), see `ops.sdpa.attention`.
+        """
 
 
 class Context(ABC):
     """What one forward pass attends to.
 
-    fresh: there is nothing before the pass's own tokens. row_lengths: (B, 1) or (B, T), the length of what each token
-    is part of, for ropes that depend on it; None where that is the whole row.
+    row_lengths: (B, 1) or (B, T), the length of what each token is part of, for ropes that depend on it; None where
+    that is the whole row.
     """
 
-    fresh: bool = True
     row_lengths: Tensor | None = None
 
     @abstractmethod
-    def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
-        """Start a pass over `length` new tokens a row; returns their positions, (B, T) or (1, T)."""
+    def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
+        """Start a pass over `length` new tokens in each of `batch` rows; returns their positions, (B, T) or (1, T).
 
-    def prepare(self, x: Tensor, layers: Iterable[LayerConfig]) -> None:  # noqa: B027 - most contexts need nothing
-        """Make what attention in these layers will share. x: (B, T, C), what goes into the first.
+        lengths: how long each row really is without the padding at its end, earlier tokens included.
+        """
+
+    def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:  # noqa: B027 - some contexts need nothing
+        """Make what the layers will share. x: (B, T, C), the input of the first.
 
         `GPT.forward` calls it after `begin` and before the layers, which may be compiled and computed again in the
         backward pass: what is made inside of them does not outlive them there.
         """
 
     @abstractmethod
+    def layer(self, i: int) -> LayerContext:
+        """What layer `i` (0-based) attends through in this pass."""
+
+
+class SharingLayer(LayerContext):
+    """The context of a layer whose keys and values later layers read, and of these layers. shared: its k and v."""
+
+    def __init__(self, context: LayerContext, shared: list[Tensor]) -> None:
+        self.context, self.shared = context, shared
+
+    def attend(self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, **options: Any) -> Tensor:
+        """As `LayerContext.attend` says."""
+        if k is None or v is None:
+            k, v = self.shared
+        else:
+            self.shared[:] = k, v
+        return self.context.attend(q, k, v, spec, **options)
+
+
+class CachelessContext(Context, LayerContext):
+    """Rows of which nothing was read before: every layer attends through the context itself, but for those that share
+    keys and values.
+
+    packed: rows hold several documents.
+    """
+
+    packed: bool = False
+    positions: Tensor  # (B or 1, T)
+
+    def clear(self) -> None:
+        """Forget an earlier pass."""
+        self._shared_kv: dict[int, list[Tensor]] = {}
+        self._masks: dict[Any, Tensor] = {}
+        self._block_masks: dict[MaskKey, Any] = {}
+
+    def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
+        """Make FlexAttention's masks, and what layers share keys and values through."""
+        for key in needs_block_mask(x, blocks, packed=self.packed):
+            self.block_mask(*key)
+        for i, block in enumerate(blocks):
+            if (source := block.config.kv_layer) is not None:
+                self._shared_kv[i] = self._shared_kv.setdefault(source, [])
+
+    def layer(self, i: int) -> LayerContext:
+        """The same for all layers but those that share keys and values."""
+        return SharingLayer(self, self._shared_kv[i]) if i in self._shared_kv else self
+
     def attend(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor | None,
-        v: Tensor | None,
-        *,
-        window: int | None = None,
-        chunk: int | None = None,
-        stored: Tensor | None = None,
-        share: bool = False,
-        **softmax: Any,
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
-        """Attention of layer `layer`. q: (B, H, T, D); k, v: (B, K, T, D or E), new tokens only -> (B, H, T, E).
+        """As `LayerContext.attend` says."""
+        assert k is not None
+        assert v is not None
+        if flex_attention_fits(q, v, spec, per_head=any_given(per_head), packed=self.packed):
+            return flex_attention(q, k, v, spec, self.block_mask(spec.window, spec.chunk), **per_head)
+        return self._attend(q, k, v, spec, per_head)
 
-        k, v None: those that this layer brought earlier in this pass, with share=True, are attended to again.
-        window: a query sees this many last tokens, itself included; chunk: it sees its own chunk of this many; neither:
-        all before it. stored: in a fresh pass, what a cache keeps instead of k and v (`LayerConfig.kv_sizes`).
-        softmax: scale, softcap, sinks and slopes of `attention`.
-        """
+    @abstractmethod
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, per_head: PerHead) -> Tensor:
+        """Without FlexAttention."""
 
-    def once(self, layer: int, compute: Callable[[], Tensor]) -> Tensor:
-        """A tensor that layer `layer` needs in every pass; a context that lives through many may keep it."""
-        return compute()
+    @abstractmethod
+    def _make_block_mask(self, window: int | None, chunk: int | None) -> Any: ...
+
+    def block_mask(self, window: int | None, chunk: int | None) -> Any:
+        """FlexAttention's mask for layers with this window and chunk."""
+        return cached_mask(self._block_masks, (window, chunk), lambda: self._make_block_mask(window, chunk))
+
+
+def cached_mask(masks: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """masks[key], made where it is missing and stored for the other layers.
+
+    Compiled code does not store, and makes a mask where it is used (the compiler fuses the two): if the first layer
+    stored one for the others, its graph would differ from theirs.
+    """
+    if key in masks:
+        return masks[key]
+    mask = make()
+    if not torch.compiler.is_compiling():
+        masks[key] = mask
+    return mask
+
+
+def any_given(per_head: Mapping[str, object]) -> bool:
+    """Whether there are sinks or slopes, for which softmax has fewer kernels."""
+    return per_head.get("sinks") is not None or per_head.get("slopes") is not None
 
 
 def send(t: Tensor, device: torch.device) -> Tensor:
@@ -70,7 +164,7 @@ def send(t: Tensor, device: torch.device) -> Tensor:
 
 
 def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None = None) -> Tensor:
-    """Mask (B, 1, T, S), True where the key position is seen. queries: (B, T), keys: (S,) positions."""
+    """Mask (B, 1, T, S), True where a query attends to a key. queries: (B, T), keys: (S,), both positions."""
     distance = queries[:, :, None] - keys  # (B, T, S)
     mask = distance >= 0
     if window is not None:
@@ -80,27 +174,14 @@ def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None
     return mask[:, None]
 
 
-def shared_kv(
-    kept: dict[int, tuple[Tensor, Tensor]], layer: int, k: Tensor | None, v: Tensor | None, share: bool
-) -> tuple[Tensor, Tensor]:
-    """A layer's keys and values; where it brings none, those that were kept. share: keep them for later layers."""
-    if k is None or v is None:
-        return kept[layer]
-    if share:
-        kept[layer] = (k, v)
-    return k, v
-
-
-def needs_blocks(
-    x: Tensor, layers: Iterable[LayerConfig], *, document: bool = False
-) -> Iterator[tuple[int | None, int | None]]:
-    """The (window, chunk) of the layers that go through `fused_attention`. x: (B, T, C). document: rows are packed."""
-    for layer in layers:
-        a = layer.attention
-        sizes = layer.head_dim, layer.head_dim if a.latent is None else a.latent.v_head_dim
+def needs_block_mask(x: Tensor, blocks: Iterable[Block], *, packed: bool = False) -> Iterator[MaskKey]:
+    """The (window, chunk) of the layers that go through `flex_attention`. x: (B, T, C). packed: rows hold several
+    documents."""
+    distinct = {(block.attn.spec, block.config.head_dim, block.config.value_dim): block for block in blocks}
+    for (spec, *sizes), block in distinct.items():
         q, v = (x.new_empty(1).expand(1, 1, x.size(1), size) for size in sizes)
-        softmax = dict(softcap=a.softcap, sinks=a.sinks or None, slopes=a.alibi or None)
-        if document and varlen_fits(q, v, softmax, layer.chunk):
+        per_head = block.config.attention.sinks or block.config.attention.alibi
+        if packed and varlen_fits(q, v, spec, per_head=per_head):
             continue
-        if fused_fits(q, v, softmax, document=document):
-            yield layer.window, layer.chunk
+        if flex_attention_fits(q, v, spec, per_head=per_head, packed=packed):
+            yield spec.window, spec.chunk

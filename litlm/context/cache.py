@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from litlm.config import Config
-from litlm.context.base import Context, send, visible
-from litlm.ops.sdpa import attention, fused_attention, fused_fits, kept_block_mask
+from litlm.context.base import KV, Context, LayerContext, any_given, cached_mask, send, visible
+from litlm.ops.sdpa import AttentionSpec, PerHead, attention, cached_block_mask, flex_attention, flex_attention_fits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from litlm.model import Block
 
 _ALIGN = 16  # keys: attention with a mask on CUDA copies masks of other widths, in each layer
 
@@ -18,44 +23,64 @@ _ALIGN = 16  # keys: attention with a mask on CUDA copies masks of other widths,
 class KVCache(Context):
     """Keys and values of all positions so far: slot s of a row holds position s.
 
-    Rows may have different lengths. A batch of prompts is right-padded and read in one pass; `truncate` then says how
-    long each row really is, and what the padding left behind is overwritten before any query can see it.
+    Rows may have different lengths. A batch of prompts is right-padded and read in one pass that is told how long each
+    row really is; what the padding leaves behind is overwritten before any query can see it.
+
+    lengths: of the rows, as they are after the pass under way. k: for each layer (B, K, S, D); v: (B, K, S, E), None
+    where values are part of the keys.
     """
 
     def __init__(
         self, config: Config, batch: int, max_len: int, *, device: torch.device | str = "cpu", dtype: torch.dtype
     ) -> None:
-        sizes = [config.layer(i).kv_sizes for i in range(config.n_layer)]
-
+        layers = [config.layer(i) for i in range(config.n_layer)]
+        specs = [layer.state_spec for layer in layers]
         slots = -(-max_len // _ALIGN) * _ALIGN
 
-        def room(heads: int, size: int) -> Tensor:
+        def allocate(heads: int, size: int) -> Tensor:
             return torch.zeros(batch, heads, slots, size, device=device, dtype=dtype)
 
         self.max_len = max_len
         self.lengths = [0] * batch
-        self.k = [room(heads, k) for heads, k, _ in sizes]
-        self.v = [room(heads, v) if v else None for heads, _, v in sizes]
-        self._kept: dict[int, Tensor] = {}
-        # What compiled decoding last looked at, by layer.
-        self.views: dict[int, tuple[int, Tensor, Tensor | None]] = {}
+        self.k = [allocate(spec.n_head, spec.key_dim) for spec in specs]
+        self.v = [allocate(spec.n_head, spec.value_dim) if spec.value_dim else None for spec in specs]
+        self.step = CacheStep()
+        own = [CacheLayer(self.step, k, v) for k, v in zip(self.k, self.v, strict=True)]
+        self._layers = [own[i if layer.kv_layer is None else layer.kv_layer] for i, layer in enumerate(layers)]
+        self._has_absorbed = False
 
-    def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
+    def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
+        """Positions (B, T) or (1, T). A row whose length goes beyond the pass is read as part of a longer one."""
         assert batch == len(self.lengths), f"cache for {len(self.lengths)} rows got {batch}"
-        self.start = self.lengths
-        self.lengths = [n + length for n in self.start]
+        before, self.lengths = self.lengths, [n + length for n in self.lengths]
         assert max(self.lengths) <= self.max_len, f"cache of {self.max_len} tokens is full"
-        self.even = len(set(self.start)) == 1
-        self.fresh = not any(self.start)
-        steps = torch.arange(length, device=device)
-        first = self.start[:1] if self.even else self.start
-        self.positions = send(torch.tensor(first), device)[:, None] + steps
-        self.rows = torch.arange(batch, device=device)[:, None]
-        self._masks: dict[tuple[int | None, int | None], Tensor] = {}
-        return self.positions
+        self.row_lengths = None
+        self.step.begin(before, length, device)
+        if lengths is not None:
+            assert all(n >= start for n, start in zip(lengths, before, strict=True)), "rows can't get shorter"
+            self.row_lengths = send(torch.tensor(lengths), device)[:, None]
+            self.lengths = [min(n, end) for n, end in zip(lengths, self.lengths, strict=True)]
+        return self.step.positions
+
+    def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
+        """Ask latent layers for their absorbed projections, before the first pass that attends to cached latents.
+
+        Once per cache, because weights (and adapters on them) may change between generations, but not within one.
+        """
+        if self.step.is_prefill or self._has_absorbed:
+            return
+        self._has_absorbed = True
+        for layer, block in zip(self._layers, blocks, strict=True):
+            if block.config.attention.latent is not None and layer.cached_weights is not None:
+                attn: Any = block.attn
+                layer.cached_weights["absorbed"] = attn.absorbed(x)
+
+    def layer(self, i: int) -> LayerContext:
+        """The layer's own keys and values, or those of the layer that it reads."""
+        return self._layers[i]
 
     def truncate(self, lengths: list[int]) -> None:
-        """Keep the first lengths[b] tokens of each row b."""
+        """Take back tokens: keep the first lengths[b] of each row b."""
         assert all(new <= old for new, old in zip(lengths, self.lengths, strict=True))
         self.lengths = list(lengths)
 
@@ -66,74 +91,88 @@ class KVCache(Context):
             if mine is not None and theirs is not None:
                 mine[row, :, :n] = theirs[0, :, :n]
 
-    def once(self, layer: int, compute: Callable[[], Tensor]) -> Tensor:
-        if layer not in self._kept:
-            self._kept[layer] = compute()
-        return self._kept[layer]
 
-    def attend(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor | None,
-        v: Tensor | None,
-        *,
-        window: int | None = None,
-        chunk: int | None = None,
-        stored: Tensor | None = None,
-        share: bool = False,
-        **softmax: Any,
-    ) -> Tensor:
-        length, end, own = q.size(2), max(self.lengths), self.v[layer]
-        if k is None or v is None:
-            assert own is not None
-            k, v = self.k[layer][:, :, :end], own[:, :, :end]
-        else:
-            self._write(self.k[layer], k if stored is None else stored)
-            if own is not None:
-                self._write(own, v)
-        if self.fresh and fused_fits(q, v, softmax):
-            return fused_attention(q, k, v, kept_block_mask(length, window, chunk, q.device), **softmax)
-        if self.fresh and min(window or end, chunk or end) >= end:
-            return attention(q, k, v, causal=length > 1, **softmax)
-        first, mask = 0, None
-        if self.even and length == 1:  # all that is seen is in one piece
-            first = max(0 if window is None else end - window, 0 if chunk is None else (end - 1) // chunk * chunk, 0)
-        else:
-            if not (self.fresh and stored is not None):
-                end = -(-end // _ALIGN) * _ALIGN
-            mask = self._mask(end, window, chunk, q.dtype)
-        if self.fresh and stored is not None:
-            keys, values = k, v
-        else:
-            keys = self.k[layer][:, :, first:end]
-            values = keys[..., : v.size(-1)] if own is None else own[:, :, first:end]
-        per_head = softmax.get("sinks") is not None or softmax.get("slopes") is not None
-        if length > 1 or per_head:
-            return attention(q, keys, values, mask=mask, **softmax)
-        # The heads that share a kv head are rows of one product: all of them see the same keys.
-        rows = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
-        return attention(rows, keys, values, mask=mask, **softmax).reshape(*q.shape[:3], values.size(-1))
+class CacheStep:
+    """The pass under way over a `KVCache`, as its layers see it. (They hold no cache: a cycle would keep it alive.)
 
-    def _mask(self, end: int, window: int | None, chunk: int | None, dtype: torch.dtype) -> Tensor:
+    start: how many tokens of each row precede it. end: one past the last slot in use. positions: (B, T) or (1, T).
+    """
+
+    def begin(self, start: list[int], length: int, device: torch.device) -> None:
+        """Go on to a pass over `length` tokens a row."""
+        self.start, self.end = start, max(start) + length
+        self.is_prefill, self.equal_lengths = not any(start), len(set(start)) == 1
+        first = start[:1] if self.equal_lengths else start
+        self.positions = send(torch.tensor(first), device)[:, None] + torch.arange(length, device=device)
+        self.rows = None if self.equal_lengths else torch.arange(len(start), device=device)[:, None]
+        self._masks: dict[Any, Tensor] = {}
+
+    def mask(self, end: int, spec: AttentionSpec, dtype: torch.dtype) -> Tensor:
         """(B or 1, 1, T, end). For a single new token as numbers to add in `dtype`, as fused kernels want it."""
-        if (window, chunk) not in self._masks:
-            mask = visible(self.positions, torch.arange(end, device=self.positions.device), window, chunk)
-            if mask.size(2) == 1:
-                mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
-            self._masks[window, chunk] = mask
-        return self._masks[window, chunk]
 
-    def _write(self, slots: Tensor, new: Tensor) -> None:
-        """new: (B, K, T, D), for the pass's positions."""
-        if self.even:
+        def make() -> Tensor:
+            mask = visible(self.positions, torch.arange(end, device=self.positions.device), spec.window, spec.chunk)
+            if mask.size(2) > 1:
+                return mask
+            return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+
+        return cached_mask(self._masks, (spec.window, spec.chunk), make)
+
+    def write(self, slots: Tensor, new: Tensor) -> None:
+        """Put new (B, K, T, D), for the pass's positions, into slots (B, K, S, D)."""
+        if self.equal_lengths:
             slots[:, :, self.start[0] : self.start[0] + new.size(2)] = new
         else:
             slots[self.rows, :, self.positions] = new.transpose(1, 2).to(slots.dtype)  # (B, T, K, D)
 
-    def row_bias(self, end: int, window: int | None, chunk: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """For one row and one new token: its slot (1,), and what to add to the scores of `end` slots (1, 1, 1, end).
 
-        Slots behind it are out of sight, so a caller may look at more of them than are filled.
-        """
-        return self.positions[0], self._mask(end, window, chunk, dtype)
+class CacheLayer(LayerContext):
+    """One layer's keys (B, K, S, D) and values (B, K, S, E) in a `KVCache`; v None: they are part of the keys."""
+
+    def __init__(self, step: CacheStep, k: Tensor, v: Tensor | None) -> None:
+        self.step, self.k, self.v, self.cached_weights = step, k, v, {}
+
+    @property
+    def is_prefill(self) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Nothing was cached before this pass."""
+        return self.step.is_prefill
+
+    def attend(
+        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
+    ) -> Tensor:
+        """As `LayerContext.attend` says."""
+        step, length, end = self.step, q.size(2), self.step.end
+        if k is None or v is None:
+            assert self.v is not None
+            k, v = self.k[:, :, :end], self.v[:, :, :end]
+        else:
+            step.write(self.k, k if cache_entry is None else cache_entry)
+            if self.v is not None:
+                step.write(self.v, v)
+        special = any_given(per_head)
+        if step.is_prefill and flex_attention_fits(q, v, spec, per_head=special):
+            blocks = cached_block_mask(length, spec.window, spec.chunk, q.device)
+            return flex_attention(q, k, v, spec, blocks, **per_head)
+        if step.is_prefill and spec.is_full(end):
+            return attention(q, k, v, spec, causal=length > 1, **per_head)
+        first, mask = 0, None
+        if step.is_prefill and cache_entry is not None:  # what is attended to is not what is cached
+            mask = step.mask(end, spec, q.dtype)
+        else:
+            if step.equal_lengths and length == 1:  # all visible keys are in one piece
+                first = spec.first_visible(end - 1)
+            else:
+                end = -(-end // _ALIGN) * _ALIGN
+                mask = step.mask(end, spec, q.dtype)
+            size, k = v.size(-1), self.k[:, :, first:end]
+            v = k[..., :size] if self.v is None else self.v[:, :, first:end]
+        if length > 1 or special:
+            return attention(q, k, v, spec, mask=mask, **per_head)
+        return attend_one(q, k, v, spec, mask)
+
+
+def attend_one(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None) -> Tensor:
+    """`attention` of a single query per head, (B, H, 1, D) -> (B, H, 1, E), with the heads that share a kv head as rows
+    of one product: all of them see the same keys."""
+    grouped = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
+    return attention(grouped, k, v, spec, mask=mask).reshape(*q.shape[:3], -1)

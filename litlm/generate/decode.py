@@ -17,7 +17,7 @@ from litlm.config import Config, LongRopeScaling
 from litlm.context import KVCache
 from litlm.generate.sampling import Sampler
 from litlm.model import GPT
-from litlm.ops.linear import generation
+from litlm.ops.linear import generation_kernels
 from litlm.settings import SamplingSettings
 from litlm.tokenizer import Tokenizer, describe_out_of_vocab
 
@@ -70,16 +70,15 @@ def _decode(
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
     max_new = [min(settings.max_new_tokens, model.config.max_seq_len - n) for n in lengths]
-    cache = KVCache(model.config, len(prompts), longest + max(max_new), device=device, dtype=weight.dtype)
+    cache = model.make_cache(len(prompts), longest + max(max_new))
     sampler = Sampler(settings, prompts, model.config.vocab_size, device)
     ended = [False] * len(prompts)
     sequences, longrope_limits = [list(prompt) for prompt in prompts], _longrope_limits(model.config)
 
     tokens = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)  # (B, T)
-    last = torch.tensor(lengths, device=device)[:, None] - 1
-    with generation(weight.dtype, longest * len(prompts), device):
-        logits = model(tokens, context=cache, logit_positions=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
-    cache.truncate(lengths)
+    last = torch.tensor(lengths, device=device)[:, None] - 1  # (B, 1)
+    with generation_kernels(weight.dtype, longest * len(prompts), device):
+        logits = model(tokens, context=cache, logit_positions=last, lengths=lengths)[:, -1]  # (B, V)
     for step in range(1, max(max_new) + 1):
         sampled = sampler(logits)
         step_tokens = sampled.tolist()
@@ -94,7 +93,7 @@ def _decode(
             if not ended[b] and len(sequence) in longrope_limits:
                 cache.replace(b, _prefill_as_longer(model, sequence))
             sequence.append(step_tokens[b])
-        with generation(weight.dtype, len(prompts), device):
+        with generation_kernels(weight.dtype, len(prompts), device):
             logits = model(sampled[:, None], context=cache)[:, -1]
 
 
@@ -109,8 +108,7 @@ def _prefill_as_longer(model: GPT, sequence: list[int]) -> KVCache:
     """A cache of `sequence` as part of a sequence that is one token longer."""
     weight = model.embed.weight
     tokens = torch.tensor([sequence], device=weight.device)
-    cache = KVCache(model.config, 1, len(sequence), device=weight.device, dtype=weight.dtype)
-    lengths, first = tokens.new_tensor([len(sequence) + 1]), tokens.new_zeros(1, 1)
-    with generation(weight.dtype, len(sequence), weight.device):
-        model(tokens, context=cache, lengths=lengths, logit_positions=first)
+    cache = model.make_cache(1, len(sequence))
+    with generation_kernels(weight.dtype, len(sequence), weight.device):
+        model(tokens, context=cache, lengths=[len(sequence) + 1], logit_positions=tokens.new_zeros(1, 1))
     return cache

@@ -9,26 +9,30 @@ Shapes: B batch, T query length, S key length, C embedding, H heads, K kv heads,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from litlm.config import Config, LayerConfig
-from litlm.context import Causal, Context
+from litlm.context import Causal, Context, KVCache, LayerContext
 from litlm.model.attention import Attention, EachHeadNorm
 from litlm.model.latent import LatentAttention
 from litlm.model.layer_inputs import LayerInput, LayerInputs
 from litlm.model.mlp import MLP, XIELU
 from litlm.model.moe import Experts, MoE, Router
 from litlm.model.norm import make_norm
-from litlm.model.rope import Rope, Turn, query_scale
-from litlm.ops.linear import Embedding, Linear, linear
+from litlm.model.rope import Rope, RotaryInputs, temperature_scale
+from litlm.ops.linear import Embedding, Linear, linear, rounded
 
 
 class Block(nn.Module):
-    """One layer: attention, then the MLP (or experts), each added to its input. `Config.block` says where norms are."""
+    """One layer: a mixer (attention), then the MLP (or experts, or nothing), each added to its input.
+
+    `LayerConfig.block` says where norms are: before what is added ("pre", Llama), after ("post", OLMo 2), on both sides
+    ("sandwich", Gemma 2), or before mixer and MLP of the same input ("parallel", GPT-NeoX).
+    """
 
     layer_scalar: Tensor | None
 
@@ -40,19 +44,27 @@ class Block(nn.Module):
             return make_norm(config.norm, config.n_embd) if config.block in blocks else nn.Identity()
 
         self.attn_norm = norm("pre", "sandwich", "parallel")
-        self.attn = Attention(config) if config.attention.latent is None else LatentAttention(config)
+        self.attn = Attention(config) if config.attention.latent is None else LatentAttention(config)  # the mixer
         self.post_attn_norm = norm("post", "sandwich")
-        normed = config.shared_norm or (config.moe is not None and config.moe.own_norms)
+        width, moe = config.intermediate_size, config.moe
+        mlp = MoE(config, moe) if moe is not None else MLP(config, width) if width else None
+        normed = mlp is None or config.shared_norm or (moe is not None and moe.own_norms)
         self.mlp_norm = nn.Identity() if normed else norm("pre", "sandwich", "parallel")
-        self.mlp = MLP(config, config.intermediate_size) if config.moe is None else MoE(config, config.moe)
-        self.post_mlp_norm = norm("post", "sandwich")
+        self.mlp = mlp
+        self.post_mlp_norm = nn.Identity() if mlp is None else norm("post", "sandwich")
         self.layer_input = LayerInput(config, config.layer_input_dim) if config.layer_input_dim else None
         self.register_buffer("layer_scalar", torch.ones(1) if config.layer_scalar else None)
 
-    def forward(self, x: Tensor, turn: Turn, context: Context, layer: int, layer_input: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: RotaryInputs, context: LayerContext, layer_input: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C). context: what this layer attends through. layer_input: (B, T, P), its own
+        (`layer_inputs.py`)."""
         normed = self.attn_norm(x)
-        attended = self._scaled(self.post_attn_norm(self.attn(normed, turn, context, layer)))
-        if self.config.block == "parallel":
+        attended = self._scaled(self.post_attn_norm(self.attn(normed, rotary, context)))
+        if self.mlp is None:
+            x = x + attended
+        elif self.config.block == "parallel":
             x = x + attended + self._scaled(self.mlp(normed if self.config.shared_norm else self.mlp_norm(x)))
         else:
             x = x + attended
@@ -67,6 +79,8 @@ class Block(nn.Module):
 
 class GPT(nn.Module):
     """A decoder-only transformer: `GPT(config)(tokens)` gives logits."""
+
+    cache_class: type[KVCache] = KVCache  # of `make_cache`
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -83,11 +97,10 @@ class GPT(nn.Module):
         self.lm_head = None if tied else Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         self.head_bias = nn.Parameter(torch.empty(config.vocab_size)) if tied and config.head_bias else None
         # Layers with the same rope share its tables, layers with the same temperature its factors.
-        self._kinds = list(dict.fromkeys((c.rope, c.rope_dim, c.attention.temperature) for c in layers))
-        self._kind_of = [self._kinds.index((c.rope, c.rope_dim, c.attention.temperature)) for c in layers]
-        # One layer of each way to attend, for what the context prepares.
-        self._attends = list({(c.window, c.chunk, c.head_dim, c.attention): c for c in layers}.values())
-        self.ropes = nn.ModuleList(Rope(rope, dim) if rope else nn.Identity() for rope, dim, _ in self._kinds)
+        keys = [(c.rope, c.rope_dim, c.attention.temperature) for c in layers]
+        self._rope_groups = list(dict.fromkeys(keys))
+        self._rope_group_of = [self._rope_groups.index(key) for key in keys]
+        self.ropes = nn.ModuleList(Rope(rope, dim) if rope else nn.Identity() for rope, dim, _ in self._rope_groups)
         if self.embed.weight.device.type != "meta":
             self.init_weights()
 
@@ -96,12 +109,17 @@ class GPT(nn.Module):
         """(V, C): the output projection, which is the embedding where the two are tied."""
         return self.embed.weight if self.lm_head is None else self.lm_head.weight
 
+    def make_cache(self, batch: int, max_len: int) -> KVCache:
+        """An empty cache for `batch` rows of at most `max_len` tokens, on the model's device and in its dtype."""
+        weight = self.embed.weight
+        return self.cache_class(self.config, batch, max_len, device=weight.device, dtype=weight.dtype)
+
     def forward(
         self,
         tokens: Tensor,
         *,
         positions: Tensor | None = None,
-        lengths: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
         context: Context | None = None,
         output: Literal["logits", "hidden"] | Callable[[Tensor], Tensor] = "logits",
         logit_positions: Tensor | None = None,
@@ -111,27 +129,27 @@ class GPT(nn.Module):
         output: "hidden" returns the final normed hidden states (B, T, C) instead; a callable is given these and its
         result is returned, so that a loss runs inside `forward` (FSDP2 gathers the root's parameters only there).
         logit_positions: (B, N) indexes into T; only these positions reach the head or `output`.
-        positions: (B, T) or (1, T), for rope; the context's own by default. lengths: (B,), how long each row is without
-        its padding, for ropes that depend on it; by default all positions count. context: what tokens attend to, plain
-        causal by default.
+
+        positions: (B, T) or (1, T), for rope; the context's own by default. lengths: how long each row is without the
+        padding at its end, tokens of earlier passes included; by default all positions count. context: what tokens
+        attend to, plain causal by default.
         """
         context = Causal() if context is None else context
-        own = context.begin(*tokens.shape, device=tokens.device)
-        positions = own if positions is None else positions
-        lengths = context.row_lengths if lengths is None else lengths[:, None]
+        context_positions = context.begin(*tokens.shape, device=tokens.device, lengths=lengths)
+        positions = context_positions if positions is None else positions
         x = self.embed(tokens)  # (B, T, C)
         if self.config.embed_scale != 1:
-            x = x * torch.tensor(self.config.embed_scale, dtype=x.dtype)  # rounded to x's dtype first, as Gemma does
+            x = x * rounded(self.config.embed_scale, x.dtype)  # as Gemma does (transformers modeling_gemma.py)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         if self.position_embed is not None:
             x = x + self.position_embed(positions + self.config.position_offset)
-        context.prepare(x, self._attends)
-        turns = [self._turn(i, positions, lengths, x.dtype) for i in range(len(self._kinds))]
+        context.prepare(x, self.layers)  # type: ignore[arg-type]
+        rotary = [self._rotary(i, positions, context.row_lengths, x.dtype) for i in range(len(self._rope_groups))]
         # (L, B, T, P), a part for each layer
         inputs = [None] * len(self.layers) if self.layer_inputs is None else self.layer_inputs(tokens, x)
         for i, layer in enumerate(self.layers):
-            x = layer(x, turns[self._kind_of[i]], context, i, inputs[i])
+            x = layer(x, rotary[self._rope_group_of[i]], context.layer(i), inputs[i])
         if logit_positions is not None:
             x = x.gather(1, logit_positions[..., None].expand(-1, -1, x.size(-1)))  # (B, N, C)
         if output == "logits":
@@ -139,13 +157,14 @@ class GPT(nn.Module):
         x = self.norm(x)
         return x if output == "hidden" else output(x)
 
-    def _turn(self, kind: int, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype) -> Turn:
-        rope, _, temperature = self._kinds[kind]
-        heat = None if temperature is None else query_scale(positions, temperature).to(dtype)
+    def _rotary(self, group: int, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype) -> RotaryInputs:
+        """positions: (B, T); lengths: (B, 1 or T), of the rows"""
+        rope, _, temperature = self._rope_groups[group]
+        scale = None if temperature is None else temperature_scale(positions, temperature).to(dtype)
         if rope is None:
-            return Turn(None, None, heat)
-        cos, sin = self.ropes[kind](positions, lengths)
-        return Turn(cos.to(dtype), sin.to(dtype), heat)
+            return RotaryInputs(None, None, scale)
+        cos, sin = self.ropes[group](positions, lengths)
+        return RotaryInputs(cos.to(dtype), sin.to(dtype), scale)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (..., V) of the last layer's output (..., C)."""
@@ -154,7 +173,7 @@ class GPT(nn.Module):
         return self.finish_logits(logits)
 
     def finish_logits(self, logits: Tensor) -> Tensor:
-        """Scale and cap of the logits, where the config has them."""
+        """Scale and cap of the logits (..., V), where the config has them."""
         if self.config.logit_scale != 1:
             logits = logits * self.config.logit_scale
         if (cap := self.config.logit_softcap) is not None:
@@ -163,10 +182,10 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, *, scale_residual: bool = False) -> None:
-        """Fresh weights: matrices and embeddings normal with `config.init_std`, norms one, biases zero.
+        """New weights: matrices and embeddings normal with `config.init_std`, norms one, biases zero.
 
         scale_residual: what writes into the residual stream (o_proj, down_proj) is smaller by sqrt(2 n_layer), so that
-        the stream does not grow with depth (GPT-2).
+        the stream does not grow with depth (Radford et al. 2019).
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):

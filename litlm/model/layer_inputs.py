@@ -8,17 +8,16 @@ Shapes: L layers, P = layer_input_dim, C embedding.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from litlm.config import Config, LayerConfig
 from litlm.model.mlp import Activation
 from litlm.model.norm import make_norm
-from litlm.ops.linear import Embedding, Linear
+from litlm.ops.linear import Embedding, Linear, rounded
 
 
 class LayerInputs(nn.Module):
-    """tokens (B, T) and their embeddings (B, T, C) -> (L, B, T, P)"""
+    """Every layer's own input, from tokens and their embeddings."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -29,15 +28,16 @@ class LayerInputs(nn.Module):
         self.norm = make_norm(config.norm, config.layer_input_dim)
 
     def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """tokens: (B, T); x: (B, T, C), their embeddings -> (L, B, T, P)"""
         c = self.config
-        scale = torch.tensor(c.layer_input_dim**0.5, dtype=x.dtype)  # rounded to x's dtype first, as Gemma does
-        own = (self.embed(tokens) * scale).unflatten(-1, (c.n_layer, -1))  # (B, T, L, P)
+        scale = rounded(c.layer_input_dim**0.5, x.dtype)  # as Gemma does (transformers modeling_gemma4.py)
+        embedded = (self.embed(tokens) * scale).unflatten(-1, (c.n_layer, -1))  # (B, T, L, P)
         projected = self.norm((self.proj(x) * c.n_embd**-0.5).unflatten(-1, (c.n_layer, -1)))
-        return ((projected + own) * 2**-0.5).movedim(2, 0)
+        return ((projected + embedded) * 2**-0.5).movedim(2, 0)
 
 
 class LayerInput(nn.Module):
-    """x + norm(proj(act(gate(x)) * given)), at the end of a layer. given: (B, T, P)"""
+    """x + norm(proj(act(gate(x)) * layer_input)), at the end of a layer."""
 
     def __init__(self, layer: LayerConfig, size: int) -> None:
         super().__init__()
@@ -46,5 +46,6 @@ class LayerInput(nn.Module):
         self.proj = Linear(size, layer.n_embd, bias=False)
         self.norm = make_norm(layer.norm, layer.n_embd)
 
-    def forward(self, x: Tensor, given: Tensor) -> Tensor:
-        return x + self.norm(self.proj(self.act(self.gate(x), given)))
+    def forward(self, x: Tensor, layer_input: Tensor) -> Tensor:
+        """x: (B, T, C); layer_input: (B, T, P) -> (B, T, C)"""
+        return x + self.norm(self.proj(self.act(self.gate(x), layer_input)))

@@ -13,7 +13,7 @@ from litlm.ops.linear import Linear, swiglu
 
 
 def relu2(x: Tensor) -> Tensor:
-    """Squared ReLU (So et al. 2021)."""
+    """Squared ReLU (So et al. 2021), elementwise."""
     return F.relu(x).square()
 
 
@@ -41,6 +41,7 @@ class XIELU(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        """Its values before training (transformers activations.py, XIELUActivation)."""
         self.beta.fill_(0.5)
         self.eps.fill_(-1e-6)
         # Both slopes start at 0.8, behind a softplus.
@@ -48,6 +49,7 @@ class XIELU(nn.Module):
         self.alpha_n.fill_(0.3).expm1_().log_()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
         positive = F.softplus(self.alpha_p) * x * x
         negative = (torch.expm1(torch.minimum(x, self.eps.to(x.dtype))) - x) * (self.beta + F.softplus(self.alpha_n))
         return torch.where(x > 0, positive, negative) + self.beta * x
@@ -62,6 +64,7 @@ class Activation(nn.Module):
         self.xielu = XIELU() if config.activation == "xielu" else None
 
     def forward(self, gate: Tensor | None, up: Tensor) -> Tensor:
+        """gate, up: (..., I) -> (..., I)"""
         if self.kind == "clamped":
             assert gate is not None
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
@@ -73,7 +76,7 @@ class Activation(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate."""
+    """down(act(gate(x)) * up(x)) (Shazeer 2020), or down(act(up(x))) without a gate."""
 
     def __init__(self, layer: LayerConfig, width: int) -> None:
         super().__init__()
@@ -84,5 +87,6 @@ class MLP(nn.Module):
         self.act = Activation(layer.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)"""
         gate = None if self.gate_proj is None else self.gate_proj(x)
         return self.down_proj(self.act(gate, self.up_proj(x)))

@@ -2,8 +2,8 @@
 
 What is unusual: the experts of a layer are three stacked tensors, and tokens are sorted by expert, so that each expert
 sees its tokens as one contiguous block. A grouped matrix product runs all blocks at once where the device has one;
-elsewhere the same sorted blocks go through plain products. The router's choice is its module's output, so whoever wants
-statistics or a balancing loss (`watch_routers`) listens to it from outside.
+elsewhere the same sorted blocks go through plain products. The router's choice is its module's output, so statistics
+and balancing losses (`watch_routers`) are taken from it by a hook.
 
 Shapes: N tokens, E experts, k experts per token, C embedding, I width of an expert.
 """
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from litlm.config import LayerConfig, MoEConfig
 from litlm.model.mlp import MLP, Activation
 from litlm.model.norm import make_norm
-from litlm.ops.grouped import grouped_linear, rows_end
+from litlm.ops.grouped import group_ends, grouped_linear
 from litlm.ops.linear import Linear, linear
 
 
 class Routing(NamedTuple):
-    """weights and experts: (N, k); logits: (N, E), in fp32."""
+    """A router's choice. weights and experts: (N, k); logits: (N, E), in fp32."""
 
     weights: Tensor
     experts: Tensor
@@ -38,7 +38,7 @@ class Routing(NamedTuple):
 class Router(nn.Module):
     """Chooses k of E experts for each token, and how much each counts."""
 
-    noted: Routing | None = None  # of the pass under way, for `watch_routers`
+    last_routing: Routing | None = None  # of the pass under way, for `watch_routers`
 
     def __init__(self, n_embd: int, config: MoEConfig, eps: float = 1e-6) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Router(nn.Module):
         self.register_buffer("selection_bias", torch.zeros(config.n_expert) if config.selection_bias else None)
 
     def forward(self, x: Tensor) -> Routing:
-        """x: (N, C)"""
+        """(N, C) -> the choice for each token"""
         # In fp32 whatever the model's dtype: which expert comes next is often a matter of the last digits.
         x = x.float()
         if self.input_scale is not None:
@@ -72,27 +72,28 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def _choose(self, scores: Tensor) -> Tensor:
+        """(N, E) -> (N, k): the best experts, of a token's best groups where there are groups (DeepSeek-V3, 2024)."""
         c = self.config
         if c.n_group > 1:
             groups = scores.view(-1, c.n_group, c.n_expert // c.n_group)  # (N, groups, E / groups)
-            worth = groups.amax(-1) if c.group_score == "max" else groups.topk(2, -1).values.sum(-1)
-            best = worth.topk(c.n_group_per_token, -1).indices
-            outside = torch.ones_like(worth, dtype=torch.bool).scatter_(1, best, False)
-            scores = groups.masked_fill(outside[:, :, None], -torch.inf).flatten(1)
+            group_scores = groups.amax(-1) if c.group_score == "max" else groups.topk(2, -1).values.sum(-1)
+            best = group_scores.topk(c.n_group_per_token, -1).indices
+            excluded = torch.ones_like(group_scores, dtype=torch.bool).scatter_(1, best, False)
+            scores = groups.masked_fill(excluded[:, :, None], -torch.inf).flatten(1)
         return scores.topk(c.n_expert_per_token, -1).indices
 
 
 def _sparsemixer(logits: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
     """Phi-3.5-MoE's rule (Liu et al. 2024) without its training noise: the best two experts, each weighted by a softmax
-    over the experts that come close to it."""
+    over the experts that come close to it. (N, E) -> weights (N, 2), experts (N, 2)"""
     weights, experts = [], []
-    left = logits
+    remaining = logits
     for _ in range(2):
-        best, chosen = left.max(-1, keepdim=True)
+        best, expert = remaining.max(-1, keepdim=True)
         far = (best - logits) / logits.abs().clamp(min=best) > 2 * jitter
-        weights.append(left.masked_fill(far, -torch.inf).softmax(-1).gather(-1, chosen))
-        experts.append(chosen)
-        left = left.scatter(-1, chosen, -torch.inf)
+        weights.append(remaining.masked_fill(far, -torch.inf).softmax(-1).gather(-1, expert))
+        experts.append(expert)
+        remaining = remaining.scatter(-1, expert, -torch.inf)
     return torch.cat(weights, -1), torch.cat(experts, -1)
 
 
@@ -102,17 +103,17 @@ class Experts(nn.Module):
     def __init__(self, layer: LayerConfig, config: MoEConfig) -> None:
         super().__init__()
         self.act = Activation(layer.mlp)
-        wide, narrow = (config.n_expert, config.intermediate_size), (config.n_expert, layer.n_embd)
-        self.gate_proj = _weight(*wide, layer.n_embd) if layer.mlp.kind == "gated" else None
-        self.up_proj = _weight(*wide, layer.n_embd)
-        self.down_proj = _weight(*narrow, config.intermediate_size)
-        self.gate_bias = _weight(*wide) if config.expert_bias and layer.mlp.kind == "gated" else None
-        self.up_bias = _weight(*wide) if config.expert_bias else None
-        self.down_bias = _weight(*narrow) if config.expert_bias else None
+        E, size, gated = config.n_expert, config.intermediate_size, layer.mlp.kind == "gated"
+        self.gate_proj = _weight(E, size, layer.n_embd) if gated else None
+        self.up_proj = _weight(E, size, layer.n_embd)
+        self.down_proj = _weight(E, layer.n_embd, size)
+        self.gate_bias = _weight(E, size) if config.expert_bias and gated else None
+        self.up_bias = _weight(E, size) if config.expert_bias else None
+        self.down_bias = _weight(E, layer.n_embd) if config.expert_bias else None
 
     def forward(self, x: Tensor, experts: Tensor) -> Tensor:
-        """x: (M, C) rows sorted by expert, experts: (M,) which one each belongs to -> (M, C)"""
-        ends = rows_end(experts, self.up_proj.size(0))
+        """x: (M, C), rows sorted by expert; experts: (M,), which one each belongs to -> (M, C)"""
+        ends = group_ends(experts, self.up_proj.size(0))
         up = grouped_linear(x, self.up_proj, ends, experts, self.up_bias)
         gate = None
         if self.gate_proj is not None:
@@ -165,8 +166,8 @@ class MoE(nn.Module):
         super().__init__()
         self.config = config
 
-        def norm(has_one: bool = True) -> nn.Module:
-            return make_norm(layer.norm, layer.n_embd) if config.own_norms and has_one else nn.Identity()
+        def norm(wanted: bool = True) -> nn.Module:
+            return make_norm(layer.norm, layer.n_embd) if config.own_norms and wanted else nn.Identity()
 
         self.router = Router(layer.n_embd, config, layer.norm.eps)
         self.norm = norm()
@@ -183,14 +184,14 @@ class MoE(nn.Module):
         tokens = x.flatten(0, -2)  # (N, C)
         weights, experts, _ = self.router(tokens)
         weights = weights.to(x.dtype)
-        given, k = self.norm(tokens), experts.size(1)
-        chosen, order = experts.flatten().sort(stable=True)  # (N * k,)
+        normed, k = self.norm(tokens), experts.size(1)
+        sorted_experts, order = experts.flatten().sort(stable=True)  # (N * k,)
         compiled = torch.compiler.is_compiling()  # which derives gradients itself
-        rows: Tensor = given[order // k] if compiled else _Dispatch.apply(given, order, k)  # type: ignore[assignment]
+        rows: Tensor = normed[order // k] if compiled else _Dispatch.apply(normed, order, k)  # type: ignore[assignment]
         if self.config.scale_input:
             rows = rows * weights.flatten()[order, None]
         # Back in the tokens' order: a sum over k in fixed order, the same in every run.
-        y: Tensor = self.experts(rows, chosen)
+        y: Tensor = self.experts(rows, sorted_experts)
         y = y[order.argsort()] if compiled else _Combine.apply(y, order)  # type: ignore[assignment]
         y = y.unflatten(0, (-1, k))  # (N, k, C)
         y = self.post_norm(y.sum(1) if self.config.scale_input else (y * weights[..., None]).sum(1))
@@ -205,12 +206,13 @@ class MoE(nn.Module):
 
 @dataclass
 class RouterWatch:
-    """What the routers of a model did in the passes since `clear`, one `Routing` per layer and pass."""
+    """What the routers of a model chose in the passes since `clear`, one `Routing` per layer and pass."""
 
-    seen: list[Routing] = field(default_factory=list)
+    routings: list[Routing] = field(default_factory=list)
 
     def clear(self) -> None:
-        self.seen.clear()
+        """Start anew."""
+        self.routings.clear()
 
     def balance_loss(self, mask: Tensor | None = None) -> Tensor:
         """E * sum over experts of (share of choices) * (mean probability), over all layers' tokens together.
@@ -224,26 +226,27 @@ class RouterWatch:
         return n_expert * (share * logits.softmax(-1).mean(0)).sum()
 
     def z_loss(self, mask: Tensor | None = None) -> Tensor:
-        """Mean of logsumexp(logits) squared (Zoph et al. 2022, eq. 5): keeps router logits small."""
+        """Mean of logsumexp(logits) squared (Zoph et al. 2022, eq. 5): keeps router logits small. mask: (B, T)"""
         return self._all(mask)[0].logsumexp(-1).square().mean()
 
     def _all(self, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept = slice(None) if mask is None else mask.flatten()
-        return torch.cat([r.logits[kept] for r in self.seen]), torch.cat([r.experts[kept] for r in self.seen])
+        """logits (N, E) and experts (N, k) of all layers' tokens that count."""
+        index = slice(None) if mask is None else mask.flatten()
+        return torch.cat([r.logits[index] for r in self.routings]), torch.cat([r.experts[index] for r in self.routings])
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
         """For a log, still on the device; empty if there was no router. router_max_load: the busiest expert's tokens
         against an even share, worst layer. router_unused: share of experts that got none. router_entropy: of the
         probabilities, 1 for even ones, mean over layers."""
-        if not self.seen:
+        if not self.routings:
             return {}
         loads, entropies = [], []
-        for routing in self.seen:
+        for routing in self.routings:
             n_expert = routing.logits.size(-1)
-            chosen, p = routing.experts.flatten(), routing.logits.softmax(-1)
+            experts, p = routing.experts.flatten(), routing.logits.softmax(-1)
             load = p.new_zeros(n_expert, dtype=torch.float32)  # bincount would wait for the device
-            loads.append(load.scatter_add_(0, chosen, torch.ones_like(chosen, dtype=torch.float32)) / chosen.numel())
+            loads.append(load.scatter_add_(0, experts, torch.ones_like(experts, dtype=torch.float32)) / experts.numel())
             entropies.append(-(p * p.clamp(min=1e-30).log()).sum(-1).mean() / math.log(n_expert))
         load = torch.stack(loads)
         return {
@@ -260,26 +263,26 @@ def watch_routers(model: nn.Module) -> Iterator[RouterWatch]:
     routers = [module for module in model.modules() if isinstance(module, Router)]
 
     # Collected when the pass is over: a list that grows with each layer would give each a compiled graph of its own.
-    def note(router: nn.Module, _args: Any, routing: Any) -> None:
+    def store(router: nn.Module, _args: Any, routing: Any) -> None:
         if torch.is_grad_enabled():  # not those of a reference model
-            router.noted = routing
+            router.last_routing = routing
 
     def collect(*_: Any) -> None:
-        watch.seen += [router.noted for router in routers if router.noted is not None]
-        forget_routing(model)
+        watch.routings += [router.last_routing for router in routers if router.last_routing is not None]
+        clear_routing(model)
 
-    hooks = [router.register_forward_hook(note) for router in routers]
-    hooks += [model.register_forward_pre_hook(lambda *_: forget_routing(model)), model.register_forward_hook(collect)]
+    hooks = [router.register_forward_hook(store) for router in routers]
+    hooks += [model.register_forward_pre_hook(lambda *_: clear_routing(model)), model.register_forward_hook(collect)]
     try:
         yield watch
     finally:
         for hook in hooks:
             hook.remove()
-        forget_routing(model)
+        clear_routing(model)
 
 
-def forget_routing(module: nn.Module) -> None:
-    """Drop what routers noted outside of a pass, as when a layer is computed again for its backward pass."""
+def clear_routing(module: nn.Module) -> None:
+    """Drop what routers stored outside of a pass, as when a layer is computed again for its backward pass."""
     for router in module.modules():
         if isinstance(router, Router):
-            router.noted = None
+            router.last_routing = None

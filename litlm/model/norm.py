@@ -9,29 +9,34 @@ from litlm.config import NormConfig
 
 
 class OffsetRMSNorm(nn.RMSNorm):
-    """RMSNorm whose weight is stored as its difference from 1 (Gemma)."""
+    """RMSNorm (Zhang & Sennrich 2019) whose weight is stored as its difference from 1 (Gemma)."""
 
     def reset_parameters(self) -> None:
+        """A weight of 1."""
         nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)"""
         # In fp32: 1 + weight would lose most of a bf16 weight.
         return F.rms_norm(x.float(), self.normalized_shape, 1 + self.weight.float(), self.eps).to(x.dtype)
 
 
 class OffsetLayerNorm(nn.LayerNorm):
-    """LayerNorm whose weight is stored as its difference from 1 (Nemotron)."""
+    """LayerNorm (Ba et al. 2016) whose weight is stored as its difference from 1 (Nemotron)."""
 
     def reset_parameters(self) -> None:
+        """A weight of 1, no bias."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
+        """(..., C) -> (..., C), computed in fp32."""
         weight, bias = 1 + self.weight.float(), self.bias.float()
         return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
 
 def make_norm(config: NormConfig, size: int) -> nn.Module:
+    """The norm of the last dimension, of `size`, that the config asks for."""
     if config.kind == "rms":
         norm = OffsetRMSNorm if config.offset else nn.RMSNorm
         return norm(size, eps=config.eps, elementwise_affine=config.weight)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from litlm.ops.linear import linear
 
 
-def rows_end(experts: Tensor, n_expert: int) -> Tensor:
+def group_ends(experts: Tensor, n_expert: int) -> Tensor:
     """(E,) int32: where the rows of each expert end, given the sorted experts (M,) of all rows."""
-    # Unlike a count per expert, this needs no word from the device to the host.
+    # Unlike a count per expert, this does not synchronize with the device.
     return torch.searchsorted(experts, torch.arange(n_expert, device=experts.device), right=True, out_int32=True)
 
 
@@ -26,11 +26,11 @@ def grouped_linear(
     """Rows of x (M, in), sorted by expert, each times the weight (E, out, in) of its own expert -> (M, out).
 
     ends: (E,) where each expert's rows end; experts: (M,) the expert of each row; bias: (E, out). A module in the place
-    of the weight (`QuantizedStack`) knows itself how.
+    of the weight (`QuantizedStack`) is called with the rest.
     """
     if isinstance(weight, nn.Module):
         return weight(x, ends, experts, bias)
-    aligned = x.size(1) % 8 == 0 and weight.size(1) % 8 == 0  # the fused kernel wants rows of whole 16 bytes
+    aligned = x.size(1) % 8 == 0 and weight.size(1) % 8 == 0  # the fused kernel needs rows of whole 16 bytes
     if x.device.type == "cuda" and x.dtype == weight.dtype == torch.bfloat16 and aligned:
         y = (_grouped_mm if torch.compiler.is_compiling() else _grouped_mm_eager)(x, weight, ends)
         # An embedding's gradient is summed in fp32, that of bias[experts] in bf16: wrong after a few hundred rows.
@@ -42,7 +42,7 @@ def grouped_linear(
 
 
 def grouped_linear_loop(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`grouped_linear` as it reads: one product per expert that has rows."""
+    """`grouped_linear` as a loop: one product per expert that has rows."""
     parts, start = [], 0
     for expert, end in enumerate(ends.tolist()):
         if end > start:
@@ -55,8 +55,8 @@ def _grouped_mm_eager(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
 
 
-# For the compiler an operator of our own: left to itself it may lay the tensors of the backward pass out so that groups
-# would have to start at multiples of 16 bytes, which is a crash (torch 2.11).
+# A custom operator for the compiler: it might lay out the tensors of the backward pass so that groups would have to
+# start at multiples of 16 bytes, and crash (torch 2.11).
 @torch.library.custom_op("litlm::grouped_mm", mutates_args=())
 def _grouped_mm(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return _grouped_mm_eager(x.contiguous(), weight, ends)
@@ -71,15 +71,15 @@ def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 def _grouped_mm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    grad, x, nothing = grad.contiguous(), x.contiguous(), grad.new_empty(0)
-    grad_x = F.grouped_mm(grad, weight, offs=ends) if want_x else nothing
-    return grad_x, F.grouped_mm(grad.t(), x, offs=ends) if want_weight else nothing.clone()
+    grad, x, empty = grad.contiguous(), x.contiguous(), grad.new_empty(0)
+    grad_x = F.grouped_mm(grad, weight, offs=ends) if want_x else empty
+    return grad_x, F.grouped_mm(grad.t(), x, offs=ends) if want_weight else empty.clone()
 
 
 @_grouped_mm_backward.register_fake
 def _(grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor, want_x: bool, want_weight: bool) -> tuple[Tensor, Tensor]:
-    nothing = grad.new_empty(0)
-    return torch.empty_like(x) if want_x else nothing, torch.empty_like(weight) if want_weight else nothing.clone()
+    empty = grad.new_empty(0)
+    return torch.empty_like(x) if want_x else empty, torch.empty_like(weight) if want_weight else empty.clone()
 
 
 def _save_grouped_mm(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

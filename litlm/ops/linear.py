@@ -1,10 +1,10 @@
-"""Matrix products on the CPU by the fastest of the ways PyTorch has. On other devices these are `F.linear`.
+"""Matrix products on the CPU through the fastest kernel that PyTorch has. On other devices they are `F.linear`.
 
 PyTorch multiplies fp32 matrices with MKL, which takes a slow path on processors that are not Intel's. oneDNN, which the
-same PyTorch build brings and uses for bf16, has no such path: twice the speed on AMD's Zen 5, one row or thousands.
-For one row in bf16 it is the other way round: PyTorch's own kernel reads the weights twice as fast as oneDNN. And where
-the code is compiled, a product with one row is fastest as a plain sum, which becomes a loop at memory speed.
-`benchmarks/` measures all three.
+same PyTorch build contains and uses for bf16, has no such path: twice the speed on AMD's Zen 5, one row or thousands.
+For one row in bf16 it is the other way round: PyTorch's own kernel reads the weights twice as fast as oneDNN. In
+compiled code a product with one row is fastest as a plain sum, which becomes a loop at memory speed. `benchmarks/`
+measures all three.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps gate and up for the backward pass, not silu(gate): a third less of what a layer keeps most of."""
+    """Saves gate and up for the backward pass, but not silu(gate): a third less of a layer's largest activations."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -88,18 +89,18 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up (Shazeer 2020)."""
+    """silu(gate) * up (Shazeer 2020), each (..., I)."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return F.silu(gate) * up
     return _SwiGLU.apply(gate, up)  # type: ignore[return-value]
 
 
 @contextmanager
-def generation(dtype: torch.dtype, rows: int, device: torch.device) -> Iterator[None]:
-    """While a pass of generation over `rows` rows is launched: the kernels that suit it.
+def generation_kernels(dtype: torch.dtype, rows: int, device: torch.device) -> Iterator[None]:
+    """Choose the kernels that are fast for a pass of generation over `rows` rows.
 
-    On CUDA without cuDNN's attention, which prepares for each new key length, 45 ms each time. On a CPU in half
-    precision one row goes through PyTorch's own product, which beats oneDNN's there.
+    On CUDA without cuDNN's attention, which takes 45 ms to plan for each new key length. On a CPU in half precision one
+    row goes through PyTorch's own product, which beats oneDNN's there.
     """
     no_cudnn = device.type == "cuda" and torch.backends.cuda.cudnn_sdp_enabled()
     no_onednn = device.type == "cpu" and rows == 1 and dtype != torch.float32 and torch.backends.mkldnn.enabled
@@ -116,19 +117,28 @@ def generation(dtype: torch.dtype, rows: int, device: torch.device) -> Iterator[
             torch.backends.mkldnn.enabled = True
 
 
+@lru_cache
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """A number as `dtype` has it: what a checkpoint's own code multiplies by where it made a tensor of the number."""
+    return torch.tensor(value, dtype=dtype).item()
+
+
 class Linear(nn.Linear):
-    """`nn.Linear` with the product above and no weights of its own making: `GPT.init_weights` or a file fills them.
+    """`nn.Linear` with the product above, whose weights start empty: `GPT.init_weights` or a file fills them.
 
     (Drawing random numbers on the meta device would also import all of torch's compiler, several seconds.)
     """
 
-    def reset_parameters(self) -> None: ...
+    def reset_parameters(self) -> None:
+        """Nothing: see above."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """(..., in) -> (..., out)"""
         return linear(input, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
-    """`nn.Embedding`, filled from outside as well."""
+    """`nn.Embedding` whose weights start empty as well."""
 
-    def reset_parameters(self) -> None: ...
+    def reset_parameters(self) -> None:
+        """Nothing: see `Linear`."""

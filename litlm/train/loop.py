@@ -478,7 +478,7 @@ def gradients(
 
 def router_loss(routers: RouterWatch, settings: TrainSettings, batch: Batch) -> Tensor | float:
     """The auxiliary losses of a mixture's routers over a micro batch that the settings ask for, 0-dim."""
-    if not routers.seen or not (settings.router_balance or settings.router_z):
+    if not routers.routings or not (settings.router_balance or settings.router_z):
         return 0.0
     mask = batch.mask()
     return settings.router_balance * routers.balance_loss(mask) + settings.router_z * routers.z_loss(mask)

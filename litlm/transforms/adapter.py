@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litlm.context import Context
+from litlm.context import LayerContext
 from litlm.model import GPT, Attention
 from litlm.model.attention import EachHeadNorm
-from litlm.model.rope import Turn
-from litlm.ops.sdpa import attention
+from litlm.model.rope import RotaryInputs
+from litlm.ops.sdpa import AttentionSpec, attention
 from litlm.settings import MethodSettings
 from litlm.transforms.lora import Adapter, LoRA
 
@@ -69,23 +69,25 @@ class NormCopy(Adapter):
         return self.norm(x.float()).to(x.dtype)
 
 
-class _Prompted(Context):
-    """The context of a pass for one layer, in which queries also attend to the layer's prompt."""
+class _PromptedLayer(LayerContext):
+    """What a layer attends through whose queries also attend to the layer's prompt."""
 
-    def __init__(self, context: Context, attn: Attention) -> None:
+    def __init__(self, context: LayerContext, attn: Attention) -> None:
         self.context, self.attn = context, attn
-        self.fresh = context.fresh
 
-    def begin(self, batch: int, length: int, device: torch.device) -> Tensor:
-        return self.context.begin(batch, length, device)
-
-    def attend(self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, **options: Any) -> Tensor:
-        y = self.context.attend(layer, q, k, v, **options)  # (B, H, T, D)
-        adapter = self.attn.adapter
+    def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, spec: AttentionSpec, **options: Any) -> Tensor:
+        """As `LayerContext.attend` says."""
+        y = self.context.attend(q, k, v, spec, **options)  # (B, H, T, D)
+        adapter, cached = self.attn.adapter, self.context.cached_weights
         assert isinstance(adapter, Prompt)
-        prompt = self.context.once(layer, lambda: _keys_and_values(self.attn, adapter.prompt.to(q.dtype)))
-        keys, values = prompt.expand(-1, q.size(0), -1, -1, -1)
-        attended = attention(q, keys, values, scale=options.get("scale"), softcap=options.get("softcap"))
+        if cached is None:
+            prompt_kv = _keys_and_values(self.attn, adapter.prompt.to(q.dtype))
+        else:
+            if "prompt_kv" not in cached:
+                cached["prompt_kv"] = _keys_and_values(self.attn, adapter.prompt.to(q.dtype))
+            prompt_kv = cached["prompt_kv"]
+        keys, values = prompt_kv.expand(-1, q.size(0), -1, -1, -1)
+        attended = attention(q, keys, values, spec)
         return torch.addcmul(y, adapter.gate.to(y.dtype).view(1, -1, 1, 1), attended)
 
 
@@ -93,14 +95,14 @@ def _keys_and_values(attn: Attention, prompt: Tensor) -> Tensor:
     """(P, C) -> (2, 1, K, P, D)"""
     assert attn.k_proj is not None
     k = attn.k_proj(prompt[None])
-    v = attn._heads(k if attn.v_proj is None else attn.v_proj(prompt[None]))
+    v = attn.split_heads(k if attn.v_proj is None else attn.v_proj(prompt[None]))
     v = v if attn.v_norm is None else attn.v_norm(v)
-    return torch.stack((attn._heads(k), v)).transpose(2, 3)
+    return torch.stack((attn.split_heads(k), v)).transpose(2, 3)
 
 
-def _attend_to_prompt(attn: Attention, args: tuple[Tensor, Turn, Context, int]) -> Any:
-    x, turn, context, layer = args
-    return None if attn.adapter.disabled else (x, turn, _Prompted(context, attn), layer)  # type: ignore[union-attr]
+def _attend_to_prompt(attn: Attention, args: tuple[Tensor, RotaryInputs, LayerContext]) -> Any:
+    x, rotary, context = args
+    return None if attn.adapter.disabled else (x, rotary, _PromptedLayer(context, attn))  # type: ignore[union-attr]
 
 
 def _scale_and_shift(linear: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from litlm.model import GPT
 from litlm.model.moe import Experts
-from litlm.ops.grouped import grouped_linear, rows_end
+from litlm.ops.grouped import group_ends, grouped_linear
 from litlm.ops.linear import Linear, linear
 from litlm.settings import MethodSettings
 from litlm.transforms.quantize import QuantizedLinear, QuantizedStack, weight_of
@@ -172,7 +172,7 @@ class AdaptedExperts(Experts):
 
     def forward(self, x: Tensor, experts: Tensor) -> Tensor:
         """(M, C) rows sorted by expert, and the expert (M,) of each -> (M, C)"""
-        ends = rows_end(experts, self.up_proj.size(0))
+        ends = group_ends(experts, self.up_proj.size(0))
         up = self._project("up_proj", x, ends, experts, self.up_bias)
         gate = None if self.gate_proj is None else self._project("gate_proj", x, ends, experts, self.gate_bias)
         return self._project("down_proj", self.act(gate, up), ends, experts, self.down_bias)

@@ -111,7 +111,6 @@ def test_which_layer_is_read() -> None:
     config = ours(by_name("gemma4_text-shared-kv")).config  # S F | S S F
     layers = [config.layer(i) for i in range(5)]
     assert [layer.kv_layer for layer in layers] == [None, None, 0, 0, 1]
-    assert [layer.kv_shared for layer in layers] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("name", ["shared-kv", "moe-shared-kv"])

@@ -1,0 +1,30 @@
+"""Buffers that follow from the config alone: in fp32 whatever the model's dtype, and never saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class ComputedBuffer(nn.Module):
+    """A module with one such buffer, `values`, which is computed again after any move or cast.
+
+    (A cast would round it: bf16 rope frequencies are wrong by whole turns after a few hundred tokens.)
+    """
+
+    values: Tensor
+
+    def __init__(self, compute: Callable[[torch.device], Tensor]) -> None:
+        super().__init__()
+        self.compute = compute
+        # Also in a model built on meta it has its values at once: computing there would import torch's whole compiler.
+        device = torch.get_default_device()
+        values = compute(torch.device("cpu") if device.type == "meta" else device)
+        self.register_buffer("values", values, persistent=False)
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        self.values = self.compute(self.values.device)
+        return self
