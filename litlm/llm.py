@@ -119,9 +119,9 @@ class LLM:
         from litlm.zoo import find_model
 
         if quantize is not None:
-            from litlm.transforms.quantize import check_quant_type
+            from litlm.transforms.quantize import check_qtype
 
-            check_quant_type(quantize)
+            check_qtype(quantize)
         # Whatever can be refused without the model is refused before it is downloaded.
         device = pick_device(device)
         pick_dtype(dtype, "float32", device, quantized=False)

@@ -33,13 +33,12 @@ from litlm.transforms.adapter import (
     NormCopy,
     Prompt,
     ScaleBias,
-    adapters_disabled,
     apply_adapter,
     prompt_adapters,
     refuse_to_merge,
 )
 from litlm.transforms.blocks import training_blocks
-from litlm.transforms.lora import apply_lora
+from litlm.transforms.lora import adapters_disabled, apply_lora
 from litlm.transforms.quantize import QuantizedLinear
 
 # Grouped queries, norms of queries and keys, sliding windows, layer norms with biases, parallel blocks, a mixture.

@@ -670,7 +670,7 @@ def test_too_little_memory_is_said_with_what_helps(tmp_path: Path, monkeypatch: 
     from litlm.train.run import run
 
     # Names versions of installed packages.
-    monkeypatch.setattr("litlm.train.files.write_settings", lambda *args, **options: None)
+    monkeypatch.setattr("litlm.train.run.write_settings", lambda *args, **options: None)
     llm = _llm("llama")
     train = _data((192,) * 8).select([i % 8 for i in range(AUTO)])
     settings = FinetuneSettings(

@@ -272,7 +272,7 @@ def test_it_learns_as_in_peft(
     out = theirs(tokens, labels=labels, use_cache=False)
     out.loss.backward()
     expected = {name: p.grad for name, p in theirs.named_parameters() if p.requires_grad}
-    monkeypatch.setattr(losses, "_CHUNK_BYTES", 4 * 5 * model.config.vocab_size)  # five rows
+    monkeypatch.setattr("litlm.ops.cross_entropy._CHUNK_BYTES", 4 * 5 * model.config.vocab_size)  # five rows
     wanted = labels[:, 1:]
     for reduce in (losses.loss_sum, lambda *args: losses.model_token_losses(*args).sum()):
         model.zero_grad()

@@ -13,7 +13,6 @@ import functools
 import gc
 import math
 from collections import defaultdict
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -340,10 +339,6 @@ def test_orpo_of_answers_that_are_certain_or_impossible() -> None:
 # --- the reference model -------------------------------------------------------------------------------------------
 
 
-def _off(method: str, model: GPT) -> AbstractContextManager[None]:
-    return adapters_disabled(model) if method == "lora" else prompts.adapters_disabled(model)
-
-
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("method", ["lora", "adapter", "adapter_v2"])
 def test_at_the_start_the_loss_is_log_2_and_margins_are_zero(method: str, packing: bool) -> None:
@@ -353,7 +348,7 @@ def test_at_the_start_the_loss_is_log_2_and_margins_are_zero(method: str, packin
     else:
         prompts.apply_adapter(model, MethodSettings(name=method, start_layer=0), v2=method == "adapter_v2")  # type: ignore[arg-type]
     model.train()
-    objective = Preference(PreferenceSettings(), lambda: _off(method, model))
+    objective = Preference(PreferenceSettings(), lambda: adapters_disabled(model))
     for batch in _data(6, packing=packing).batches(range(6), 3):
         n = objective.count(batch)
         loss = objective.loss_sum(model, batch)

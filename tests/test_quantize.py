@@ -29,9 +29,9 @@ from litlm.ops.linear import Linear
 from litlm.settings import MethodSettings
 from litlm.transforms import compile, quantize
 from litlm.transforms.lora import adapters, apply_lora
-from litlm.transforms.quantize import QUANT_TYPES, QuantizedLinear, QuantizedStack, weight_of
+from litlm.transforms.quantize import QTYPES, QuantizedLinear, QuantizedStack, weight_of
 
-FOUR = [kind for kind in QUANT_TYPES if kind != "int8"]
+FOUR = [kind for kind in QTYPES if kind != "int8"]
 SHAPES = [(1, 2), (5, 7), (17, 96), (33, 40), (64, 128), (129, 192), (300, 1000)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def test_bytes_per_weight(kind: str, size: float) -> None:
 # --- products ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", QUANT_TYPES)
+@pytest.mark.parametrize("kind", QTYPES)
 @pytest.mark.parametrize("shape", [(5, 7), (33, 40), (130, 192)], ids=str)
 # In halves the products are rounded, by up to 2**-8 and 2**-11, and where bias or kernel add them up, a few times.
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 0), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
@@ -231,7 +231,7 @@ def _check_kept(kept: list[Tensor]) -> None:
     assert sum(t.dtype in (torch.uint8, torch.int8) and t.numel() >= 64 * 200 // 2 for t in kept) == 2
 
 
-@pytest.mark.parametrize("kind", QUANT_TYPES)
+@pytest.mark.parametrize("kind", QTYPES)
 def test_the_backward_pass_keeps_packed_weights_only(kind: str) -> None:
     x = torch.randn(3, 64, requires_grad=True)
     y, kept = _held(_MLP(kind), x)
@@ -262,7 +262,7 @@ def test_compiled_in_one_graph(kind: str) -> None:
     _near(model.up.bias.grad, bias_grad, 1e-6)
 
 
-@pytest.mark.parametrize("kind", QUANT_TYPES)
+@pytest.mark.parametrize("kind", QTYPES)
 @pytest.mark.parametrize("shape", [(5, 24, 40), (3, 64, 192), (4, 5, 7)], ids=str)
 def test_experts(kind: str, shape: tuple[int, int, int]) -> None:
     weight = _weight(shape, 3)
@@ -320,7 +320,7 @@ def _plain(path: Path, kind: str, dtype: torch.dtype = torch.float32) -> GPT:
 MODELS = ["llama-mha-biases", "llama-mqa-tied", "gpt_neox-odd-share", "deepseek_v3-groups"]
 
 
-@pytest.mark.parametrize("kind", QUANT_TYPES)
+@pytest.mark.parametrize("kind", QTYPES)
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_a_model_computes_with_the_packed_values(name: str, kind: str) -> None:
@@ -399,7 +399,7 @@ def test_moves_and_casts_leave_scales_alone(kind: str) -> None:
     assert torch.equal(other.float().dequantized(), layer.dequantized())
 
 
-@pytest.mark.parametrize("kind", QUANT_TYPES)
+@pytest.mark.parametrize("kind", QTYPES)
 @pytest.mark.parametrize("name", ["llama-mha-biases", "deepseek_v3-groups"])
 def test_lora_on_packed_weights(name: str, kind: str) -> None:
     """The adapters' gradients are those beside the plain values, and the packed weights stay as they are."""
@@ -426,7 +426,7 @@ def test_lora_on_packed_weights(name: str, kind: str) -> None:
 # --- for people ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "kind"), [*(("llama", kind) for kind in QUANT_TYPES), ("mixtral", "nf4-dq")])
+@pytest.mark.parametrize(("family", "kind"), [*(("llama", kind) for kind in QTYPES), ("mixtral", "nf4-dq")])
 def test_load_generate_and_save(family: str, kind: str, tmp_path: Path) -> None:
     llm, plain = tiny.load(family, quantize=kind), tiny.load(family)
     assert any(isinstance(m, QuantizedLinear) for m in llm.model.modules())
@@ -498,7 +498,7 @@ no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 
 @pytest.mark.gpu
 @no_cuda
-@pytest.mark.parametrize("kind", QUANT_TYPES)
+@pytest.mark.parametrize("kind", QTYPES)
 @pytest.mark.parametrize("shape", [(33, 40), (64, 128), (300, 1000), (512, 1024)], ids=str)
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 def test_cuda_computes_what_the_cpu_does(kind: str, shape: tuple[int, int], dtype: torch.dtype, rtol: float) -> None:
@@ -528,7 +528,7 @@ def test_cuda_computes_what_the_cpu_does(kind: str, shape: tuple[int, int], dtyp
 
 @pytest.mark.gpu
 @no_cuda
-@pytest.mark.parametrize("kind", QUANT_TYPES)
+@pytest.mark.parametrize("kind", QTYPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda_packs_as_the_cpu_does(kind: str, dtype: torch.dtype) -> None:
     """The same, but where a weight lies halfway between two values: its kernels round such ties another way.
@@ -560,7 +560,7 @@ def test_cuda_packs_as_the_cpu_does(kind: str, dtype: torch.dtype) -> None:
 
 def _chosen(layer: QuantizedLinear) -> Tensor:
     """The value that each weight was given, where its block's largest is 1."""
-    if layer.quant_type == "int8":
+    if layer.qtype == "int8":
         return layer.weight.cpu().float().flatten() / 127
     return layer.pairs.cpu()[layer.weight.cpu().flatten().int()].flatten()[: layer.in_features * layer.out_features]
 

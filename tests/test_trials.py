@@ -140,6 +140,6 @@ def test_not_even_one_example_fits(files: Files, tmp_path: Path, monkeypatch: py
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr("litlm.train.trials.largest_micro_batch", full)
-    monkeypatch.setattr("litlm.train.trials.check_auto", lambda *_: None)
+    monkeypatch.setattr("litlm.train.preflight.check_auto", lambda *_: None)
     with pytest.raises(ValueError, match=r"not enough.*in this order: a shorter --data.max_len; a smaller model$"):
         run(settings_of("qlora", files, tmp_path / "run", micro_batch_size="auto", checkpointing="full"))

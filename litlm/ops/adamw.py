@@ -44,20 +44,10 @@ def _adamw(
 
 # Twelve parameters, as torch's functional `adamw` has them.
 def adamw_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    state_steps: list[Tensor],
-    model_params: list[Tensor | None],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    clip_coef: Tensor | None,
-    found_inf: Tensor | None,
-) -> None:
+    params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    state_steps: list[Tensor], model_params: list[Tensor | None], *, lr: float, betas: tuple[float, float], eps: float,
+    weight_decay: float, clip_coef: Tensor | None, found_inf: Tensor | None,
+) -> None:  # fmt: skip
     """One AdamW step (Loshchilov & Hutter 2019), as torch's fused one, of contiguous fp32 tensors on one device.
 
     grads: fp32 or less, multiplied by the scalar `clip_coef`. state_steps: 0-dim counts of each parameter's updates,

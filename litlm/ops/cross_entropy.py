@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,16 +36,19 @@ _KERNEL_BYTES = 2**31
 _TILE = 128  # rows: the tile size of fast CUDA matrix products
 
 
+class _Head(NamedTuple):
+    """The output projection: logits are `hidden @ weight.T + bias`, times scale, then capped."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+
+
 def cross_entropy_sum(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = None,
-    scale: float = 1.0,
-    softcap: float | None = None,
-    target_positions: Tensor | None = None,
-) -> Tensor:
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None, scale: float = 1.0,
+    softcap: float | None = None, target_positions: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The summed cross-entropy, a scalar in fp32. hidden: (B, T, C), weight: (V, C), targets: (B, T) with IGNORE.
 
     bias: (V,). Logits are multiplied by `scale` and then, with a `softcap`, become cap * tanh(logit / cap).
@@ -57,15 +60,9 @@ def cross_entropy_sum(
 
 
 def token_losses(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = None,
-    scale: float = 1.0,
-    softcap: float | None = None,
-    target_positions: Tensor | None = None,
-) -> Tensor:
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None, scale: float = 1.0,
+    softcap: float | None = None, target_positions: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The cross-entropy of each position (B, T) in fp32, 0 without a target; arguments as `cross_entropy_sum`."""
     rows, row_targets, index = _with_target(hidden, weight, targets, target_positions)
     losses: Tensor = _TokenLosses.apply(rows, weight, bias, row_targets, scale, softcap)  # type: ignore[assignment]
@@ -73,12 +70,7 @@ def token_losses(
 
 
 def head_losses(
-    head: Callable[[Tensor], Tensor],
-    hidden: Tensor,
-    targets: Tensor,
-    *,
-    vocab_size: int,
-    target_positions: Tensor | None = None,
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocab_size: int, target_positions: Tensor | None
 ) -> Tensor:
     """`token_losses` for any `head` that maps hidden states (N, C) to final logits (N, V)."""
 
@@ -121,27 +113,18 @@ def _scatter(losses: Tensor, index: Tensor | None, shape: torch.Size) -> Tensor:
 # --- chunks --------------------------------------------------------------------------------------------------------
 
 
-def _chunk(
-    h: Tensor,
-    targets: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    *,
-    need_grad: bool,
-) -> tuple[Tensor, Tensor | None]:
+def _chunk(h: Tensor, targets: Tensor, head: _Head, *, need_grad: bool) -> tuple[Tensor, Tensor | None]:
     """The losses (N,) of a chunk of rows (N, C) and, if needed, their gradient (N, V) with respect to
     `h @ weight.T + bias`.
     """
-    logits, t = linear(h, weight, bias).float(), targets[:, None]
-    if scale != 1:
-        logits *= scale
+    logits, t = linear(h, head.weight, head.bias).float(), targets[:, None]
+    if head.scale != 1:
+        logits *= head.scale
     softcap_grad = None
-    if softcap is not None:
-        tanh = logits.div_(softcap).tanh_()
+    if head.softcap is not None:
+        tanh = logits.div_(head.softcap).tanh_()
         softcap_grad = 1 - tanh.square() if need_grad else None
-        logits = tanh.mul_(softcap)
+        logits = tanh.mul_(head.softcap)
     target_logit, max_logit = logits.gather(1, t), logits.amax(-1, keepdim=True)
     # One exponential serves the loss and its gradient; all in place.
     total = logits.sub_(max_logit).exp_().sum(-1, keepdim=True)
@@ -152,34 +135,26 @@ def _chunk(
     grad.scatter_add_(1, t, grad.new_full(t.shape, -1.0))
     if softcap_grad is not None:
         grad *= softcap_grad
-    if scale != 1:
-        grad *= scale
+    if head.scale != 1:
+        grad *= head.scale
     return losses, grad
 
 
 def _chunks(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    scale: float,
-    softcap: float | None,
-    *,
-    need_grad: bool,
-    frozen: bool,
+    hidden: Tensor, targets: Tensor, head: _Head, *, need_grad: bool, frozen: bool
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """`_chunk` for consecutive slices of the rows (N, C): (slice, losses, gradient). The gradient's memory is reused
     for the next chunk.
 
     frozen: the weight's gradient is not needed.
     """
-    N, V = hidden.size(0), weight.size(0)
-    kernels = _kernels(hidden, weight)
+    N, V = hidden.size(0), head.weight.size(0)
+    kernels = _kernels(hidden, head.weight)
     if kernels is None:
         rows = max(1, _CHUNK_BYTES // (4 * V))
         for start in range(0, N, rows):
             part = slice(start, start + rows)
-            yield part, *_chunk(hidden[part], targets[part], weight, bias, scale, softcap, need_grad=need_grad)
+            yield part, *_chunk(hidden[part], targets[part], head, need_grad=need_grad)
         return
     width = -(-V // kernels.ALIGN) * kernels.ALIGN
     max_rows = max(1, _kernel_bytes(hidden.device) // (8 if frozen else 1) // (width * hidden.element_size()))
@@ -190,12 +165,12 @@ def _chunks(
         part = slice(start, min(N, start + rows))
         h, t = hidden[part], targets[part]
         logits = buffer[: h.size(0), :V]
-        if bias is None:
-            torch.mm(h, weight.t(), out=logits)
+        if head.bias is None:
+            torch.mm(h, head.weight.t(), out=logits)
         else:
-            torch.addmm(bias, h, weight.t(), out=logits)
+            torch.addmm(head.bias, h, head.weight.t(), out=logits)
         losses = hidden.new_empty(h.size(0), dtype=torch.float32)
-        kernels.softmax_gradient_(logits, t, losses, scale=scale, softcap=softcap, gradient=need_grad)
+        kernels.softmax_gradient_(logits, t, losses, scale=head.scale, softcap=head.softcap, gradient=need_grad)
         yield part, losses, logits if need_grad else None
 
 
@@ -283,7 +258,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
         total = hidden.new_zeros((), dtype=torch.float32)
         options: Any = dict(need_grad=need_hidden or need_weight or need_bias, frozen=not need_weight)
-        for part, losses, grad in _chunks(hidden, weight, bias, targets, scale, softcap, **options):
+        for part, losses, grad in _chunks(hidden, targets, _Head(weight, bias, scale, softcap), **options):
             total += losses.sum()
             if grad is None:
                 continue
@@ -319,7 +294,7 @@ class _TokenLosses(torch.autograd.Function):
         losses = hidden.new_empty(hidden.size(0), dtype=torch.float32)
         row_grads = torch.empty_like(hidden) if need_hidden else None
         options: Any = dict(need_grad=need_hidden, frozen=True)
-        for part, chunk_losses, grad in _chunks(hidden, weight, bias, targets, scale, softcap, **options):
+        for part, chunk_losses, grad in _chunks(hidden, targets, _Head(weight, bias, scale, softcap), **options):
             losses[part] = chunk_losses
             if row_grads is not None and grad is not None:
                 _put_product(row_grads[part], grad.to(hidden.dtype), weight)
@@ -337,8 +312,8 @@ class _TokenLosses(torch.autograd.Function):
             return grad_hidden, *[None] * 5
         grad_weight = _grad_buffer(weight, hidden) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        options: Any = dict(need_grad=True, frozen=not ctx.needs_input_grad[1])
-        for part, _, logit_grad in _chunks(hidden, weight, bias, targets, ctx.scale, ctx.softcap, **options):
+        head, frozen = _Head(weight, bias, ctx.scale, ctx.softcap), not ctx.needs_input_grad[1]
+        for part, _, logit_grad in _chunks(hidden, targets, head, need_grad=True, frozen=frozen):
             assert logit_grad is not None
             logit_grad, factors = logit_grad.to(hidden.dtype), grad[part]
             first = part.start == 0

@@ -38,17 +38,9 @@ def _final_logits(x, scale, softcap, CAPPED: tl.constexpr):
 
 @triton.jit
 def _softmax_gradient(
-    logits,
-    targets,
-    losses,
-    V,
-    stride,
-    scale,
-    softcap,
-    CAPPED: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    logits, targets, losses, V, stride, scale, softcap,
+    CAPPED: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     # Loads and stores include the padding behind a row: its width, unlike V, is a multiple of a vector load's.
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride

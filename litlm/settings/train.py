@@ -1,4 +1,4 @@
-"""How a model is changed, how it learns, and what a whole run is."""
+"""Settings of training: the method, the training itself, and whole runs."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ MethodName: Any = Literal[method_names()]  # for the command line's help, errors
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """Which weights are trained, and as what.
+    """Which weights are trained, and how.
 
     Args:
-        name: full (all weights), lora (small matrices beside frozen weights), qlora (the same on quantized weights),
+        name: full (all weights), lora (low-rank adapters beside frozen weights), qlora (the same on quantized weights),
             adapter (LLaMA-Adapter: learned prompts with a gate in each layer), adapter_v2 (also biases, scales, norms).
         r: lora: rank of the adapters.
         alpha: lora: the adapters' output is scaled by alpha / r.
-        dropout: lora: probability of dropping an adapter's input while training.
-        targets: lora: layers that get an adapter, by the end of their name (q_proj, layers.0.attn.v_proj) or a pattern
-            (layers.1?.mlp.*); all-linear means all in the layers; experts are those of a mixture; embed and lm_head
-            are outside of the layers, and adapted apart from each other also where they are tied.
-        rslora: lora: scale by alpha / sqrt(r).
-        dora: lora: weight-decomposed adaptation, which also learns each row's length.
-        modules_to_save: lora: modules trained whole beside the adapters, such as embed, lm_head or norm.
-        quantize: qlora: how the frozen weights are kept, nf4 if not said; -dq also quantizes the scales.
-        freeze: full: parameters that stay as they are, by the end of their name or a pattern (embed.*, layers.0.*).
+        dropout: lora: dropout of the adapters' input during training.
+        targets: lora: layers to adapt, by the end of their name (q_proj, layers.0.attn.v_proj) or a pattern
+            (layers.1?.mlp.*); all-linear means all linear layers of the blocks, experts those of a mixture; embed and
+            lm_head are adapted separately even if they are tied.
+        rslora: lora: scale by alpha / sqrt(r) (rank-stabilized LoRA).
+        dora: lora: weight-decomposed adaptation (DoRA), which also learns the norm of each row.
+        modules_to_save: lora: modules to train whole beside the adapters, such as embed, lm_head or norm.
+        quantize: qlora: format of the frozen weights, nf4 by default; -dq also quantizes the scales.
+        freeze: full: parameters not to train, by the end of their name or a pattern (embed.*, layers.0.*).
         prompt_length: adapter: learned prompt positions in each layer.
-        start_layer: adapter: the first layer that has them.
+        start_layer: adapter: the first layer with a prompt.
     """
 
     name: MethodName = "lora"  # pyright: ignore[reportInvalidTypeForm]
@@ -106,49 +106,49 @@ class MethodSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How to learn.
+    """How to train.
 
     Args:
         max_steps: Stop after this many optimizer steps.
         max_tokens: Stop after this many tokens.
-        max_time: Stop after this long: 90s, 30m, 2h, 1d.
-        epochs: Stop after this many passes over the data (whichever limit comes first); one pass where none is set.
-        batch_size: Examples (rows, when pretraining) for each optimizer step.
-        micro_batch_size: Examples of full length that go through the model at once; gradients add up to batch_size.
-            Changes memory and speed, not the result. auto finds the largest that fits (CUDA).
-        optimizer: adamw, adamw8bit (embeddings keep 32 bits), muon (with AdamW for embeddings, head, experts and what
-            is no matrix), or the name of a class in torch.optim.
-        optimizer_args: More arguments of the optimizer. pretrain gives adamw, adamw8bit and muon betas of (0.9, 0.95).
-        lr: Highest learning rate; find tries a range first and takes the steepest.
-        min_lr: Where the learning rate ends, as a share of lr.
-        schedule: Shape of the learning rate after the warm-up: cosine or linear down to min_lr, constant, or wsd
-            (constant, then down in the last decay_fraction).
-        warmup_steps: Steps in which the learning rate rises from zero; at most half of the run, where its steps are
-            known.
-        decay_fraction: wsd: share of the run in which the learning rate falls.
-        weight_decay: Of matrices; vectors have none.
-        grad_clip: Largest norm of the whole gradient; None for no limit.
-        optimizer_in_backward: Update each weight as soon as its gradient is there, which frees the gradients' memory;
-            needs micro_batch_size = batch_size and no grad_clip.
-        precision: bf16-true; bf16-mixed (computes in bf16, updates fp32 copies of the trained weights); 32-true. auto:
-            on CUDA bf16-true for adapters and bf16-mixed for whole weights, on a CPU the checkpoint's own dtype for
-            adapters and 32-true for whole weights.
-        compile: Compile each layer; None is yes on CUDA.
-        checkpointing: Keep fewer activations and compute them again: all (full), or the cheap ones (selective; all in
+        max_time: Stop after this time: 90s, 30m, 2h, 1d.
+        epochs: Stop after this many passes over the data. The first limit reached counts; without any, one epoch.
+        batch_size: Examples (in pretraining rows) per optimizer step.
+        micro_batch_size: Examples of full length per forward pass; gradients accumulate up to batch_size. Affects
+            memory and speed, not the result. auto finds the largest that fits (CUDA).
+        optimizer: adamw, adamw8bit (embeddings stay in 32 bits), muon (with AdamW for embeddings, head, experts and
+            vectors), or the name of a class in torch.optim.
+        optimizer_args: More arguments of the optimizer. In pretraining, betas of adamw, adamw8bit and muon default to
+            (0.9, 0.95).
+        lr: Peak learning rate; find runs a learning rate range test first.
+        min_lr: Final learning rate, as a fraction of lr.
+        schedule: Learning rate after the warmup: cosine or linear decay to min_lr, constant, or wsd (constant, then
+            decay in the last decay_fraction).
+        warmup_steps: Steps of linear warmup; at most half of the run's steps, if these are known.
+        decay_fraction: wsd: fraction of the run in which the learning rate decays.
+        weight_decay: Weight decay of matrices; biases and norms have none.
+        grad_clip: Clip the global gradient norm to this; None for no clipping.
+        optimizer_in_backward: Update each weight as soon as its gradient is computed, and free the gradient; needs
+            micro_batch_size = batch_size and no grad_clip.
+        precision: bf16-true; bf16-mixed (computes in bf16, updates fp32 master weights); 32-true. auto is, on CUDA,
+            bf16-true for adapters and bf16-mixed for the model's own weights; on a CPU the checkpoint's dtype for
+            adapters and 32-true for the model's own weights.
+        compile: Compile each layer; None means yes on CUDA.
+        checkpointing: Activation checkpointing: recompute all activations (full) or the cheap ones (selective; all in
             layers with capped scores, sinks, ALiBi or chunks).
-        fp8: Products in FP8 (torchao; GPUs from Ada and Hopper on).
-        router_balance: Weight of the loss that spreads tokens evenly over experts (mixture-of-experts models).
-        router_z: Weight of the loss that keeps router logits small (mixture-of-experts models).
-        val_interval: Validate every so many steps (and at the end).
-        early_stop: Stop after this many validations without a better loss; final/ is then the best, not the last.
-        save_interval: Save a checkpoint every so many steps, and at the end.
-        save_time: Save one whenever the last is this old, by the clock: 90s, 10m, 2h; None never.
-        keep: How many checkpoints are kept, besides the best.
-        on_spike: What to do when a step's loss is not finite or jumps: stop, skip that step, or roll back to the last
-            checkpoint of save_interval and leave out the data since.
-        spike_factor: A loss this many standard deviations above the running mean is a spike; None only if not finite.
-        samples: Prompts that are continued before, at each validation, and after.
-        logger: Beside metrics.csv: tensorboard, wandb, mlflow.
+        fp8: Matrix products in FP8 (torchao; Ada, Hopper or later GPUs).
+        router_balance: Weight of the load-balancing loss (mixture of experts).
+        router_z: Weight of the router z-loss (mixture of experts).
+        val_interval: Validate every this many steps, and at the end.
+        early_stop: Stop after this many validations without a better loss; final/ is then the best checkpoint.
+        save_interval: Save a checkpoint every this many steps, and at the end.
+        save_time: Save a checkpoint when the last one is older than this: 90s, 10m, 2h; None never.
+        keep: Number of checkpoints to keep, besides the best.
+        on_spike: When a step's loss is not finite, or jumps: stop, skip the step, or roll back to the last checkpoint
+            of save_interval and skip the data since.
+        spike_factor: A loss this many standard deviations above the running mean is a spike; None: only if not finite.
+        samples: Prompts to continue before training, at each validation, and after.
+        logger: Besides metrics.csv: tensorboard, wandb, mlflow.
     """
 
     max_steps: int | None = None
@@ -194,7 +194,7 @@ class TrainSettings:
         if self.lr != "find" and not (isinstance(self.lr, (int, float)) and self.lr > 0):
             problems.append(f"lr={self.lr} must be positive, or find")
         if not 0 <= self.min_lr <= 1:
-            problems.append(f"min_lr={self.min_lr} is a share of lr, so it must lie in [0, 1]")
+            problems.append(f"min_lr={self.min_lr} is a fraction of lr, so it must lie in [0, 1]")
         if not 0 < self.decay_fraction <= 1:
             problems.append(f"decay_fraction={self.decay_fraction} must lie in (0, 1]")
         if self.warmup_steps < 0:
@@ -212,13 +212,13 @@ class TrainSettings:
             if (value := getattr(self, key)) is not None and in_seconds(value) is None:
                 problems.append(f"{key}={value!r} must be a number and a unit: 90s, 30m, 2h or 1d")
         if self.on_spike == "rollback" and self.save_interval is None:
-            # Where the clock decides, a run would not come out the same twice.
+            # With checkpoints by the clock, two equal runs could differ.
             problems.append("on_spike=rollback needs checkpoints to go back to; set save_interval")
         if self.optimizer_in_backward:
             if self.grad_clip is not None:
                 problems.append("optimizer_in_backward never holds the whole gradient; set grad_clip to null")
             if self.on_spike != "stop":
-                problems.append("optimizer_in_backward has taken the step before it can be judged; leave on_spike=stop")
+                problems.append("optimizer_in_backward can't skip or undo a step; leave on_spike=stop")
         unknown = [name for name in self.logger if name not in ("tensorboard", "wandb", "mlflow")]
         if unknown:
             problems.append(f"logger={unknown[0]!r} is unknown; use tensorboard, wandb or mlflow")
@@ -236,7 +236,7 @@ class TrainSettings:
 
 
 def in_seconds(time: str | None) -> float | None:
-    """90s, 30m, 2h or 1d in seconds; None for None, and for what is no such time."""
+    """90s, 30m, 2h or 1d in seconds; None for None and anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", time or "")
     if found is None or not math.isfinite(float(found[1])) or float(found[1]) <= 0:
         return None
@@ -245,13 +245,13 @@ def in_seconds(time: str | None) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Settings):
-    """What all training runs share, besides their data.
+    """The settings of all training runs, except their data.
 
     Args:
         model: What to train: a directory, .gguf file, zoo name or hub id.
-        method: How the model is changed.
-        train: How to learn.
-        out_dir: Where the run is written; `final/` in it holds the result.
+        method: Which weights are trained, and how.
+        train: How to train.
+        out_dir: Directory of the run; `final/` in it holds the result.
         resume: auto continues from the newest checkpoint in out_dir, if there is one; or name one (step-000100).
         overwrite: Replace the run in out_dir.
     """
@@ -275,7 +275,7 @@ class RunSettings(Settings):
         if not 0 <= self.seed < 2**32:
             problems.append(f"seed={self.seed} must lie in [0, 2**32)")
         if self.resume is not None and self.overwrite:
-            problems.append("resume goes on with a run and overwrite replaces it; give one of them")
+            problems.append("resume continues a run and overwrite replaces it; give one of them")
         raise_problems("Run settings", problems)
 
 
@@ -284,8 +284,8 @@ class FinetuneSettings(RunSettings):
     """One finetuning run, as saved to `settings.yaml` and read by `litlm finetune --config`.
 
     Args:
-        data: What to learn from.
-        new_tokens: Texts that become tokens of their own; the embeddings grow by them.
+        data: Training data.
+        new_tokens: Texts to add to the vocabulary as single tokens; the embeddings grow if necessary.
     """
 
     data: DataSettings
@@ -315,12 +315,12 @@ class PretrainSettings(RunSettings):
 
     Args:
         model: What to build: a zoo name, a config.json or its directory, or a YAML file with fields of Config.
-        data: What to learn from.
-        from_weights: Start from the weights of `model`, not from random ones.
+        data: Training data.
+        from_weights: Start from the weights of `model` instead of random ones.
         model_args: Fields of the config to change, such as {n_layer: 6, n_embd: 384}.
-        scale_residual: Random weights: those that write into the residual stream get init_std / sqrt(2 n_layer), as in
-            GPT-2; others init_std of the config.
-        tokenizer: A model or tokenizer.json; None is that of the data, or the model's own.
+        scale_residual: Initialize weights that write into the residual stream with init_std / sqrt(2 n_layer), as in
+            GPT-2; others have the config's init_std.
+        tokenizer: A model or tokenizer.json; None for the data's, or the model's.
         method: full, with parameters to freeze.
     """
 
@@ -341,13 +341,13 @@ class PretrainSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSettings:
-    """How preferences become a loss.
+    """The loss of preference optimization.
 
     Args:
-        loss: dpo (Rafailov et al. 2023), ipo (Azar et al. 2023), cdpo (dpo with labels that may be wrong), orpo (Hong
-            et al. 2024; without a reference model).
-        beta: How far answers may move from the reference model: higher is less. orpo: weight of the odds ratio.
-        label_smoothing: cdpo: probability that a pair is labelled the wrong way round.
+        loss: dpo (Rafailov et al. 2023), ipo (Azar et al. 2023), cdpo (dpo with noisy labels), orpo (Hong et al. 2024;
+            without a reference model).
+        beta: Strength of the constraint to the reference model. orpo: weight of the odds ratio.
+        label_smoothing: cdpo: probability that a pair's label is wrong.
     """
 
     loss: Literal["dpo", "ipo", "cdpo", "orpo"] = "dpo"
@@ -375,9 +375,9 @@ class DPOSettings(RunSettings):
     """One run of preference optimization, as saved to `settings.yaml` and read by `litlm dpo --config`.
 
     Args:
-        data: Pairs to learn from.
-        method: How the model is changed; with adapters, the model without them is the reference.
-        preference: How pairs become a loss.
+        data: Preference pairs.
+        method: Which weights are trained, and how; with adapters, the model without them is the reference.
+        preference: The loss.
     """
 
     data: PreferenceData

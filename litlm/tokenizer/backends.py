@@ -12,6 +12,7 @@ import importlib
 import json
 import os.path
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -151,16 +152,16 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-class DecodeStream:
+class DecodeStream(ABC):
     """Incremental decoder: the texts of all `push` calls and a final `flush` add up to `decode` of the ids."""
 
+    @abstractmethod
     def push(self, token: int) -> str:
         """The text that is final after this token; may be empty, never ends inside a character."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flush(self) -> str:
         """The rest: an incomplete character is U+FFFD. The stream can then be used for a new text."""
-        raise NotImplementedError
 
     def skip(self, ids: Sequence[int]) -> None:
         """Continue a text that ends with these ids, which are not part of the output."""

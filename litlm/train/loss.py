@@ -36,13 +36,8 @@ def model_token_losses(model: GPT, hidden: Tensor, targets: Tensor, target_posit
     if head is None or _has_plain_head(model):
         options = _head_options(model)
         return token_losses(hidden, model.head_weight, targets, target_positions=target_positions, **options)
-    return head_losses(
-        lambda h: model.finish_logits(head(h).float()),
-        hidden,
-        targets,
-        vocab_size=model.config.vocab_size,
-        target_positions=target_positions,
-    )
+    logits = lambda h: model.finish_logits(head(h).float())  # noqa: E731
+    return head_losses(logits, hidden, targets, model.config.vocab_size, target_positions)
 
 
 def _has_plain_head(model: GPT) -> bool:

@@ -111,12 +111,12 @@ def draw(runs: list[Run], names: list[str], settings: PlotCommand) -> Any:
     figure = _figure((8, 1.2 + 3.2 * len(metrics)))
     panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
     for metric, axes in zip(metrics, panels, strict=True):
-        every = []
+        values = []
         for i, (run, name) in enumerate(zip(runs, names, strict=True)):
             points = series(run.rows, metric, settings.x)
             if not points:
                 continue
-            every += [y for _, y in points]
+            values += [y for _, y in points]
             # Metrics that are not measured in every step, such as the validation loss, are not smoothed.
             if 2 * len(points) < len(run.rows) or settings.smooth == 1:
                 style = "o-" if 2 * len(points) < len(run.rows) else "-"
@@ -126,7 +126,7 @@ def draw(runs: list[Run], names: list[str], settings: PlotCommand) -> Any:
                 axes.plot(*_xy(running_mean(points, settings.smooth)), color=f"C{i}", label=name)
         axes.set_ylabel(metric)
         axes.grid(alpha=0.3)
-        _fit(axes, every, whole=settings.x != "seconds")
+        _fit(axes, values, integer_x=settings.x != "seconds")
         if axes.lines:
             axes.legend(frameon=False, fontsize="small")
     panels[-1].set_xlabel(settings.x)
@@ -171,11 +171,11 @@ def _short(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length // 3]}…{text[-(length * 2 // 3 - 1) :]}"
 
 
-def _fit(axes: Any, ys: list[float], *, whole: bool = True) -> None:
-    """Limit the axes to the values without outliers. whole: integer ticks on the other axis."""
+def _fit(axes: Any, ys: list[float], *, integer_x: bool = True) -> None:
+    """Limit the axes to the values without outliers. integer_x: only integer ticks on the x axis."""
     from matplotlib.ticker import MaxNLocator
 
-    if whole:
+    if integer_x:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not ys:
         return

@@ -19,16 +19,15 @@ from torch import Tensor, nn
 
 from litlm.model import GPT
 from litlm.settings import RunSettings
-from litlm.transforms.adapter import Adapter
-from litlm.transforms.lora import LoRA
+from litlm.train.methods import get_method
+from litlm.transforms.lora import Adapter
+from litlm.transforms.quantize import formats
 
 
 def resolve_precision(settings: RunSettings, device: torch.device) -> Any:
     """The precision of a run, with auto resolved: the model's own weights need fp32 copies, or small steps are lost in
     bf16; adapters are fp32 anyway.
     """
-    from litlm.train.methods import get_method
-
     if settings.train.precision != "auto":
         return settings.train.precision
     method = get_method(settings.method.name)
@@ -53,8 +52,6 @@ def check_dtype(model: GPT, precision: str) -> None:
 
 def describe_precision(model: GPT, precision: str) -> str:
     """For people: auto as what the weights have, and the formats of quantized weights."""
-    from litlm.transforms.quantize import formats
-
     if precision == "auto":
         precision = "bf16-true" if model.embed.weight.dtype == torch.bfloat16 else "32-true"
     packed = formats(model)
@@ -171,7 +168,7 @@ def computing_in(model: GPT, precision: str) -> Iterator[None]:
 
 
 def _adapter_parameters(model: nn.Module) -> set[nn.Parameter]:
-    return {p for module in model.modules() if isinstance(module, (LoRA, Adapter)) for p in module.parameters()}
+    return {p for module in model.modules() if isinstance(module, Adapter) for p in module.parameters()}
 
 
 def _bf16_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -5,15 +5,29 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from litlm.checkpoint.run_folder import find_model, is_adapter, model_files
+from litlm.checkpoint.training import Checkpoints
+from litlm.data import record_formats, text
+from litlm.data.base import Dataset
+from litlm.data.preference import parse_pair
+from litlm.data.prepare import is_prepared
+from litlm.data.records import check_start
+from litlm.data.sources import expand_patterns
+from litlm.io.lock import locked
+from litlm.llm import LLM, pick_device
+from litlm.prompts import get_style
 from litlm.settings import DPOSettings, PretrainSettings, RunSettings, TextData
-
-if TYPE_CHECKING:
-    from litlm.checkpoint.training import Checkpoints
-    from litlm.data.base import Dataset
-    from litlm.llm import LLM
+from litlm.tokenizer import describe_out_of_vocab
+from litlm.train.files import n_steps
+from litlm.train.methods import get_method
+from litlm.train.optim import check_optimizer
+from litlm.train.report import check_loggers
+from litlm.train.trials import check_auto
+from litlm.transforms.lora import Adapter, LoRA, OriginalWeights
 
 
 @contextlib.contextmanager
@@ -23,9 +37,6 @@ def preflight(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
     Raises ValueError, before anything is loaded, for all that would make the run fail later.
     """
     from lightning.fabric import seed_everything
-
-    from litlm.checkpoint.training import Checkpoints
-    from litlm.io.lock import locked
 
     out_dir, problems = Path(settings.out_dir), find_problems(settings, llm)
     checkpoints = Checkpoints(out_dir, lambda folder: None)
@@ -45,18 +56,6 @@ def preflight(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
 
 def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
     """Settings that contradict each other, missing files and packages, unknown names."""
-    from litlm.data import record_formats, text
-    from litlm.data.preference import parse_pair
-    from litlm.data.prepare import is_prepared
-    from litlm.data.records import check_start
-    from litlm.data.sources import expand_patterns
-    from litlm.llm import pick_device
-    from litlm.prompts import get_style
-    from litlm.train.methods import get_method
-    from litlm.train.optim import check_optimizer
-    from litlm.train.report import check_loggers
-    from litlm.train.trials import check_auto
-
     t, data = settings.train, settings.data
     problems: list[str] = []
 
@@ -115,8 +114,6 @@ def refuse_adapter(model: str) -> None:
 
 def check_out_dir(settings: RunSettings, checkpoints: Checkpoints) -> None:
     """Raises ValueError if the folder holds a model, or an earlier run without a word on what to do with that."""
-    from litlm.train.files import n_steps
-
     out_dir = checkpoints.out_dir
     resumes = settings.resume is not None and checkpoints.steps()
     if not resumes and (held := model_files(out_dir) or [p.name for p in out_dir.glob("*.safetensors")]):
@@ -158,8 +155,6 @@ def find_checkpoint(settings: RunSettings, checkpoints: Checkpoints) -> Path | N
 
 def check_token_ids(llm: LLM, *data: Dataset | None) -> None:
     """Raises ValueError for tokens of the data that the model has no row for; on a GPU they'd be a failed assert."""
-    from litlm.tokenizer import describe_out_of_vocab
-
     rows, tokenizer = llm.config.vocab_size, llm._tokenizer
     ids = [token for part in data if part for token in part.out_of_vocab_ids(rows)]
     if unknown := describe_out_of_vocab(ids, rows, tokenizer):
@@ -173,11 +168,6 @@ def check_token_ids(llm: LLM, *data: Dataset | None) -> None:
 
 def check_trainable(llm: LLM) -> LLM:
     """The model itself. Raises ValueError if it is float16, or has an adapter."""
-    import torch
-
-    from litlm.transforms.adapter import Adapter
-    from litlm.transforms.lora import LoRA, OriginalWeights
-
     if any(isinstance(module, (Adapter, LoRA, OriginalWeights)) for module in llm.model.modules()):
         raise ValueError(
             "the model has an adapter already; merge that first (litlm merge, or llm.save) and load the result"

@@ -12,20 +12,42 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import torch
+from safetensors import SafetensorError
+
+from litlm.checkpoint.config import load_config
+from litlm.checkpoint.training import Checkpoints
+from litlm.data.base import Dataset
+from litlm.data.preference import load_preference
+from litlm.data.prepare import load_tokenizer
+from litlm.data.sft import load_sft
+from litlm.data.shards import load_text, prepared_tokenizer
+from litlm.generate.decode import check_prompts
+from litlm.io.errors import error_reason
+from litlm.llm import LLM, pick_device
+from litlm.model import GPT
+from litlm.prompts import get_style
+from litlm.prompts.turns import today
 from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings
+from litlm.tokenizer import Tokenizer
+from litlm.train.files import changed_settings, clear_run, put_aside, read_settings, write_settings
+from litlm.train.fingerprint import run_fingerprint
+from litlm.train.limits import Limits
+from litlm.train.loop import Result, Trainer, compiles
+from litlm.train.loss import Objective
+from litlm.train.methods import AppliedMethod, apply_method, get_method
+from litlm.train.precision import computing_in, describe_precision, load_dtype, resolve_precision
+from litlm.train.preference import Preference, precompute_reference
 from litlm.train.preflight import check_token_ids, check_trainable, find_checkpoint, preflight
-
-if TYPE_CHECKING:
-    from litlm.checkpoint.training import Checkpoints
-    from litlm.data.base import Dataset
-    from litlm.llm import LLM
-    from litlm.tokenizer import Tokenizer
-    from litlm.train.loop import Result
-    from litlm.train.loss import Objective
-    from litlm.train.methods import AppliedMethod
-    from litlm.train.report import Report
+from litlm.train.process import STOP_EXIT_CODES
+from litlm.train.report import Report
+from litlm.train.schedule import warmup_steps
+from litlm.train.trials import explain_oom, resolve_auto_settings
+from litlm.transforms.quantize import count_parameters
+from litlm.transforms.resize import resize_embeddings
+from litlm.zoo import find_model
 
 
 def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
@@ -33,10 +55,6 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
 
     Raises ValueError for settings, data or a model that can't be used.
     """
-    from litlm.data.sft import load_sft
-    from litlm.train.methods import apply_method
-    from litlm.train.trials import explain_oom
-
     with preflight(settings, llm), explain_oom(settings):
         llm = load_for(settings) if llm is None else check_trainable(llm)
         settings = with_date(add_tokens(llm, settings))
@@ -49,12 +67,6 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
 
 def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
     """Teach a model which of two answers is better; otherwise as `finetune`."""
-    from litlm.data.preference import load_preference
-    from litlm.train.methods import apply_method
-    from litlm.train.precision import computing_in, resolve_precision
-    from litlm.train.preference import Preference, precompute_reference
-    from litlm.train.trials import explain_oom
-
     with preflight(settings, llm), explain_oom(settings):
         llm = load_for(settings) if llm is None else check_trainable(llm)
         settings = with_date(settings)
@@ -77,11 +89,6 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
 
     Raises ValueError also for rows that are longer than the model's context.
     """
-    from litlm.data.prepare import load_tokenizer
-    from litlm.data.shards import load_text, prepared_tokenizer
-    from litlm.train.methods import apply_method
-    from litlm.train.trials import explain_oom
-
     with preflight(settings, llm), explain_oom(settings):
         if settings.train.optimizer.lower() in ("adamw", "adamw8bit", "muon"):
             # The usual 0.999 averages the second moments over too many steps for a model that changes fast.
@@ -120,13 +127,6 @@ def run(
     quiet: bool = False,
 ) -> Result:
     """What all runs share: resume, report, train, save. Raises ValueError if the result could not be saved."""
-    from litlm.checkpoint.training import Checkpoints
-    from litlm.train.fingerprint import run_fingerprint
-    from litlm.train.loop import Trainer
-    from litlm.train.precision import describe_precision, resolve_precision
-    from litlm.train.report import Report
-    from litlm.train.trials import explain_oom, resolve_auto_settings
-
     out_dir, t, device = Path(settings.out_dir), settings.train, llm.model.embed.weight.device
     base = hub_id(llm.source or settings.model)
 
@@ -165,10 +165,6 @@ def introduce(
     report: Report, settings: RunSettings, llm: LLM, method: AppliedMethod, train: Dataset, val: Dataset | None
 ) -> None:
     """Report what is trained on what, before the first step."""
-    from litlm.train.limits import Limits
-    from litlm.train.schedule import warmup_steps
-    from litlm.transforms.quantize import count_parameters
-
     t = settings.train
     for note in (*method.notes, *train.notes, *(val.notes if val else ()), llm.style_note(), llm.chat_note()):
         if note:
@@ -195,8 +191,6 @@ def prepare_out_dir(
     """Make room for what the run writes, and write its settings. Only now, when nothing can be refused any more: a run
     that is refused must not change the settings and checkpoints of another one.
     """
-    from litlm.train.files import changed_settings, clear_run, put_aside, write_settings
-
     out_dir, again = checkpoints.out_dir, dataclasses.replace(settings, resume=None, overwrite=False)
     if resume is not None:
         changed = ", ".join(changed_settings(settings, out_dir / "settings.yaml"))
@@ -215,8 +209,6 @@ def prepare_out_dir(
 
 def write_result(result: Result, checkpoints: Checkpoints, report: Report) -> None:
     """Write `final/`, unless the run was stopped by a signal: it can then go on."""
-    from litlm.train.process import STOP_EXIT_CODES
-
     if result.stopped in STOP_EXIT_CODES:
         newest = f"step-{result.steps:06d}"
         report.say(f"Stopped by {result.stopped} after step {result.steps}; go on from {newest} with --resume auto")
@@ -240,10 +232,6 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
 
     Raises ValueError if it could not be written.
     """
-    from safetensors import SafetensorError
-
-    from litlm.io.errors import error_reason
-
     part, final = out_dir / ".final.part", out_dir / "final"
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -270,9 +258,6 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
 
 def load_for(settings: RunSettings) -> LLM:
     """The model, in the dtype that the precision asks for; quantized if the method's settings say so."""
-    from litlm.llm import LLM, pick_device
-    from litlm.train.precision import load_dtype, resolve_precision
-
     dtype = load_dtype(resolve_precision(settings, pick_device(settings.device)))
     options: dict[str, Any] = dict(device=settings.device, dtype=dtype, quantize=settings.method.quantize)
     return check_trainable(LLM.load(settings.model, ignore_fields=settings.ignore_fields, **options))
@@ -280,8 +265,6 @@ def load_for(settings: RunSettings) -> LLM:
 
 def model_tokenizer(settings: PretrainSettings) -> Tokenizer:
     """The tokenizer of the model that a new one is to resemble. Raises ValueError if it can't be loaded."""
-    from litlm.data.prepare import load_tokenizer
-
     try:
         return load_tokenizer(settings.model)
     except ValueError as e:
@@ -296,12 +279,6 @@ def init_model(settings: PretrainSettings, vocab_size: int, eos: int | None) -> 
 
     Raises ValueError if `model_args` don't fit the config.
     """
-    import torch
-
-    from litlm.checkpoint.config import load_config
-    from litlm.llm import LLM, pick_device
-    from litlm.model import GPT
-
     config = load_config(settings.model, settings.ignore_fields)
     fields = dict(settings.model_args)
     if vocab_size > config.vocab_size or vocab_size <= config.vocab_size - 64:
@@ -328,17 +305,12 @@ def init_model(settings: PretrainSettings, vocab_size: int, eos: int | None) -> 
 
 def hub_id(model: str) -> str:
     """What PEFT calls a model: of a zoo name its hub id."""
-    from litlm.zoo import find_model
-
     info = find_model(model)
     return info.hub_id if info else model
 
 
 def add_tokens(llm: LLM, settings: FinetuneSettings) -> FinetuneSettings:
     """Add `new_tokens` to the tokenizer and the embeddings; returns settings that also train the new rows."""
-    from litlm.train.methods import get_method
-    from litlm.transforms.resize import resize_embeddings
-
     if not settings.new_tokens:
         return settings
     ids = llm.tokenizer.add_tokens(settings.new_tokens)
@@ -357,9 +329,6 @@ ChatSettings = TypeVar("ChatSettings", FinetuneSettings, DPOSettings)
 
 def with_date(settings: ChatSettings) -> ChatSettings:
     """Settings with the date that prompts give as today's; a resumed run keeps the one that it started with."""
-    from litlm.prompts.turns import today
-    from litlm.train.files import read_settings
-
     date, before = settings.data.date, {}
     if date is None and settings.resume is not None:
         with contextlib.suppress(ValueError):  # if the date has changed the data, their fingerprint will tell
@@ -371,16 +340,12 @@ def with_date(settings: ChatSettings) -> ChatSettings:
 
 def needs_static_shapes(settings: RunSettings, llm: LLM) -> bool:
     """Whether compiled layers, or cuDNN's attention, specialize on the shapes of batches."""
-    from litlm.train.loop import compiles
-
     device = llm.model.embed.weight.device
     return device.type == "cuda" or compiles(settings.train, device)
 
 
 def use_style(llm: LLM, style: str | None) -> None:
     """Ask the model in the prompt style of its training data from now on, and save that style with it."""
-    from litlm.prompts import get_style
-
     if style is not None:
         llm.style = get_style(style)
 
@@ -392,8 +357,6 @@ def make_sampler(llm: LLM, prompts: tuple[str, ...], date: str | None) -> Callab
     """
     if not prompts:
         return None
-    from litlm.generate.decode import check_prompts
-
     style = None if llm.style.name == "plain" else llm.style.with_date(date)
     message = lambda p: [{"role": "user", "content": p}]  # noqa: E731
     ids = [style.encode(message(p), llm.tokenizer) if style else llm.tokenizer.encode(p) for p in prompts]

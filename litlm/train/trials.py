@@ -168,7 +168,7 @@ def explain_oom(settings: RunSettings) -> Iterator[None]:
 
 
 def oom_advice(settings: RunSettings) -> str:
-    """What to change, except for what is so already, in the order of how little it costs.
+    """What to change, cheapest first, without what the settings do already.
 
     micro_batch_size=auto has tried 1 already; optimizer_in_backward takes whole batches only.
     """

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,18 +25,12 @@ from litlm.model.attention import EachHeadNorm
 from litlm.model.rope import Turn
 from litlm.ops.sdpa import attention
 from litlm.settings import MethodSettings
-from litlm.transforms.lora import LoRA
+from litlm.transforms.lora import Adapter, LoRA
 
 NOT_MERGEABLE = (
     "adapters of method adapter or adapter_v2: their prompts can't be merged into weights; use the model and its "
     "adapter together (MODEL --adapter DIR), or train with method lora to merge"
 )
-
-
-class Adapter(nn.Module):
-    """What is trained beside a frozen module, in fp32. disabled: not used."""
-
-    disabled = False
 
 
 class Prompt(Adapter):
@@ -142,7 +135,7 @@ def make_adapters(model: GPT, method: MethodSettings, *, v2: bool) -> dict[str, 
 def _check(model: GPT, method: MethodSettings) -> None:
     family, n_layer = model.config.family, model.config.n_layer
     problems = []
-    if any(isinstance(m, (LoRA, Adapter)) for m in model.modules()):
+    if any(isinstance(m, Adapter) for m in model.modules()):
         problems.append(
             "the model has adapters already; merge LoRA adapters first (litlm merge), or load the base model"
         )
@@ -187,21 +180,8 @@ def apply_adapter(model: GPT, method: MethodSettings, *, v2: bool = False) -> li
 def prompt_adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
     """(name of the adapted module, adapter) for each adapter of this file."""
     for name, module in model.named_modules():
-        if isinstance(module, Adapter):
+        if isinstance(module, Adapter) and not isinstance(module, LoRA):
             yield name.removesuffix(".adapter"), module
-
-
-@contextmanager
-def adapters_disabled(model: nn.Module) -> Iterator[None]:
-    """In the block, the model computes what it did before it was adapted."""
-    adapters = [adapter for _, adapter in prompt_adapters(model) if not adapter.disabled]
-    for adapter in adapters:
-        adapter.disabled = True
-    try:
-        yield
-    finally:
-        for adapter in adapters:
-            adapter.disabled = False
 
 
 def refuse_to_merge(model: nn.Module) -> None:

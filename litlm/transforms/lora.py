@@ -35,14 +35,19 @@ ALL_LINEAR = "all-linear"
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
-class LoRA(nn.Module):
+class Adapter(nn.Module):
+    """What is trained beside a frozen module, in fp32. disabled: not used."""
+
+    disabled = False
+
+
+class LoRA(Adapter):
     """The low-rank adapter of a weight with `shape` (out, in); for stacked experts all shapes have E in front.
 
     A: (r, in), B: (out, r); B starts at zero, so the model starts unchanged.
 
     rslora: whether the scale was chosen as alpha / sqrt(r) (Kalajdzievski 2023), for saving. magnitude: DoRA's (out,),
-    else None. disabled: add nothing. saves_base: the layer's weight came with the adapter and is not the base model's,
-    so it is saved with it.
+    else None. saves_base: the layer's weight came with the adapter and is not the base model's, so it is saved with it.
     """
 
     magnitude: nn.Parameter | None
@@ -54,7 +59,7 @@ class LoRA(nn.Module):
     ) -> None:
         super().__init__()
         *stack, out_features, in_features = shape
-        self.scale, self.dropout, self.rslora, self.disabled = scale, dropout, rslora, False
+        self.scale, self.dropout, self.rslora = scale, dropout, rslora
         self.A = nn.Parameter(torch.empty(*stack, r, in_features, dtype=torch.float32))
         self.B = nn.Parameter(torch.empty(*stack, out_features, r, dtype=torch.float32))
         self.register_parameter("magnitude", None)
@@ -401,7 +406,7 @@ def trained_whole(model: nn.Module) -> list[str]:
 @contextmanager
 def adapters_disabled(model: nn.Module) -> Iterator[None]:
     """In the block, the model computes what it did before it was adapted. Don't train in it."""
-    loras = [m for m in model.modules() if isinstance(m, LoRA)]
+    adapters = [m for m in model.modules() if isinstance(m, Adapter)]
     swapped = [
         (p, original)
         for name in trained_whole(model)
@@ -410,14 +415,14 @@ def adapters_disabled(model: nn.Module) -> Iterator[None]:
     ]
     trained = [p.data for p, _ in swapped]
     try:
-        for lora in loras:
-            lora.disabled = True
+        for adapter in adapters:
+            adapter.disabled = True
         for p, original in swapped:
             p.data = original.to(p.dtype)  # the model may have become bf16 since
         yield
     finally:
-        for lora in loras:
-            lora.disabled = False
+        for adapter in adapters:
+            adapter.disabled = False
         for (p, _), data in zip(swapped, trained, strict=True):
             p.data = data
 

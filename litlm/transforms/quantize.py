@@ -6,6 +6,8 @@ Outside of compiled code bitsandbytes' own kernels are faster: up to ten times o
 packed weight and unpacks it again. A packed weight is never trained and keeps its name. Each expert of a mixture is
 packed on its own, and unpacked only if tokens have chosen it.
 
+The formats (`qtype`):
+
 - nf4, fp4: two indices into 16 values per byte, the first in the high bits; 64 values in a row share a scale.
 - nf4-dq, fp4-dq: the scales minus their mean are indices into 256 values; 256 of them share a scale.
 - int8: integers up to 127, and each row's largest magnitude.
@@ -29,17 +31,17 @@ from litlm.ops.grouped import grouped_linear
 from litlm.ops.linear import Linear, linear
 from litlm.settings.train import Quantization
 
-QUANT_TYPES: tuple[str, ...] = get_args(Quantization)
+QTYPES: tuple[str, ...] = get_args(Quantization)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK, NESTED_BLOCK = 64, 256
 _CHUNK = 2**24  # weights packed at a time: bitsandbytes on a CPU needs several temporary copies in fp32
 
 
-def check_quant_type(quant_type: str) -> None:
-    """Raises ValueError if `quant_type` is unknown or its library is missing."""
-    if quant_type not in QUANT_TYPES:
-        raise ValueError(f"quantize={quant_type!r} is unknown; use one of {', '.join(QUANT_TYPES)}, or leave it out")
-    if quant_type != "int8":
+def check_qtype(qtype: str) -> None:
+    """Raises ValueError if `qtype` is unknown or its library is missing."""
+    if qtype not in QTYPES:
+        raise ValueError(f"quantize={qtype!r} is unknown; use one of {', '.join(QTYPES)}, or leave it out")
+    if qtype != "int8":
         _bitsandbytes()
 
 
@@ -56,19 +58,19 @@ def _bitsandbytes() -> Any:
 # --- the formats ---------------------------------------------------------------------------------------------------
 
 
-def quantize(weight: Tensor, quant_type: str) -> dict[str, Tensor]:
+def quantize(weight: Tensor, qtype: str) -> dict[str, Tensor]:
     """(out, in) -> its parts by name: the packed values and the scales."""
-    if quant_type == "int8":
+    if qtype == "int8":
         scale = weight.abs().amax(1).float()
         values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         for rows, part, top in zip(*(t.split(_rows(weight)) for t in (values, weight, scale)), strict=True):
             rows.copy_(torch.round(part * (127 / top.clamp(min=1e-30))[:, None]))
         return {"weight": values, "weight_absmax": scale}
     bnb = _bitsandbytes().functional
-    options: Any = dict(blocksize=BLOCK, quant_type=quant_type[:3], compress_statistics=False)
+    options: Any = dict(blocksize=BLOCK, quant_type=qtype[:3], compress_statistics=False)
     parts = [bnb.quantize_4bit(part, **options) for part in weight.flatten().split(_CHUNK)]
     packed, scale = torch.cat([p for p, _ in parts]), torch.cat([state.absmax for _, state in parts])
-    if not quant_type.endswith("-dq"):
+    if not qtype.endswith("-dq"):
         return {"weight": packed, "weight_absmax": scale}
     offset = scale.mean()
     indices, state = bnb.quantize_blockwise(scale - offset, blocksize=NESTED_BLOCK)
@@ -80,14 +82,14 @@ def _rows(weight: Tensor) -> int:
 
 
 @cache
-def _tables(quant_type: str) -> dict[str, Tensor]:
+def _tables(qtype: str) -> dict[str, Tensor]:
     """What the indices mean: the pair of values of each byte, and for double quantization the scales."""
-    if quant_type == "int8":
+    if qtype == "int8":
         return {}
     bnb = _bitsandbytes().functional
-    values = bnb.get_4bit_type(quant_type[:3], device="cpu")
+    values = bnb.get_4bit_type(qtype[:3], device="cpu")
     tables = {"pairs": torch.cartesian_prod(values, values)}  # (256, 2)
-    if quant_type.endswith("-dq"):
+    if qtype.endswith("-dq"):
         tables["levels"] = bnb.create_dynamic_map()
     return tables
 
@@ -99,17 +101,17 @@ def _scale_blocks(values: Tensor, scale: Tensor, block: int) -> Tensor:
     return (values.unflatten(-1, (blocks, block)) * scale[..., None]).flatten(-2)[..., :n]
 
 
-def dequantize(quant_type: str, shape: tuple[int, int], dtype: torch.dtype, parts: Sequence[Tensor]) -> Tensor:
+def dequantize(qtype: str, shape: tuple[int, int], dtype: torch.dtype, parts: Sequence[Tensor]) -> Tensor:
     """(out, in) from `parts`: packed values, scales, for -dq the scales' scales and their mean, then the tables.
 
     If all parts but the tables have E in front, so has the result.
     """
     packed, scale = parts[:2]
-    if quant_type == "int8":
+    if qtype == "int8":
         return (packed * scale[..., None]).mul_(1 / 127).to(dtype)
     if not torch.compiler.is_compiling() and _has_kernel(packed, shape):
-        return _bitsandbytes().functional.dequantize_4bit(packed, _state(quant_type, shape, dtype, parts))
-    if quant_type.endswith("-dq"):
+        return _bitsandbytes().functional.dequantize_4bit(packed, _state(qtype, shape, dtype, parts))
+    if qtype.endswith("-dq"):
         nested, offset, pairs, levels = parts[2:]
         scale = (
             _scale_blocks(F.embedding(scale.int(), levels[:, None])[..., 0], nested, NESTED_BLOCK) + offset[..., None]
@@ -129,11 +131,11 @@ def _has_kernel(packed: Tensor, shape: tuple[int, int]) -> bool:
     return packed.device.type == "cuda" or (packed.device.type == "cpu" and shape[1] % BLOCK == 0)
 
 
-def _state(quant_type: str, shape: tuple[int, int], dtype: torch.dtype, parts: Sequence[Tensor]) -> Any:
+def _state(qtype: str, shape: tuple[int, int], dtype: torch.dtype, parts: Sequence[Tensor]) -> Any:
     """The parts as bitsandbytes' QuantState."""
     State = _bitsandbytes().functional.QuantState
-    options: Any = dict(shape=torch.Size(shape), blocksize=BLOCK, quant_type=quant_type[:3], dtype=dtype)
-    if quant_type.endswith("-dq"):
+    options: Any = dict(shape=torch.Size(shape), blocksize=BLOCK, quant_type=qtype[:3], dtype=dtype)
+    if qtype.endswith("-dq"):
         nested = State(absmax=parts[2], code=parts[5], blocksize=NESTED_BLOCK, dtype=torch.float32)
         options |= dict(offset=parts[3], state2=nested)
     return State(absmax=parts[1], **options)
@@ -147,46 +149,44 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, bias: Tensor | None, quant_type: str, shape: tuple[int, int], *parts: Tensor
+        ctx: Any, x: Tensor, bias: Tensor | None, qtype: str, shape: tuple[int, int], *parts: Tensor
     ) -> Tensor:
         ctx.save_for_backward(*parts)
-        ctx.quant_type, ctx.shape = quant_type, shape
-        return linear(x, dequantize(quant_type, shape, x.dtype, parts), bias)
+        ctx.qtype, ctx.shape = qtype, shape
+        return linear(x, dequantize(qtype, shape, x.dtype, parts), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         parts = ctx.saved_tensors
         grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = linear(grad, dequantize(ctx.quant_type, ctx.shape, grad.dtype, parts).t())
+            grad_x = linear(grad, dequantize(ctx.qtype, ctx.shape, grad.dtype, parts).t())
         if ctx.needs_input_grad[1]:
             grad_bias = grad.reshape(-1, grad.size(-1)).sum(0)
         return grad_x, grad_bias, None, None, *(None for _ in parts)
 
 
-def _product(
-    x: Tensor, bias: Tensor | None, quant_type: str, shape: tuple[int, int], parts: Sequence[Tensor]
-) -> Tensor:
+def _product(x: Tensor, bias: Tensor | None, qtype: str, shape: tuple[int, int], parts: Sequence[Tensor]) -> Tensor:
     """x (..., in) times the packed weight (out, in) transposed, plus bias."""
     if torch.compiler.is_compiling():
-        return linear(x, _dequantized_again(x, quant_type, shape, parts), bias)
+        return linear(x, _recomputed(x, qtype, shape, parts), bias)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
-        return _Product.apply(x, bias, quant_type, shape, *parts)  # type: ignore[return-value]
+        return _Product.apply(x, bias, qtype, shape, *parts)  # type: ignore[return-value]
     half = x.dtype in (torch.bfloat16, torch.float16)
-    if quant_type != "int8" and half and x.device.type == "cuda" and x.numel() and shape[1] % BLOCK == 0:
+    if qtype != "int8" and half and x.device.type == "cuda" and x.numel() and shape[1] % BLOCK == 0:
         bias = None if bias is None else bias.to(x.dtype)  # for few rows there is a fused kernel
-        return _bitsandbytes().matmul_4bit(x, parts[0], _state(quant_type, shape, x.dtype, parts), bias=bias)
-    return linear(x, dequantize(quant_type, shape, x.dtype, parts), bias)
+        return _bitsandbytes().matmul_4bit(x, parts[0], _state(qtype, shape, x.dtype, parts), bias=bias)
+    return linear(x, dequantize(qtype, shape, x.dtype, parts), bias)
 
 
-def _dequantized_again(x: Tensor, quant_type: str, shape: tuple[int, int], parts: Sequence[Tensor]) -> Tensor:
+def _recomputed(x: Tensor, qtype: str, shape: tuple[int, int], parts: Sequence[Tensor]) -> Tensor:
     """The weight (out, in) in compiled code: recomputed in the backward pass, or the compiler would save it."""
     if torch.is_grad_enabled():
-        return checkpoint(dequantize, quant_type, shape, x.dtype, parts, use_reentrant=False)  # type: ignore[return-value]
-    return dequantize(quant_type, shape, x.dtype, parts)
+        return checkpoint(dequantize, qtype, shape, x.dtype, parts, use_reentrant=False)  # type: ignore[return-value]
+    return dequantize(qtype, shape, x.dtype, parts)
 
 
-def _to_autocast_dtype(x: Tensor) -> Tensor:
+def _autocast(x: Tensor) -> Tensor:
     """x in the dtype that autocast asks for, if it is on."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
@@ -198,37 +198,37 @@ def _to_autocast_dtype(x: Tensor) -> Tensor:
 class _Packed(nn.Module):
     """A packed `weight` with its scales as buffers (`weight_absmax`, ...). `set_weight` fills them."""
 
-    quant_type: str
+    qtype: str
     dtype: torch.dtype  # of the weight if it is dequantized outside of a product
     weight: Tensor
 
-    def _prepare(self, quant_type: str, dtype: torch.dtype) -> None:
-        self.quant_type, self.dtype = quant_type, dtype
-        for name, table in _tables(quant_type).items():
+    def _prepare(self, qtype: str, dtype: torch.dtype) -> None:
+        self.qtype, self.dtype = qtype, dtype
+        for name, table in _tables(qtype).items():
             self.register_buffer(name, table, persistent=False)
 
     @property
     def parts(self) -> list[Tensor]:
         """The arguments of `dequantize`."""
         names = ["weight", "weight_absmax"]
-        if self.quant_type.endswith("-dq"):
+        if self.qtype.endswith("-dq"):
             names += ["weight_nested_absmax", "weight_offset"]
-        if self.quant_type != "int8":
-            names += ["pairs", "levels"] if self.quant_type.endswith("-dq") else ["pairs"]
+        if self.qtype != "int8":
+            names += ["pairs", "levels"] if self.qtype.endswith("-dq") else ["pairs"]
         return [getattr(self, name) for name in names]
 
     @torch.no_grad()
     def _pack(self, value: Tensor, device: torch.device) -> dict[str, Tensor]:
         """A matrix (out, in) in full precision, on any device -> its parts on `device`."""
         value = value.to(device if device.type == "cuda" else "cpu", self.dtype).contiguous()
-        return {name: part.to(device) for name, part in quantize(value, self.quant_type).items()}
+        return {name: part.to(device) for name, part in quantize(value, self.qtype).items()}
 
     def _set_parts(self, parts: dict[str, Tensor]) -> None:
         parts = dict(parts)
         self.weight = nn.Parameter(parts.pop("weight"), requires_grad=False)
         for name, part in parts.items():
             self.register_buffer(name, part)
-        for name in _tables(self.quant_type):
+        for name in _tables(self.qtype):
             setattr(self, name, getattr(self, name).to(self.weight.device))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -243,16 +243,16 @@ class _Packed(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, quant_type={self.quant_type}".removeprefix(", ")
+        return f"{super().extra_repr()}, quant_type={self.qtype}".removeprefix(", ")
 
 
 class QuantizedLinear(_Packed, Linear):
     """A linear layer whose weight is packed."""
 
-    def __init__(self, layer: nn.Linear, quant_type: str, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.Linear, qtype: str, dtype: torch.dtype) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
         self.bias = layer.bias
-        self._prepare(quant_type, dtype)
+        self._prepare(qtype, dtype)
 
     def set_weight(self, value: Tensor, device: torch.device, index: int | None = None) -> None:
         """Pack the weight (out, in) onto `device`."""
@@ -261,22 +261,20 @@ class QuantizedLinear(_Packed, Linear):
 
     def dequantized(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight (out, in)."""
-        return dequantize(self.quant_type, (self.out_features, self.in_features), dtype or self.dtype, self.parts)
+        return dequantize(self.qtype, (self.out_features, self.in_features), dtype or self.dtype, self.parts)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return _product(
-            _to_autocast_dtype(input), self.bias, self.quant_type, (self.out_features, self.in_features), self.parts
-        )
+        return _product(_autocast(input), self.bias, self.qtype, (self.out_features, self.in_features), self.parts)
 
 
 class QuantizedStack(_Packed):
     """The packed weights (E, out, in) of experts, in place of the parameter that `grouped_linear` takes."""
 
-    def __init__(self, stack: Tensor, quant_type: str, dtype: torch.dtype) -> None:
+    def __init__(self, stack: Tensor, qtype: str, dtype: torch.dtype) -> None:
         super().__init__()
         self.shape = stack.shape
-        self._prepare(quant_type, dtype)
+        self._prepare(qtype, dtype)
 
     @property
     def device(self) -> torch.device:
@@ -300,47 +298,41 @@ class QuantizedStack(_Packed):
         """The weights (E, out, in)."""
         experts = (self._expert_parts(e) for e in range(self.shape[0]))
         dtype = dtype or self.dtype
-        return torch.stack([dequantize(self.quant_type, self._matrix_shape, dtype, parts) for parts in experts])
+        return torch.stack([dequantize(self.qtype, self._size, dtype, parts) for parts in experts])
 
     @property
-    def _matrix_shape(self) -> tuple[int, int]:
+    def _size(self) -> tuple[int, int]:
         return self.shape[1], self.shape[2]
 
     def _expert_parts(self, expert: int | Tensor) -> list[Tensor]:
         """The parts of one expert, or of the expert (M,) of each row."""
-        parts, stacked = self.parts, 4 if self.quant_type.endswith("-dq") else 2
+        parts, stacked = self.parts, 4 if self.qtype.endswith("-dq") else 2
         return [*(p[expert] for p in parts[:stacked]), *parts[stacked:]]
 
     def forward(self, x: Tensor, ends: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
         """(M, in) -> (M, out): see `grouped_linear`."""
-        x = _to_autocast_dtype(x)
+        x = _autocast(x)
         if torch.compiler.is_compiling():
             if x.device.type == "cuda":
-                return grouped_linear(
-                    x, _dequantized_again(x, self.quant_type, self._matrix_shape, self.parts), ends, experts, bias
-                )
-            y = (
-                _dequantized_again(x, self.quant_type, self._matrix_shape, self._expert_parts(experts)) * x[:, None]
-            ).sum(-1)
+                return grouped_linear(x, _recomputed(x, self.qtype, self._size, self.parts), ends, experts, bias)
+            y = (_recomputed(x, self.qtype, self._size, self._expert_parts(experts)) * x[:, None]).sum(-1)
             return y if bias is None else y + bias[experts]
         outputs, start = [], 0
         for e, end in enumerate(ends.tolist()):
             if end > start:
                 expert_bias = None if bias is None else bias[e]
-                outputs.append(
-                    _product(x[start:end], expert_bias, self.quant_type, self._matrix_shape, self._expert_parts(e))
-                )
+                outputs.append(_product(x[start:end], expert_bias, self.qtype, self._size, self._expert_parts(e)))
                 start = end
         return torch.cat(outputs)
 
     def extra_repr(self) -> str:
         """For printing the module."""
-        return f"{tuple(self.shape)}, quant_type={self.quant_type}"
+        return f"{tuple(self.shape)}, quant_type={self.qtype}"
 
 
 def formats(model: nn.Module) -> list[str]:
     """The formats of the model's quantized weights."""
-    return list(dict.fromkeys(m.quant_type for m in model.modules() if isinstance(m, _Packed)))
+    return list(dict.fromkeys(m.qtype for m in model.modules() if isinstance(m, _Packed)))
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -360,12 +352,12 @@ def weight_of(layer: nn.Module) -> Tensor:
     return layer.dequantized() if isinstance(layer, _Packed) else layer.weight  # type: ignore[return-value, operator]
 
 
-def quantize_layers(model: nn.Module, quant_type: str, dtype: torch.dtype) -> None:
+def quantize_layers(model: nn.Module, qtype: str, dtype: torch.dtype) -> None:
     """Replace the linear layers and experts in the blocks by packed ones, still empty; routers stay as they are.
 
     Raises ValueError for an unknown format or dtype.
     """
-    check_quant_type(quant_type)
+    check_qtype(qtype)
     if dtype not in DTYPES:
         raise ValueError(
             f"dtype={str(dtype).removeprefix('torch.')} does not go with quantize; use bfloat16 or float32"
@@ -373,9 +365,9 @@ def quantize_layers(model: nn.Module, quant_type: str, dtype: torch.dtype) -> No
     for name, module in list(model.named_modules()):
         owner, _, leaf = name.rpartition(".")
         if type(module) is Linear and name.startswith("layers.") and leaf != "shared_gate":
-            setattr(model.get_submodule(owner), leaf, QuantizedLinear(module, quant_type, dtype))
+            setattr(model.get_submodule(owner), leaf, QuantizedLinear(module, qtype, dtype))
         elif isinstance(module, Experts):
             for leaf, stack in list(module.named_parameters(recurse=False)):
                 if stack.dim() == 3:
                     delattr(module, leaf)
-                    module.add_module(leaf, QuantizedStack(stack, quant_type, dtype))
+                    module.add_module(leaf, QuantizedStack(stack, qtype, dtype))

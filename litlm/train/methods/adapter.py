@@ -19,10 +19,10 @@ class AdapterMethod(Method):
 
     def apply(self, llm: LLM, settings: MethodSettings) -> AppliedMethod:
         from litlm.checkpoint.adapter import save
-        from litlm.transforms.adapter import adapters_disabled, apply_adapter
+        from litlm.transforms.adapter import apply_adapter
 
         adapted = apply_adapter(llm.model, settings, v2=self.v2)
-        return AppliedMethod.of_adapters(llm, adapted, save, adapters_disabled)
+        return AppliedMethod.of_adapters(llm, adapted, save)
 
 
 class AdapterV2Method(AdapterMethod):

@@ -31,12 +31,9 @@ class AppliedMethod:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of_adapters(
-        cls, llm: LLM, adapted: list[str], save: Callable[..., None], disabled: Callable[..., AbstractContextManager]
-    ) -> AppliedMethod:
-        """For a method that adapts layers. save(model, folder, base=...): write the adapter, or raise ValueError.
-        disabled(model): see the class.
-        """
+    def of_adapters(cls, llm: LLM, adapted: list[str], save: Callable[..., None]) -> AppliedMethod:
+        """For a method that adapts layers. save(model, folder, base=...): write the adapters, or raise ValueError."""
+        from litlm.transforms.lora import adapters_disabled
 
         def export(folder: Path, base: str) -> None:
             save(llm.model, folder, base=base)
@@ -50,7 +47,7 @@ class AppliedMethod:
                     text = str(e).replace(f"{folder}/", "")
                     raise ValueError(f"what is trained can't be saved: {text}") from e
 
-        return cls(export, check, lambda: disabled(llm.model), [f"{len(adapted)} layers adapted"])
+        return cls(export, check, lambda: adapters_disabled(llm.model), [f"{len(adapted)} layers adapted"])
 
 
 class Method(ABC):

@@ -19,11 +19,11 @@ class LoRAMethod(Method):
 
     def apply(self, llm: LLM, settings: MethodSettings) -> AppliedMethod:
         from litlm.checkpoint.peft import save_adapter
-        from litlm.transforms.lora import adapters_disabled, apply_lora
+        from litlm.transforms.lora import apply_lora
 
         adapted = apply_lora(llm.model, settings)
         llm.config = llm.model.config  # an adapter on one side of tied embeddings unties them
-        return AppliedMethod.of_adapters(llm, adapted, save_adapter, adapters_disabled)
+        return AppliedMethod.of_adapters(llm, adapted, save_adapter)
 
     def trains_base_weights(self, settings: MethodSettings) -> bool:
         return bool(settings.modules_to_save)
