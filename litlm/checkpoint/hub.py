@@ -239,7 +239,10 @@ def _is_cached(repo: str, name: str, revision: str | None, listing: _Listing) ->
 
 
 def from_cache(repo: str, file: str | None, revision: str | None) -> LocalCopy | None:
-    """The model in the Hugging Face cache, verified as far as possible without a hub; None if it is not complete."""
+    """The model in the Hugging Face cache, verified as far as possible without a hub; None if it is not complete.
+
+    Raises ValueError for damaged or unreadable files.
+    """
     path = _cache_lookup(repo, file or "config.json", revision)
     if path is None:
         return None

@@ -81,7 +81,7 @@ def mark_verified(path: Path, sha256: str) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a damaged file, and the blob that a link in the Hugging Face cache points to."""
+    """Remove a damaged file, and the blob that a cache link points to. Raises ValueError if that is impossible."""
     for target in (path.resolve(), path):
         try:
             target.unlink(missing_ok=True)

@@ -62,7 +62,7 @@ def _model(model: str, settings: DescribeCommand, memory: dict[str, int]) -> tup
 
 
 def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
-    """Parameters, bytes and FLOPs, for the dtype, batch size and context of `settings`."""
+    """Parameters, bytes and FLOPs for the dtype, batch size and context. Raises ValueError if that is too long."""
     context = settings.context or min(config.max_seq_len, 4096)
     if context > config.max_seq_len:
         raise ValueError(f"context={context} is more than this model's {config.max_seq_len} tokens")
