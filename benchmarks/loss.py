@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from litlm.data.base import IGNORE
-from litlm.train import loss as module
+from litlm.ops import cross_entropy as module
 from litlm.ops.cross_entropy import cross_entropy_sum
 
 MB = 2**20
@@ -226,7 +226,7 @@ def measure(way: Way, tensors: tuple[Tensor, Tensor, Tensor], expected: Any, rep
 
 def kernel_alone(shape: Shape, repeats: int) -> Iterator[dict[str, Any]]:
     """The kernel on 8192 rows of logits, which it overwrites: what it reads is then no logits, which costs the same."""
-    from litlm.train import kernels
+    from litlm.ops import cross_entropy_triton as kernels
 
     n = min(8192, shape.rows)
     logits = torch.randn(n, shape.vocab, device=DEVICE).bfloat16()

@@ -212,12 +212,13 @@ def save(out: Path, record: dict[str, Any]) -> None:
 def train(settings: PretrainSettings, record: dict[str, Any]) -> None:
     from litlm.data.shards import text_tokenizer
     from litlm.train.flops import train_flops_per_token
-    from litlm.train.run import begin, fresh, pretrain
+    from litlm.train.preflight import preflight
+    from litlm.train.run import init_model, pretrain
 
     tokenizer = text_tokenizer(settings.data)
     assert tokenizer is not None
-    begin(settings)  # seeds, before the weights are drawn
-    llm = fresh(settings, tokenizer.vocab_size, tokenizer.eos_id)
+    with preflight(settings):  # which seeds, before the weights are drawn
+        llm = init_model(settings, tokenizer.vocab_size, tokenizer.eos_id)
     # The trainer's samples are greedy, and small models then repeat themselves.
     llm.generate = partial(llm.generate, **SAMPLING)  # type: ignore[method-assign]
     record["parameters"] = sum(p.numel() for p in llm.model.parameters())

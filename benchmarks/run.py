@@ -122,8 +122,8 @@ def lora(engine: str, dtype: str, targets: str) -> dict[str, Any]:
     data = torch.randint(10, 49000, (4, 4, 512))
     if engine == "litlm":
         from litlm import LLM
-        from litlm.settings import MethodSettings
         from litlm.ops.cross_entropy import cross_entropy_sum
+        from litlm.settings import MethodSettings
         from litlm.transforms.lora import apply_lora
 
         model = LLM.load(folder).model

@@ -25,16 +25,16 @@ from torch.optim import Optimizer
 
 from litlm.settings import MethodSettings, TrainSettings
 from litlm.train import optim
-from litlm.train.precision import MasterWeights
 from litlm.train.optim import (
     MixedAdamW,
     can_skip_on_device,
     clip_gradients,
-    skip_step_if,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
+    skip_step_if,
 )
+from litlm.train.precision import MasterWeights
 from litlm.transforms.lora import apply_lora
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -440,7 +440,9 @@ if not INTERPRETED:
             m, v = torch.zeros_like(p), torch.zeros_like(p)
             g, low = torch.ones(n, device=DEVICE).bfloat16(), torch.zeros(n, device=DEVICE).bfloat16()
             options: dict[str, Any] = dict(lr=0.5, betas=(0.9, 0.95), eps=0.0, weight_decay=0.0)
-            adamw_([p], [g], [m], [v], [torch.zeros((), device=DEVICE)], [low], clip_coef=None, found_inf=None, **options)
+            adamw_(
+                [p], [g], [m], [v], [torch.zeros((), device=DEVICE)], [low], clip_coef=None, found_inf=None, **options
+            )
             for part in (slice(0, 2**20), slice(2**31 - 2**20, 2**31), slice(2**31, n)):
                 assert (p[part] - 0.5).abs().max() < 1e-6
                 assert torch.equal(low[part], p[part].bfloat16())

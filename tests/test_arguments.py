@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from litlm.cli import hints
-from litlm.cli.arguments import PLACES, make_parser
+from litlm.cli.arguments import PATH_OPTIONS, make_parser
 from litlm.cli.main import COMMANDS, main, parse
 from litlm.config import Config
 from litlm.io.yaml import load_yaml, read_yaml
@@ -172,11 +172,11 @@ G = "generate m --prompt p"
         (f"{M} --epochs 3 --batch_size=4 --max_length 512",
          ["Did you mean --train.epochs?", "Did you mean --train.batch_size?", "Did you mean --data.max_len?"]),
         (f"{M} --num_train_epochs 3 --per_device_train_batch_size 2 --gradient_accumulation_steps 4",
-         ["Did you mean --train.epochs?", "--train.micro_batch_size?", "A step takes --train.batch_size examples"]),
+         ["Did you mean --train.epochs?", "--train.micro_batch_size?", "Gradients are accumulated over"]),
         ("finetune --model_name_or_path m --dataset d --output_dir o --bf16 --max_seq_length 9",
          ["--model?", "--data?", "--out_dir?", "--train.precision?", "--data.max_len?"]),
         (f"{M} --resume_from_checkpoint x --load_in_4bit", ["Did you mean --resume?", "Did you mean --method qlora?"]),
-        (f"{M} --trust_remote_code", ["litlm never runs code out of a checkpoint"]),
+        (f"{M} --trust_remote_code", ["litlm never runs code from a checkpoint"]),
         (f"{G} --max_tokens 5 --load_in_4bit", ["Did you mean --max_new_tokens?", "Did you mean --quantize nf4?"]),
         (f"{G} --max_length 5 --do_sample", ["Did you mean --max_new_tokens?", "A --temperature above 0 samples"]),
         ("chat m --system_prompt x", ["Did you mean --system?"]),
@@ -256,6 +256,17 @@ def test_the_same_said_otherwise(line: str, same: str) -> None:
     assert parse("generate", shlex.split(line)) == parse("generate", shlex.split(same))
 
 
+def test_a_flag_given_twice_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = parse("finetune", shlex.split(f"{M[9:]} --train.lr 1 --method lora --train.lr=2 --method.name qlora"))
+    assert (settings.train.lr, settings.method.name) == (2, "qlora")
+    assert capsys.readouterr().err.splitlines() == [
+        "litlm: --train.lr is given twice; '2' is used, not '1'",
+        "litlm: --method.name is given twice; 'qlora' is used, not 'lora'",
+    ]
+    parse("finetune", shlex.split(f"{M[9:]} --data e --train.lr 1 --train.lr 1 --train.samples a --train.samples b"))
+    assert capsys.readouterr().err == ""
+
+
 def test_lists_of_places() -> None:
     several = ("a.jsonl", "b.jsonl", "c.jsonl")
     for command in ("finetune", "dpo", "pretrain"):
@@ -276,13 +287,15 @@ def test_lists_of_places() -> None:
 
 def test_hints_name_options_that_exist() -> None:
     names = {a.dest for name, c in COMMANDS.items() for a in make_parser(name, c)._actions}
-    assert {name.partition("=")[0] for name in hints._ELSEWHERE} <= names
-    assert {needed for needed, _ in hints._WITHOUT.values()} <= names
-    assert set(PLACES) <= {name.rpartition(".")[2] for name in names}
+    assert {name.partition("=")[0] for name in hints._OPTION_ALIASES} <= names
+    assert {needed for needed, _ in hints._NO_COUNTERPART.values()} <= names
+    assert set(PATH_OPTIONS) <= {name.rpartition(".")[2] for name in names}
     for name, command in COMMANDS.items():  # what others call something must not be said of what is there
         own = [a.dest for a in make_parser(name, command)._actions]
-        assert all(hints.option(option, own)[0][:1] == [option] for option in own if option in names and "." in option)
-    assert {command.split()[0] for command in hints._COMMANDS.values()} <= set(COMMANDS)
+        assert all(
+            hints.suggest_options(option, own)[0][:1] == [option] for option in own if option in names and "." in option
+        )
+    assert {command.split()[0] for command in hints._COMMAND_ALIASES.values()} <= set(COMMANDS)
 
 
 # --- commands ------------------------------------------------------------------------------------------------------

@@ -62,33 +62,33 @@ def test_a_stream_says_why_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cut_answer_says_so_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     whole, cut = conversation(max_new_tokens=12, ignore_eos=True), conversation(max_new_tokens=5, ignore_eos=True)
-    whole.take("hello")
+    whole.process("hello")
     capsys.readouterr()
-    cut.take("hello")
+    cut.process("hello")
     assert "[cut at max_new_tokens=5; /continue, or raise --max_new_tokens]" in capsys.readouterr().err
-    cut.take("/continue")
+    cut.process("/continue")
     cut.sampling = SamplingSettings(max_new_tokens=2, ignore_eos=True)
-    cut.take("/continue")
+    cut.process("/continue")
     # A character may be cut in two, which is a replacement character on either side.
     plain = [text.replace("\ufffd", "") for text in (said(whole)[1], said(cut)[1])]
     assert plain[0] == plain[1]
-    assert cut._open == whole._open
+    assert cut._unfinished == whole._unfinished
     long = conversation(max_new_tokens=300, ignore_eos=True)
-    long.take("hello")
+    long.process("hello")
     assert "context of 256 tokens is full" in capsys.readouterr().err
     with pytest.raises(ValueError, match="model's context is 256"):
-        long.take("/continue")
+        long.process("/continue")
 
 
 def test_an_answer_that_ended_does_not_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     talk = conversation(max_new_tokens=9)
-    for stopped, error in ((frozenset(range(343)), "here is none"), (frozenset(), "")):
+    for stopped, error in ((frozenset(range(343)), "there is none"), (frozenset(), "")):
         monkeypatch.setattr(LLM, "_stop_ids", lambda self, stopped=stopped: stopped)
-        talk.take("hello")
+        talk.process("hello")
         assert ("[cut" in capsys.readouterr().err) == (not error)
         if error:
             with pytest.raises(ValueError, match=error):
-                talk.take("/continue")
+                talk.process("/continue")
 
 
 def test_continuing_keeps_the_space_that_sentencepiece_strips(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_continuing_keeps_the_space_that_sentencepiece_strips(monkeypatch: pytes
     pieces = {1: "▁two", 2: "▁words", 3: "ly"}
     decode = lambda ids, **_: "".join(pieces[i] for i in ids).replace("▁", " ").removeprefix(" ")  # noqa: E731
     monkeypatch.setattr(talk.llm.tokenizer, "decode", decode)
-    talk._open = [1]
+    talk._unfinished = [1]
     assert talk._lost_space([2], "words")
     assert not talk._lost_space([3], "ly")
 
@@ -105,27 +105,27 @@ def test_continuing_keeps_the_space_that_sentencepiece_strips(monkeypatch: pytes
 def test_retry_samples_what_greedy_answers_repeat(capsys: pytest.CaptureFixture[str]) -> None:
     talk = conversation(max_new_tokens=12, ignore_eos=True)
     with pytest.raises(ValueError, match="there is none yet"):
-        talk.take("/retry")
-    talk.take("one")
-    talk.take("two")
+        talk.process("/retry")
+    talk.process("one")
+    talk.process("two")
     first = said(talk)
     capsys.readouterr()
     answers = set()
     for _ in range(8):  # drawn without a seed: one of them may be what the best tokens say
-        talk.take("/retry")
+        talk.process("/retry")
         assert "temperature 0.7" in capsys.readouterr().err
         assert said(talk)[:3] == first[:3]
         answers.add(said(talk)[3])
     assert answers - {first[3]}
-    talk.take("/retry 0")
+    talk.process("/retry 0")
     assert said(talk) == first
     with pytest.raises(ValueError, match="hot.*a number"):
-        talk.take("/retry hot")
+        talk.process("/retry hot")
     seeded = [conversation(max_new_tokens=12, temperature=1.0, seed=3, ignore_eos=True) for _ in range(2)]
     for talk in seeded:
-        talk.take("one")
+        talk.process("one")
         first = said(talk)
-        talk.take("/retry")
+        talk.process("/retry")
         assert said(talk) != first
     assert said(seeded[0]) == said(seeded[1])
 
@@ -135,36 +135,36 @@ def test_saved_conversations_are_data(tmp_path: Path, capsys: pytest.CaptureFixt
     file.write_text('{"messages": []}')  # without a line end
     talk = conversation("You are brief.", max_new_tokens=3)
     with pytest.raises(ValueError, match="nothing to save"):
-        talk.take(f"/save {file}")
-    talk.take("one\ntwö")
-    talk.take(f"/save {file}")
-    talk.take("three")
-    talk.take(f"/save {file}")
+        talk.process(f"/save {file}")
+    talk.process("one\ntwö")
+    talk.process(f"/save {file}")
+    talk.process("three")
+    talk.process(f"/save {file}")
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [[m["role"][0] for m in r["messages"]] for r in records] == [[], ["s", "u", "a"], ["s", *"uaua"]]
     assert [m["content"] for m in parse(records[2]).messages] == ["You are brief.", *said(talk)]
     assert "twö" in file.read_text(encoding="utf-8")
     for name in ("", "talks.txt", str(tmp_path)):
         with pytest.raises(ValueError, match="ends with .jsonl"):
-            talk.take(f"/save {name}")
+            talk.process(f"/save {name}")
     with pytest.raises(ValueError, match="could not be written"):
-        talk.take(f"/save {tmp_path}/nowhere/talks.jsonl")
+        talk.process(f"/save {tmp_path}/nowhere/talks.jsonl")
     assert len(talk.messages) == 4
 
 
 def test_paths_are_messages_and_words_are_commands() -> None:
     talk = conversation(max_new_tokens=2)
-    talk.take("/usr/bin holds programs")
+    talk.process("/usr/bin holds programs")
     assert said(talk)[0] == "/usr/bin holds programs"
     with pytest.raises(ValueError, match="no command /cler"):
-        talk.take("/cler")
+        talk.process("/cler")
 
 
 def test_what_is_left_out_of_a_full_context_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     talk = conversation(max_new_tokens=8)
     for i in range(7):
         capsys.readouterr()
-        talk.take(f"{i} " + "quick brown fox " * 5)
+        talk.process(f"{i} " + "quick brown fox " * 5)
     left = int(capsys.readouterr().err.partition("the first ")[2].split()[0])
     assert 0 < left < 6
     assert len(talk.messages) == 14, "it is still there to be saved"
@@ -183,12 +183,12 @@ def test_ctrl_c_keeps_what_was_said(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     talk = conversation()
     monkeypatch.setattr(LLM, "chat", lambda *args, **options: Interrupted(2))
-    talk.take("one")
+    talk.process("one")
     assert said(talk) == ["one", "ab"]
-    assert talk._open[-2:] == [65, 65]
+    assert talk._unfinished[-2:] == [65, 65]
     assert "/continue" in capsys.readouterr().err
     monkeypatch.setattr(LLM, "chat", lambda *args, **options: Interrupted(0))
-    talk.take("two")
+    talk.process("two")
     assert said(talk) == ["one", "ab"], "nothing was answered"
 
 
@@ -207,7 +207,7 @@ class Terminal:
             os.setsid()
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
-        command = [sys.executable, "-m", "litlm.cli.main", "chat", *map(str, argv)]
+        command = [sys.executable, "-m", "litlm", "chat", *map(str, argv)]
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env=env, cwd=cwd, preexec_fn=own_terminal
         )

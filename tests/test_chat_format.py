@@ -48,6 +48,7 @@ from litlm.settings import (
     MethodSettings,
     PreferenceData,
     PretrainSettings,
+    SamplingSettings,
     TextData,
     TrainSettings,
 )
@@ -259,14 +260,14 @@ def test_what_a_run_says_to_go_on_with_asks_as_it_was_trained(
     assert [command[0] for command in commands] == (["chat"] if method == "full" else ["chat", "merge"])
     if method == "lora":
         main(commands.pop())
-        go_on = capsys.readouterr().out.partition("Go on with: litlm ")[2]
+        go_on = capsys.readouterr().out.partition("Continue with: litlm ")[2]
         commands.append(shlex.split(go_on))
     seen: list[Any] = []
     generate = LLM.generate
 
-    def watched(llm: LLM, ids: Any, **options: Any) -> Any:
-        seen.append((llm.tokenizer.decode(ids), options["stop"]))
-        return generate(llm, ids, **options | {"max_new_tokens": 1})
+    def watched(llm: LLM, ids: Any, settings: SamplingSettings, **options: Any) -> Any:
+        seen.append((llm.tokenizer.decode(ids), settings.stop))
+        return generate(llm, ids, settings, **options, max_new_tokens=1)
 
     monkeypatch.setattr(LLM, "generate", watched)
     for command in commands:
@@ -408,10 +409,10 @@ def test_chat_passes_tools_and_switches_to_the_template(tmp_path: Path, monkeypa
     llm, theirs = LLM.load(base, device="cpu"), AutoTokenizer.from_pretrained(base)
     tools = [{"type": "function", "function": {"name": "ab", "parameters": {}}}]
     seen: list[Any] = []
-    monkeypatch.setattr(llm, "generate", lambda ids, **options: seen.append((ids, options)))
+    monkeypatch.setattr(llm, "generate", lambda ids, settings, **options: seen.append((ids, settings, options)))
     llm.chat(ASKED, tools=tools, template_kwargs={"mood": "calm"}, max_new_tokens=3)
     expected = theirs.apply_chat_template(ASKED, tools=tools, mood="calm", add_generation_prompt=True)["input_ids"]
-    assert seen == [(list(expected), {"max_new_tokens": 3, "stop": ()})]
+    assert seen == [(list(expected), SamplingSettings(max_new_tokens=3), {"stream": False, "return_ids": False})]
     with pytest.raises(ValueError, match="does not use temper"):
         llm.chat(ASKED, template_kwargs={"temper": "calm"})
     with pytest.raises(ValueError, match="can't write tools"):

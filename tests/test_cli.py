@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 import tiny
 
-from litlm.cli.main import COMMANDS, SPIN_COUNT, SUMMARIES, main, parse
+from litlm.cli.main import COMMANDS, SPIN_COUNT, main, parse
 from litlm.config import Config
-from litlm.settings import FinetuneSettings, GenerateCommand, MethodSettings
+from litlm.settings import FinetuneSettings, GenerateCommand, MethodSettings, SamplingSettings
 from litlm.zoo import get_model, list_models
 
 Run = Callable[..., tuple[int, str, str]]
@@ -57,10 +58,9 @@ def test_overview(run: Run) -> None:
     for argv in ((), ("--help",), ("-h",), ("help",)):
         code, out, _ = run(*argv)
         assert code == 0
-        for name in COMMANDS:
+        for name, command in COMMANDS.items():
             assert f"  {name} " in out
-            assert SUMMARIES[name] in out
-    assert COMMANDS.keys() == SUMMARIES.keys()
+            assert command.summary in out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -124,7 +124,7 @@ def test_help_shows_defaults(name: str, defaults: dict[str, Any], run: Run) -> N
         ("from litlm.cli.main import main; main(['--help'])", ()),
         ("from litlm.cli.main import main; main(['--version'])", ()),
         ("from litlm.cli.main import parse; parse('finetune', ['m', '--data', 'd'])", ("jsonargparse",)),
-        ("import litlm.cli.describe as d, litlm.settings as s; d.models(s.ModelsCommand())", ()),
+        ("import litlm.cli.models as m, litlm.settings as s; m.models(s.ModelsCommand())", ()),
         ("import litlm.config, litlm.settings, litlm.families, litlm.zoo; litlm.families.list_families()", ()),
     ],
 )
@@ -244,7 +244,7 @@ def test_mistakes_are_answered_in_a_few_lines(
 
 
 def test_a_traceback_on_request() -> None:
-    argv = ("-m", "litlm.cli.main", "describe", "no-such-model")
+    argv = ("-m", "litlm", "describe", "no-such-model")
     plain, debug = _shell(*argv), _shell(*argv, LITLM_DEBUG="1")
     assert (plain.returncode, debug.returncode) == (1, 1)
     assert "Traceback" not in plain.stderr
@@ -253,7 +253,7 @@ def test_a_traceback_on_request() -> None:
 
 def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m litlm.cli.main models | head -1", shell=True, capture_output=True, text=True, timeout=600
+        f"{sys.executable} -m litlm models | head -1", shell=True, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0
     assert done.stderr == ""
@@ -422,6 +422,28 @@ def test_generate_from_standard_input_and_chat(run: Run) -> None:
     assert out == llm.chat([{"role": "user", "content": "hi"}], max_new_tokens=9) + "\n"
 
 
+def test_generate_says_that_an_answer_was_cut(run: Run) -> None:
+    argv = ["generate", tiny.folder(), "--prompt=hi", "--device=cpu", "--ignore_eos"]
+    assert run(*argv, "--chat", "--max_new_tokens=5")[2] == (
+        "litlm: the answer was cut after 5 tokens; raise --max_new_tokens\n"
+    )
+    assert "the context of 256 tokens is full" in run(*argv, "--chat", "--max_new_tokens=500")[2]
+    assert run(*argv, "--max_new_tokens=5")[2] == "", "a continuation has no end"
+
+
+def test_a_stray_error_of_the_system_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import litlm.cli.models
+
+    def fail(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/some/file")
+
+    monkeypatch.setattr(litlm.cli.models, "models", fail)
+    assert run("models") == (1, "", "litlm: /some/file: permission denied (LITLM_DEBUG=1 shows a traceback)\n")
+    monkeypatch.setenv("LITLM_DEBUG", "1")
+    with pytest.raises(PermissionError):
+        run("models")
+
+
 def _asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, str]]]:
     """What `LLM.chat` is asked; its answers are numbered."""
     from litlm.llm import LLM
@@ -434,7 +456,7 @@ def _asked(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, str]]]:
         def __iter__(self) -> Iterator[str]:
             return iter(["answer ", str(len(asked))])
 
-    def chat(self: LLM, messages: list[dict[str, str]], **options: Any) -> Answer:
+    def chat(self: LLM, messages: list[dict[str, str]], settings: SamplingSettings, **options: Any) -> Answer:
         assert options["stream"]
         asked.append(list(messages))
         return Answer()
@@ -460,8 +482,8 @@ def test_chat_remembers_until_reset(run: Run, monkeypatch: pytest.MonkeyPatch) -
         [("u", "three\nmore")],
         [("s", "You rhyme."), ("u", "four")],
     ]
-    for text in ("answer 1\n", "answer 4\n", "is forgotten.", "/reset", "begins anew", "You rhyme.",
-                 "the template decides"):  # fmt: skip
+    for text in ("answer 1\n", "answer 4\n", "is forgotten.", "/reset", "a new conversation", "You rhyme.",
+                 "that of the chat template"):  # fmt: skip
         assert text in out
     assert "no command /nonsense" in err
     assert "Loading" in err
@@ -502,7 +524,7 @@ def test_chat_survives_a_message_that_is_too_long(run: Run) -> None:
 
 
 def test_chat_through_a_real_pipe() -> None:
-    argv = ("-m", "litlm.cli.main", "chat", tiny.folder(), "--device", "cpu", "--max_new_tokens", "6")
+    argv = ("-m", "litlm", "chat", tiny.folder(), "--device", "cpu", "--max_new_tokens", "6")
     done = _shell(*argv, stdin="hello\n/exit\n")
     assert done.returncode == 0, done.stderr
     assert tiny.shared().chat([{"role": "user", "content": "hello"}], max_new_tokens=6) in done.stdout
@@ -730,9 +752,7 @@ cli.main([sys.argv[2]])
         process.stderr.close()
         assert process.wait() == 0 or not goes_on
         assert file.exists() == goes_on
-    process = subprocess.Popen(
-        [sys.executable, "-m", "litlm.cli.main", "help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-m", "litlm", "help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()

@@ -161,7 +161,7 @@ def test_ignored_fields_of_every_command(tmp_path: Path, monkeypatch: pytest.Mon
     from litlm.train.run import init_model
 
     settings = PretrainSettings(model=str(folder), data=TextData(path=(str(data),)), ignore_fields=("mystery",))
-    assert fresh(settings, 64, None).config.n_layer == 2
+    assert init_model(settings, 64, None).config.n_layer == 2
 
 
 def test_ignored_fields_reach_an_adapters_base(tmp_path: Path) -> None:

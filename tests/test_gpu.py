@@ -172,7 +172,7 @@ def test_draws_never_hit_an_impossible_token() -> None:
     logits[torch.rand(64, 150_000, generator=gen) < 0.7] = -torch.inf
     logits = logits.to(device)
     sampler = Sampler(SamplingSettings(temperature=1.0, seed=0), [[0]] * 64, 150_000, device)
-    for i, random in enumerate(sampler.randoms):
+    for i, random in enumerate(sampler.generators):
         random.manual_seed(i)
     for _ in range(50):
         assert logits.gather(1, sampler(logits)[:, None]).isfinite().all()

@@ -579,7 +579,9 @@ WIDE, ROWS = 131_072, 16_384  # logits of 8.6 GB in fp32, 4.3 GB in bf16
 def test_the_loss_never_holds_all_logits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held at once depends on the device's memory, so the test says how much that is: an eighth."""
     size = 2 if dtype == BF16 else 4
-    monkeypatch.setattr(import_module("litlm.ops.cross_entropy"), "_kernel_bytes", lambda device: ROWS * WIDE * size // 8)
+    monkeypatch.setattr(
+        import_module("litlm.ops.cross_entropy"), "_kernel_bytes", lambda device: ROWS * WIDE * size // 8
+    )
     model = _deep(n_layer=1, vocab_size=WIDE, tie_embeddings=True).to(dtype)
     hidden = torch.randn(1, ROWS, 128, device=DEVICE, dtype=dtype, requires_grad=True)
     targets = torch.randint(WIDE, (1, ROWS), device=DEVICE)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from litlm.llm import LLM, pick_device, pick_dtype
+from litlm.settings import GenerateCommand, SamplingSettings
 from litlm.tokenizer import Tokenizer
 
 FAMILIES = ("llama", "qwen3", "gpt_neox")
@@ -94,6 +95,38 @@ def test_kinds_of_prompts() -> None:
 def test_prompts_that_can_not_be_read(prompt: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         tiny.shared().generate(prompt)
+
+
+def test_sampling_as_settings_or_as_keywords() -> None:
+    llm = tiny.shared()
+    options: dict[str, Any] = dict(max_new_tokens=9, temperature=2.0, seed=3, stop="zz", ignore_eos=True)
+    settings = SamplingSettings(**options)
+    expected = llm.generate("The quick", **options)
+    assert llm.generate("The quick", settings) == expected
+    assert llm.generate("The quick", dataclasses.replace(settings, seed=4), seed=3) == expected
+    command = GenerateCommand(model="m", prompt="p", **options)  # commands are settings, too
+    assert llm.generate("The quick", command) == expected
+    asked = [{"role": "user", "content": "hi"}]
+    assert llm.chat(asked, settings) == llm.chat(asked, **options)
+    assert llm.chat(asked, command, max_new_tokens=4) == llm.chat(asked, **options | {"max_new_tokens": 4})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"temprature": 1.0}, "temprature is unknown; did you mean temperature?"),
+        ({"max_tokens": 1}, "max_tokens is unknown; did you mean max_new_tokens?"),
+        ({"xyzzy": 1, "topk": 1}, "topk is unknown; did you mean top_k?\n- xyzzy is unknown"),
+        ({"model": "m"}, "model is unknown"),
+        ({"top_k": 0, "top_p": 2.0}, "top_k=0 must be at least 1\n- top_p=2.0 must lie in"),
+    ],
+)
+def test_wrong_sampling_is_refused(options: dict[str, Any], text: str) -> None:
+    llm = tiny.shared()
+    for settings in (None, SamplingSettings(), GenerateCommand(model="m", prompt="p")):
+        for call in (lambda s: llm.generate("a", s, **options), lambda s: llm.chat([], s, **options)):
+            with pytest.raises(ValueError, match=re.escape(text)):
+                call(settings)
 
 
 def test_streaming_takes_one_prompt() -> None:

@@ -21,8 +21,8 @@ from litlm.checkpoint.peft import load_adapter, save_adapter
 from litlm.checkpoint.peft_targets import adapter_targets
 from litlm.model import GPT
 from litlm.model.moe import Experts
-from litlm.settings import MethodSettings
 from litlm.ops.cross_entropy import cross_entropy_sum
+from litlm.settings import MethodSettings
 from litlm.train.loss import loss_sum
 from litlm.transforms.lora import (
     ALL_LINEAR,

@@ -278,7 +278,12 @@ class TestChunks:
         mine = [t.clone().requires_grad_() for t in inputs]
         wanted = (targets.flatten() != IGNORE).nonzero()[:, 0] if told else None
         losses = token_losses(
-            mine[0], mine[1], targets, bias=mine[2] if biased else None, scale=scale, softcap=softcap,
+            mine[0],
+            mine[1],
+            targets,
+            bias=mine[2] if biased else None,
+            scale=scale,
+            softcap=softcap,
             target_positions=wanted,
         )
         assert losses.dtype == torch.float32

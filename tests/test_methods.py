@@ -1,7 +1,13 @@
-"""Methods of training: what is trained, what patterns mean, and that what can't be saved is refused before training."""
+"""Methods of training: what is trained, what patterns mean, that what can't be saved is refused before training, and
+methods of other packages.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +20,8 @@ from torch import Tensor
 
 from litlm.llm import LLM
 from litlm.settings import MethodSettings
-from litlm.train.methods import apply_method
+from litlm.settings.train import METHODS, method_names
+from litlm.train.methods import AppliedMethod, Method, apply_method, get_method, register_method
 from litlm.train.methods.full import select
 from litlm.transforms.quantize import count_parameters
 
@@ -155,3 +162,114 @@ def test_what_cant_be_saved_is_refused_before_training(files: Files, tmp_path: P
         run(settings, llm=llm)
     assert not list((tmp_path / "run").glob("step-*"))
     assert not (tmp_path / "run" / "final").exists()
+
+
+def test_what_cant_be_saved_names_no_temporary_folder() -> None:
+    llm = tiny.load()
+    applied = apply_method(llm, MethodSettings(r=2))
+
+    def full(*args: object, **options: object) -> None:
+        raise ValueError(f"{args[1]}/adapter_model.safetensors could not be written (No space left on device)")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llm, "save_chat_format", lambda folder: full(None, folder))
+        with pytest.raises(ValueError, match=r"can't be saved: adapter_model.safetensors could not be written \(No"):
+            applied.check()
+
+
+# --- the registry --------------------------------------------------------------------------------------------------
+
+
+def test_each_name_in_the_settings_has_a_method() -> None:
+    assert [get_method(name).name for name in METHODS] == list(METHODS)
+    with pytest.raises(ValueError, match="method='dare' is unknown; there are full, lora, qlora, adapter, adapter_v2"):
+        MethodSettings(name="dare")
+    with pytest.raises(ValueError, match="method='dare' is unknown; there are full, lora, qlora, adapter, adapter_v2"):
+        get_method("dare")
+
+
+def test_nobody_else_asks_for_a_method_by_its_name() -> None:
+    """What differs between methods is in their classes, so that a new one is one file and one row of settings."""
+    names = "|".join(METHODS)
+    asks = re.compile(rf"""\b(method|name)\s*(==|!=|(not )?in)\s*[({{\[]?\s*["']({names})["']""")
+    assert asks.search('if settings.method.name == "full"')
+    assert asks.search('method.name in ("lora", "qlora")')
+    root = Path(__file__).parents[1] / "litlm"
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in root.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if asks.search(line)
+    ]
+    assert found == []
+
+
+EXTENSION = """
+from litlm.train.methods import AppliedMethod, Method
+
+
+class Norms(Method):
+    name, whole_model = "norms", True
+
+    def apply(self, llm, settings):
+        for name, p in llm.model.named_parameters():
+            p.requires_grad_(name.endswith("norm.weight"))
+        return AppliedMethod(lambda folder, base: llm.save(folder), llm.config.to_hf, notes=["norms only"])
+
+
+METHOD = Norms()
+"""
+PARSE = """
+from litlm.cli.main import main, parse
+
+print(parse("finetune", ["m", "--data", "d", "--method", "norms"]).method.name)
+main(["finetune", "m", "--data", "d", "--method", "norm"])
+"""
+
+
+def test_a_method_from_another_package(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed, it is known by name to settings, runs and commands; a run trains and saves what it says."""
+    packages = tmp_path / "packages"
+    info = packages / "litlm_norms-1.0.dist-info"
+    info.mkdir(parents=True)
+    (packages / "litlm_norms.py").write_text(EXTENSION)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: litlm-norms\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[litlm.methods]\nnorms = litlm_norms:METHOD\n")
+    monkeypatch.syspath_prepend(packages)
+    assert method_names() == (*METHODS, "norms")
+    settings = settings_of("full", files, tmp_path / "run", run=dict(method=MethodSettings(name="norms")))
+    result = run(settings)
+    assert result.losses[-1] < result.losses[0]
+    before = tiny.shared().model.state_dict()
+    after = LLM.load(tmp_path / "run" / "final", device="cpu", dtype="float32").model.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        name for name in before if name.endswith("norm.weight")
+    }
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "norms only" in report
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(packages), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    done = subprocess.run([sys.executable, "-c", PARSE], env=env, capture_output=True, text=True)
+    assert done.stdout == "norms\n"
+    assert "--method.name must be full, lora, qlora, adapter, adapter_v2 or norms, not 'norm'" in done.stderr
+
+
+def test_a_method_of_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Head(Method):
+        name = "head"
+
+        def apply(self, llm: LLM, settings: MethodSettings) -> AppliedMethod:
+            llm.model.requires_grad_(False)
+            llm.model.embed.requires_grad_(True)
+            return AppliedMethod(lambda folder, base: None, lambda: None)
+
+    monkeypatch.setattr("litlm.train.methods._registered", {})
+    monkeypatch.setattr("litlm.settings.train.METHODS", dict(METHODS))
+    monkeypatch.setattr("litlm.train.methods.METHODS", sys.modules["litlm.settings.train"].METHODS)
+    method = register_method(Head())
+    assert register_method(method) is method
+    llm = tiny.load()
+    apply_method(llm, MethodSettings(name="head", r=3))
+    assert [name for name, p in llm.model.named_parameters() if p.requires_grad] == ["embed.weight"]
+    for taken in (Head(), type("Another", (Head,), {"name": "lora"})()):
+        with pytest.raises(ValueError, match=f"method='{taken.name}' is taken; choose another name"):
+            register_method(taken)

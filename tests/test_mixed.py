@@ -18,9 +18,8 @@ from litlm.data.base import Batch, Example, collate
 from litlm.model import GPT
 from litlm.settings import MethodSettings, TrainSettings
 from litlm.train.loss import NextToken
-from litlm.train.optim import hooks_removed
+from litlm.train.optim import hooks_removed, make_optimizer
 from litlm.train.precision import MasterWeights
-from litlm.train.optim import make_optimizer
 from litlm.transforms.lora import apply_lora
 
 ADAMW = dict(lr=3e-3, weight_decay=0.1)

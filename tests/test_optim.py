@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from litlm.settings import TrainSettings
-from litlm.train.precision import MasterWeights
 from litlm.train.optim import (
     CombinedOptimizer,
     MixedAdamW,
     StepInBackward,
     can_skip_on_device,
     clip_gradients,
-    skip_step_if,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
+    skip_step_if,
 )
+from litlm.train.precision import MasterWeights
 
 
 class Block(nn.Module):

@@ -446,4 +446,6 @@ def test_new_tokens_need_their_embeddings_whole() -> None:
     settings = FinetuneSettings(
         model="x", data=DataSettings(path="x"), new_tokens=("<|new|>",), method=MethodSettings(targets=("lm_head",))
     )
-    assert "new_tokens trains the embeddings whole; leave lm_head out of targets" in find_problems(settings, tiny.load())
+    assert "new_tokens trains the embeddings whole; leave lm_head out of targets" in find_problems(
+        settings, tiny.load()
+    )

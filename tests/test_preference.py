@@ -525,7 +525,7 @@ def test_training_all_weights(name: str) -> None:
 
 def test_without_any_reference_there_is_an_error_not_a_number() -> None:
     model = tiny.load().model
-    with pytest.raises(ValueError, match="loss=dpo compares with a reference"):
+    with pytest.raises(ValueError, match="loss=dpo needs a reference"):
         Preference(SETTINGS["dpo"]).loss_sum(model, _data().batches([0], 1)[0])
 
 

@@ -24,7 +24,7 @@ from litlm.data import prepare as module
 from litlm.data import text
 from litlm.data.prepare import cuts_exactly, fingerprint, load_tokenizer, prepare, prepare_command
 from litlm.data.text import documents
-from litlm.io.writing import locked
+from litlm.io.lock import locked
 from litlm.settings import PrepareCommand
 from litlm.tokenizer import Tokenizer
 
@@ -369,7 +369,7 @@ def test_a_sentencepiece_model_in_several_threads(tmp_path: Path, monkeypatch: p
 KILLED = """
 import os, signal, sys
 from litlm.data import prepare as module, text
-from litlm.io.writing import locked
+from litlm.io.lock import locked
 from litlm.settings import PrepareCommand
 
 def main():

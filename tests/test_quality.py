@@ -89,9 +89,9 @@ ARROWS = {
     "generate": "settings config tokenizer ops context model",
     "llm": "io zoo settings config families tokenizer prompts context model transforms checkpoint generate",
     "data": "io settings config families tokenizer prompts ops context checkpoint",
-    "train": "io zoo settings config families tokenizer prompts ops context model transforms checkpoint generate llm "
-    "data",
-    "cli": "io zoo settings config families tokenizer prompts checkpoint generate llm data train",
+    "train": "io zoo settings config config.counts families tokenizer prompts ops context model transforms checkpoint "
+    "generate llm data",
+    "cli": "io zoo settings config config.counts families tokenizer prompts checkpoint generate llm data train",
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from litlm.cli.main import main
-from litlm.cli.quickstart import command
+from litlm.cli.quickstart import _compared, litlm_command
 from litlm.train.report import Report
 
 FLAGS = ("--train.max_steps=9", "--train.epochs=null", "--train.batch_size=2", "--train.micro_batch_size=2")
@@ -40,7 +40,7 @@ def start(out: Path, monkeypatch: pytest.MonkeyPatch, *signals: signal.Signals, 
 
 def commands(shown: str) -> list[list[str]]:
     """What it says to type, without what litlm is called with."""
-    said = re.findall(rf"^  {re.escape(command())} (.*)$", shown, re.M)
+    said = re.findall(rf"^  {re.escape(litlm_command())} (.*)$", shown, re.M)
     return [shlex.split(line) for line in said]
 
 
@@ -76,6 +76,12 @@ def test_ctrl_c_ends_the_training_and_once_more_the_rest(
         assert Path(name).exists(), name
 
 
+def test_a_control_answer_is_compared_by_its_words() -> None:
+    assert _compared("Paris.", "Paris.") == "is the same."
+    assert _compared("The capital is Paris.", "The capital is Paris!\n") == "differs only in punctuation."
+    assert _compared("Paris.", "Rome.").startswith("changed too")
+
+
 def test_what_litlm_is_called_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Active, not active, another litlm first on the PATH, no script at all."""
     for name in ("env", "other"):
@@ -86,11 +92,11 @@ def test_what_litlm_is_called_with(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "executable", str(tmp_path / "env" / "python"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}/env:{tmp_path}/other:{os.environ['PATH']}")
-    assert command() == "litlm"
+    assert litlm_command() == "litlm"
     monkeypatch.setenv("PATH", f"{tmp_path}/other:{tmp_path}/env:{os.environ['PATH']}")
-    assert command() == "env/litlm"
+    assert litlm_command() == "env/litlm"
     (tmp_path / "env" / "litlm").unlink()
-    assert command() == "env/python -m litlm.cli.main"
+    assert litlm_command() == "env/python -m litlm"
     monkeypatch.undo()
-    done = subprocess.run(f"{command()} --version", shell=True, capture_output=True, text=True)
+    done = subprocess.run(f"{litlm_command()} --version", shell=True, capture_output=True, text=True)
     assert done.stdout.startswith("litlm "), done.stderr

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import yaml
 from safetensors.torch import save_file
 from test_run import CASES, Files, content, rows_of, run, settings_of, write_files
 
@@ -34,8 +36,8 @@ from litlm.checkpoint.training import Checkpoints, load_checkpoint
 from litlm.cli.main import main
 from litlm.data.base import Order
 from litlm.settings import DataSettings, MethodSettings, RunSettings
-from litlm.train.loss import NextToken
 from litlm.train.files import write_settings
+from litlm.train.loss import NextToken
 from litlm.train.report import Report
 
 TIMES = ("tokens_per_s", "seconds")  # columns of metrics.csv that differ between equal runs
@@ -273,13 +275,52 @@ def test_signals_save_and_end_well(signum: signal.Signals, start: Any, files: Fi
     said = (tmp_path / "said").read_text()
     assert "Traceback" not in said
     assert f"Stopped by {'Ctrl-C' if signum == signal.SIGINT else signum.name} after step 3" in said
-    assert "Go on with the same command and --resume auto" in said
+    assert "Continue with the same command and --resume auto" in said
     assert not (tmp_path / "out" / "final").exists()
     assert len(list((tmp_path / "out").glob("step-*"))) == 1
     assert ended(start(command, tmp_path / "said", [*arguments, "--resume", "auto"], 0, signum)) == 0
     assert content(tmp_path / "out" / "final") == content(tmp_path / "whole" / "final")
     whole, again = (rows_of(tmp_path / name / "metrics.csv") for name in ("whole", "out"))
     assert [row["loss"] for row in whole] == [row["loss"] for row in again]
+
+
+def test_a_signal_in_the_last_step_leaves_a_run_that_can_be_finished(files: Files, tmp_path: Path) -> None:
+    run(settings_of("lora", files, tmp_path / "whole"))
+    with stop_at(8, signum=signal.SIGTERM):
+        assert run(settings_of("lora", files, tmp_path / "out")).stopped == "SIGTERM"
+    assert not (tmp_path / "out" / "final").exists()
+    run(settings_of("lora", files, tmp_path / "out", run=dict(resume="auto")))
+    assert content(tmp_path / "out" / "final") == content(tmp_path / "whole" / "final")
+
+
+def test_every_start_of_a_run_is_named(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In settings.yaml and on the page, the latest first; and the page counts from the first."""
+    from test_report import Page
+
+    class Clock(datetime):
+        day = 0
+
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2026, 11, cls.day, 10, 11).astimezone()
+
+    for module in ("files", "report"):
+        monkeypatch.setattr(f"litlm.train.{module}.datetime", Clock)
+    for day, step in ((3, 2), (4, 5), (5, 0)):
+        Clock.day = day
+        monkeypatch.setattr(sys, "argv", ["/bin/litlm", "finetune", f"--day={day}"])
+        with stop_at(step) if step else contextlib.nullcontext():
+            run(settings_of("lora", files, tmp_path, run=dict(resume="auto")))
+    text = (tmp_path / "settings.yaml").read_text()
+    days = [int(line[-1]) for line in text.splitlines() if line.startswith("# litlm finetune --day=")]
+    assert days == [5, 4, 3]
+    page = Page(tmp_path / "report.html").text
+    assert "2026-11-03 10:11 to 2026-11-05 10:11" in page
+    assert [f"--day={day}" in page for day in (3, 4, 5)] == [True] * 3
+    yaml.safe_load(text)
+    Clock.day = 6
+    run(settings_of("lora", files, tmp_path, run=dict(overwrite=True)))
+    assert "--day=4" not in (tmp_path / "settings.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -491,13 +532,22 @@ def test_a_full_disk_leaves_earlier_checkpoints(
 # --- limits, spikes, rates -----------------------------------------------------------------------------------------
 
 
-def test_early_stopping_is_remembered(files: Files, tmp_path: Path) -> None:
-    options: dict[str, Any] = dict(
-        max_steps=30, lr=0.5, warmup_steps=0, val_interval=1, early_stop=2, save_interval=None
-    )
+def test_early_stopping_is_remembered(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validation loss is lowest at step 3, whatever a CPU makes of the weights."""
+    loop = sys.modules["litlm.train.loop"]
+    step, validate = 0, loop.Trainer._validate
+
+    def noted(trainer: Any, val: Any) -> dict[str, float]:
+        nonlocal step
+        step = trainer.state.step
+        return validate(trainer, val)
+
+    monkeypatch.setattr(loop.Trainer, "_validate", noted)
+    monkeypatch.setattr(loop, "validate", lambda *args: {"val_loss": abs(step - 3.0)})
+    options: dict[str, Any] = dict(max_steps=30, val_interval=1, early_stop=2, save_interval=None)
     whole = run(settings_of("lora", files, tmp_path / "whole", **options))
-    assert whole.steps < 30
-    assert whole.stopped == f"no better validation loss since step {whole.steps - 2}"
+    assert whole.steps == 5
+    assert whole.stopped == "no better validation loss since step 3"
     for killed in ("before final/ was written", "on the way"):
         out = tmp_path / killed[:2]
         if killed == "on the way":

@@ -266,7 +266,7 @@ def test_the_written_settings_run_again(files: Files, tmp_path: Path, capsys: py
     """To the same bits, also those of a run that replaced another."""
     first = run(settings_of("lora", files, tmp_path / "run", run=dict(overwrite=True)))
     main(["finetune", "--config", str(tmp_path / "run" / "settings.yaml"), "--out_dir", str(tmp_path / "again")])
-    assert "Go on with" in capsys.readouterr().out
+    assert "Continue with" in capsys.readouterr().out
     assert content(tmp_path / "run" / "final") == content(tmp_path / "again" / "final")
     rows = rows_of(tmp_path / "again" / "metrics.csv")
     assert [float(r["loss"]) for r in rows] == pytest.approx(first.losses, rel=1e-5)

@@ -27,10 +27,11 @@ from test_writing import holder
 
 from litlm.cli.main import main
 from litlm.data.base import Order
-from litlm.io.writing import locked
+from litlm.io.lock import locked
 from litlm.settings import DataSettings, MethodSettings, TextData, TrainTokenizerCommand
+from litlm.train.files import write_settings
 from litlm.train.loss import NextToken
-from litlm.train.report import Report, write_settings
+from litlm.train.report import Report
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from litlm.generate.sampling import Sampler, filtered
+import litlm
+from litlm.generate.sampling import Sampler, filter_logits
 from litlm.settings import SamplingSettings
 
 CPU = torch.device("cpu")
@@ -94,12 +97,12 @@ def test_filtered_values_equal_transformers_up_to_a_shift(kind: str) -> None:
         logits = _logits(kind, seed)
         expected = _theirs(logits, None, settings)
         expected = expected - expected.amax(-1, keepdim=True)
-        torch.testing.assert_close(filtered(logits, settings), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(filter_logits(logits, settings), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-3, 1e30, math.inf])
 def test_extreme_temperatures_stay_distributions(temperature: float) -> None:
-    probs = filtered(_logits("plain", 0), SamplingSettings(temperature=temperature)).softmax(-1)
+    probs = filter_logits(_logits("plain", 0), SamplingSettings(temperature=temperature)).softmax(-1)
     assert probs.isfinite().all()
     if temperature < 1e-2:
         assert torch.equal(probs.argmax(-1), _logits("plain", 0).argmax(-1))
@@ -131,7 +134,7 @@ def test_greedy_with_a_penalty_equals_transformers_over_several_steps(kind: str)
 def _counts(logits: Tensor, settings: SamplingSettings, n: int, batch: int = 50) -> Tensor:
     """How often each token was drawn in n steps of `batch` rows, each row with random numbers of its own."""
     sampler = Sampler(settings, [[0]] * batch, logits.size(-1), CPU)
-    for i, random in enumerate(sampler.randoms):
+    for i, random in enumerate(sampler.generators):
         random.manual_seed(1000 + i)
     draws = torch.cat([sampler(logits.expand(batch, -1)) for _ in range(n)])
     return draws.bincount(minlength=logits.size(-1))
@@ -164,7 +167,7 @@ class _Fixed:
 def test_the_ends_of_the_unit_interval_never_hit_an_impossible_token(u: float, monkeypatch: Any) -> None:
     monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.full(size, generator.u))
     sampler = Sampler(SamplingSettings(temperature=1.0), [[0]] * 4, 6, CPU)
-    sampler.randoms = [_Fixed(u)] * 4  # type: ignore[list-item]
+    sampler.generators = [_Fixed(u)] * 4  # type: ignore[list-item]
     probs = torch.tensor([
         [0.0, 0.5, 0.0, 0.5, 0.0, 0.0], [0, 0, 0, 0, 0, 1.0], [1.0, 0, 0, 0, 0, 0], [0, 1e-30, 0, 0.7, 1e-30, 0],
     ])  # fmt: skip
@@ -251,3 +254,15 @@ def test_all_bad_settings_are_named_at_once() -> None:
     with pytest.raises(ValueError, match="Sampling") as e:
         SamplingSettings(temperature=-1, top_k=0, top_p=2, min_p=3, repetition_penalty=-1, max_new_tokens=0)
     assert len(str(e.value).splitlines()) == 7
+
+
+def test_a_sampling_parameter_lives_in_few_files() -> None:
+    """The field, the sampler, and where the command line names this one: /retry of chat, and hints for other names."""
+    package = Path(litlm.__file__).parent
+    rooms = ("settings", "generate", "llm.py", "cli", "train", "data", "checkpoint")  # elsewhere it scales attention
+    files = {path for room in rooms for path in [package / room, *(package / room).rglob("*.py")] if path.is_file()}
+    found = {str(path.relative_to(package)) for path in files if re.search(r"\btemperature\b", path.read_text())}
+    assert found == {"settings/base.py", "generate/sampling.py", "cli/chat.py", "cli/hints.py"}
+    for name in ("top_p", "min_p", "repetition_penalty"):
+        found = {str(path.relative_to(package)) for path in files if re.search(rf"\b{name}\b", path.read_text())}
+        assert found - {"cli/hints.py"} == {"settings/base.py", "generate/sampling.py"}

@@ -97,7 +97,7 @@ def test_prompts_without_a_row(folder: Path) -> None:
     for ask in (llm.generate, lambda text: llm.chat([{"role": "user", "content": text}])):
         with pytest.raises(ValueError, match=r"the prompt holds token ids outside 0 to 342.*343 \('<out>'\)\n") as e:
             ask("a <out>")
-        assert "The tokenizer has 345 tokens: use the one that the model was made with" in str(e.value)
+        assert "The tokenizer has 345 tokens: use the model's own tokenizer" in str(e.value)
     assert isinstance(llm.generate("a <of>", max_new_tokens=1), str)
     with pytest.raises(ValueError, match="rows of the model's embedding: 400, 401, 402, 403, 404 and 2 more"):
         tiny.shared().generate(range(400, 407))

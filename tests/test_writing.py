@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from litlm.io import writing as module
-from litlm.io.writing import LOCK, atomic_file, atomic_folder, locked, write_text, writing
+from litlm.io import lock
+from litlm.io.lock import LOCK, locked
+from litlm.io.writing import atomic_file, atomic_folder, write_text, writing
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from litlm.io.writing import locked
+from litlm.io.lock import locked
 with locked(Path(sys.argv[1])):
     if len(sys.argv) > 2 and os.fork() == 0:  # a worker that outlives its parent
         os.write(1, b"%d\\n" % os.getpid())
@@ -118,7 +119,7 @@ def test_where_there_are_no_locks_it_goes_on_and_says_so(
     def no_flock(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", no_flock)
+    monkeypatch.setattr(lock.fcntl, "flock", no_flock)
     with locked(tmp_path):
         pass
     assert "can't be locked (No locks available)" in capsys.readouterr().err

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from litlm.checkpoint.run_folder import model_directory
 from litlm.config import Config
-from litlm.io.reading import model_directory
 from litlm.zoo import find_model
 
 _YAML = (".yaml", ".yml")

@@ -18,7 +18,7 @@ from torch import Tensor
 from litlm.checkpoint.base import WeightSource
 from litlm.config import Config
 from litlm.families import GGUFFields, GGUFSpec, Rule, WeightMap, family_of_gguf
-from litlm.io.reading import unreadable
+from litlm.io.errors import unreadable
 
 Split = Callable[[Any, Config], Sequence[Any]]
 Join = Callable[[Sequence[Any]], Any]

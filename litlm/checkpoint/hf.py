@@ -23,7 +23,7 @@ from litlm.config import Config
 from litlm.config.hf import config_from_hf
 from litlm.families import get_family
 from litlm.io.reading import read_json
-from litlm.io.writing import atomic_file, clear_parts, flush, writing
+from litlm.io.writing import atomic_file, clear_parts, fsync, writing
 
 INDEX = "model.safetensors.index.json"
 REPLACED = ("model*.safetensors", INDEX)  # files of an earlier model in the directory that this one may not have
@@ -171,7 +171,7 @@ def save_weights(
                 file_of[match.theirs] = file
             part = pending.enter_context(atomic_file(out_dir / file))
             save_file(tensors, part, metadata={"format": "pt"})
-            flush(part)  # now, so that nothing slow comes between the renames
+            fsync(part)  # now, so that nothing slow comes between the renames
         if n > 1:
             total = sum(t.nbytes for t in state.values())
             index = json.dumps({"metadata": {"total_size": total}, "weight_map": file_of}, indent=2)

@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from litlm.checkpoint.base import bullet_list
-from litlm.io.reading import STEP, check_readable
-from litlm.io.writing import flush, reason, writing
+from litlm.checkpoint.run_folder import STEP
+from litlm.io.errors import error_reason
+from litlm.io.reading import check_readable
+from litlm.io.writing import fsync, writing
 
 STATE, OPTIMIZER, WEIGHTS, RANDOM = "state.json", "optimizer.safetensors", "weights.safetensors", "random.safetensors"
 
@@ -72,14 +74,16 @@ class Checkpoints:
             text = json.dumps(dict(state=state, optimizer=optimizer[1], random=rest))
             (inner / STATE).write_text(text, encoding="utf-8")
             for file in (p for p in part.rglob("*") if p.is_file()):
-                flush(file)
+                fsync(file)
             if path.exists():  # the same step again
                 os.replace(path, path.with_name(f".{path.name}.before"))
             os.replace(part, path)
             shutil.rmtree(path.with_name(f".{path.name}.before"), ignore_errors=True)
         except (OSError, SafetensorError, ValueError) as e:  # a ValueError is export's, about one of its files
             shutil.rmtree(part, ignore_errors=True)
-            raise ValueError(f"checkpoint {path} could not be written ({reason(e)}); earlier ones are untouched") from e
+            raise ValueError(
+                f"checkpoint {path} could not be written ({error_reason(e)}); earlier ones are untouched"
+            ) from e
         self.prune(best)
         return path
 

@@ -1,7 +1,7 @@
-"""`litlm chat`: a conversation in the terminal. Answers stream, history is kept, input lines can be recalled.
+"""`litlm chat`: a conversation in the terminal, with streamed answers and a history of input lines.
 
-In a terminal, prompt_toolkit reads the lines: a paste of many lines is one message on all systems, which Python's own
-readline does only where it is GNU's. From a pipe, each line is a message.
+In a terminal, prompt_toolkit reads the lines: pasted lines are one message on all systems (Python's readline does that
+only with GNU readline). From a pipe, each line is a message.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from litlm.cli.main import sampling_of
+from litlm.cli.generate import load_model
+from litlm.io.errors import error_reason
 from litlm.settings import ChatCommand, SamplingSettings
 
 if TYPE_CHECKING:
@@ -25,49 +25,41 @@ if TYPE_CHECKING:
     from litlm.llm import LLM, Stream
 
 _HELP = """\
-/retry    ask the last message once more, sampled: /retry 0.9 is the temperature
-/continue go on with an answer that was cut or stopped
+/retry    ask the last message again, sampled; /retry 0.9 sets the temperature
+/continue continue an answer that was cut or stopped
 /reset    forget the conversation
-/system   show the system prompt; with a text, set it and begin a new conversation: /system You answer in rhymes.
-/save     add the conversation to a file that `litlm finetune --data` reads: /save talks.jsonl
+/system   show the system prompt; with a text, set it and start a new conversation: /system You answer in rhymes.
+/save     append the conversation to a file that `litlm finetune --data` reads: /save talks.jsonl
 /exit     leave (so do Ctrl-D, and Ctrl-C on an empty line)
-Ctrl-C stops an answer, and clears a line that is being typed. A paste of many lines is one message. A line that ends
-with \\ goes on in the next."""
-_RETRY_TEMPERATURE = 0.7  # where the conversation is greedy: the same answer would come again
+Ctrl-C stops an answer, and clears a line that is being typed. Pasted lines are one message. A line that ends with \\
+continues in the next."""
+_RETRY_TEMPERATURE = 0.7  # for greedy conversations, where a retry would give the same answer
 _HISTORY_BYTES = 1 << 20
 
 
 def chat(settings: ChatCommand) -> None:
-    from litlm.llm import LLM
-
+    """Run `litlm chat`."""
     print(f"Loading {settings.model} ...", file=sys.stderr)
-    llm = LLM.load(
-        settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype,
-        quantize=settings.quantize, compile=settings.compile, ignore_fields=settings.ignore_fields,
-    )  # fmt: skip
-    if settings.style is not None:
-        from litlm.prompts import get_style
-
-        llm.style = get_style(settings.style)
+    llm = load_model(settings)
     device = llm.model.embed.weight.device.type
     print(
         f"{settings.model} on {device}, context {llm.config.max_seq_len:,} tokens. /help lists commands.",
         file=sys.stderr,
     )
-    talk = Conversation(llm, SamplingSettings(**sampling_of(settings)), settings.system)
-    typed = sys.stdin.isatty()
-    ask, failed = _terminal() if typed else _piped, False
-    while (text := _message(ask)) is not None:
+    conversation = Conversation(llm, settings, settings.system)
+    interactive = sys.stdin.isatty()
+    read_line, failed = _terminal() if interactive else _piped, False
+    while (text := _read_message(read_line)) is not None:
         try:
-            if not talk.take(text):
+            if not conversation.process(text):
                 break
         except ValueError as e:
             failed = True
             print(f"litlm: {e}", file=sys.stderr)
-        except KeyboardInterrupt:  # not while an answer streams, which takes it for itself
-            if not typed:
+        except KeyboardInterrupt:  # between answers; a streaming answer handles it itself
+            if not interactive:
                 raise
-    if failed and not typed:
+    if failed and not interactive:
         sys.exit(1)
 
 
@@ -75,16 +67,16 @@ def chat(settings: ChatCommand) -> None:
 
 
 class Conversation:
-    """What was said, and what a line that begins with / does to it. ValueErrors leave it as it was."""
+    """The messages so far, and the commands that begin with /. A ValueError leaves the conversation unchanged."""
 
     def __init__(self, llm: LLM, sampling: SamplingSettings, system: str | None) -> None:
         self.llm, self.sampling, self.system = llm, sampling, system
         self.messages: list[dict[str, str]] = []
-        self._open: list[int] = []  # prompt and answer so far, as tokens, where the answer can go on
+        self._unfinished: list[int] = []  # tokens of prompt and answer, if the answer can be continued
         self._retries = 0
 
-    def take(self, text: str) -> bool:
-        """A message or a command; False to leave."""
+    def process(self, text: str) -> bool:
+        """Answer a message or run a command; returns False to leave. Raises ValueError for a wrong command."""
         command, _, rest = text.partition(" ")
         rest = rest.strip()
         if not command.startswith("/") or "/" in command[1:]:  # /usr/bin is a path
@@ -95,7 +87,7 @@ class Conversation:
         elif command == "/help":
             print(_HELP)
         elif command == "/reset":
-            self._forget()
+            self._reset()
             print("The conversation is forgotten.")
         elif command == "/system":
             self._set_system(rest)
@@ -106,73 +98,73 @@ class Conversation:
         elif command == "/save":
             self._save(rest)
         else:
-            raise ValueError(f"there is no command {command}; these are:\n{_HELP}")
+            raise ValueError(f"there is no command {command}; the commands are:\n{_HELP}")
         return True
 
-    def _start(self) -> list[dict[str, str]]:
+    def _system_message(self) -> list[dict[str, str]]:
         return [{"role": "system", "content": self.system}] if self.system else []
 
-    def _forget(self) -> None:
-        self.messages, self._open = [], []
+    def _reset(self) -> None:
+        self.messages, self._unfinished = [], []
 
-    def _ask(self, asked: list[dict[str, str]], sampling: SamplingSettings) -> None:
-        """Stream the answer to the last of the messages; what Ctrl-C leaves of it counts."""
-        llm, shown = self.llm, asked
-        # The oldest exchanges are left out when the conversation outgrows the context.
+    def _ask(self, messages: list[dict[str, str]], sampling: SamplingSettings) -> None:
+        """Stream the answer to the last message; an answer stopped by Ctrl-C is kept as far as it came."""
+        llm, shown = self.llm, messages
+        # When the conversation outgrows the context, its oldest exchanges are left out.
         room = llm.config.max_seq_len - min(sampling.max_new_tokens, llm.config.max_seq_len // 2)
-        while llm.style.count_tokens([*self._start(), *shown], llm.tokenizer) > room and len(shown) > 1:
+        while llm.style.count_tokens([*self._system_message(), *shown], llm.tokenizer) > room and len(shown) > 1:
             shown = shown[2:]
-        if left := (len(asked) - len(shown)) // 2:
-            _note(f"the first {left} of {len(asked) // 2} exchanges no longer fit into the context, and are left out")
-        prompt = [*self._start(), *shown]
-        text, stream = self._stream(llm.chat(prompt, stream=True, **sampling_of(sampling)), sampling)
-        if not stream.token_ids:  # stopped before it began
+        if n := (len(messages) - len(shown)) // 2:
+            _note(f"the first {n} of {len(messages) // 2} exchanges no longer fit into the context and are left out")
+        prompt = [*self._system_message(), *shown]
+        text, stream = self._print_stream(llm.chat(prompt, sampling, stream=True), sampling)
+        if not stream.token_ids:  # stopped before the first token
             return
-        self.messages = [*asked, {"role": "assistant", "content": text}]
-        self._open = []
+        self.messages = [*messages, {"role": "assistant", "content": text}]
+        self._unfinished = []
         if stream.finish_reason != "stop":
-            self._open = llm.style.encode(prompt, llm.tokenizer) + stream.token_ids
+            self._unfinished = llm.style.encode(prompt, llm.tokenizer) + stream.token_ids
 
     def _continue(self) -> None:
-        if not self._open:
-            raise ValueError("/continue goes on with an answer that was cut or stopped; here is none")
-        llm, before = self.llm, self.messages[-1]["content"]
-        s = self.sampling
-        stop = s.stop if s.ignore_eos else (*s.stop, *llm.style.stop)
-        options = sampling_of(s) | {"stop": stop, "stream": True}
-        text, stream = self._stream(llm.generate(self._open, **options), s, before)
+        if not self._unfinished:
+            raise ValueError("/continue continues an answer that was cut or stopped; there is none")
+        llm, sampling, before = self.llm, self.sampling, self.messages[-1]["content"]
+        if not sampling.ignore_eos:
+            sampling = sampling.changed(stop=(*sampling.stop, *llm.style.stop))
+        text, stream = self._print_stream(llm.generate(self._unfinished, sampling, stream=True), sampling, before)
         self.messages[-1] = {"role": "assistant", "content": before + text}
-        self._open = [] if stream.finish_reason == "stop" else self._open + stream.token_ids
+        self._unfinished = [] if stream.finish_reason == "stop" else self._unfinished + stream.token_ids
 
-    def _retry(self, temperature: str) -> None:
+    def _retry(self, text: str) -> None:
         if not self.messages:
-            raise ValueError("/retry asks the last message once more; there is none yet")
+            raise ValueError("/retry asks the last message again; there is none yet")
         try:
-            given = float(temperature) if temperature else None
+            temperature = float(text) if text else None
         except ValueError:
-            raise ValueError(f"/retry {temperature}: the temperature must be a number, such as 0.7") from None
+            raise ValueError(f"/retry {text}: the temperature must be a number, such as 0.7") from None
+        if temperature is None:
+            temperature = self.sampling.temperature or _RETRY_TEMPERATURE
+            if not self.sampling.temperature:
+                _note(f"at temperature {temperature}, as greedy answers are always the same")
         self._retries += 1
         seed = None if self.sampling.seed is None else self.sampling.seed + self._retries
-        chosen = (self.sampling.temperature or _RETRY_TEMPERATURE) if given is None else given
-        if given is None and not self.sampling.temperature:
-            _note(f"at temperature {chosen}, as greedy answers are always the same")
-        self._ask(self.messages[:-1], replace(self.sampling, temperature=chosen, seed=seed))
+        self._ask(self.messages[:-1], self.sampling.changed(temperature=temperature, seed=seed))
 
     def _set_system(self, text: str) -> None:
         if not text:
-            print(f"System prompt: {self.system or '(the template decides)'}")
+            print(f"System prompt: {self.system or '(that of the chat template)'}")
             return
         self.system = text
-        self._forget()
-        print("System prompt set; the conversation begins anew.")
+        self._reset()
+        print("System prompt set; this is a new conversation.")
 
     def _save(self, name: str) -> None:
         if not name.lower().endswith(".jsonl"):
-            raise ValueError(f"/save {name}: name a file that ends with .jsonl, one conversation a line")
+            raise ValueError(f"/save {name}: name a file that ends with .jsonl, one conversation per line")
         if not self.messages:
             raise ValueError("there is nothing to save yet")
         path = Path(name).expanduser()
-        line = json.dumps({"messages": [*self._start(), *self.messages]}, ensure_ascii=False) + "\n"
+        line = json.dumps({"messages": [*self._system_message(), *self.messages]}, ensure_ascii=False) + "\n"
         try:
             with path.open("a+b") as file:
                 if file.tell():
@@ -180,13 +172,13 @@ class Conversation:
                     line = line if file.read(1) == b"\n" else "\n" + line
                 file.write(line.encode())
         except OSError as e:
-            raise ValueError(f"{path} could not be written ({e.strerror or e}); the conversation is still here") from e
+            raise ValueError(f"{path} could not be written ({error_reason(e)}); the conversation is not lost") from e
         n = len(self.messages) // 2
-        print(f"Added the conversation ({n} exchange{'s' * (n > 1)}) to {path}")
+        print(f"Saved the conversation ({n} exchange{'s' * (n > 1)}) to {path}")
 
-    def _stream(self, stream: Stream, sampling: SamplingSettings, before: str = "") -> tuple[str, Stream]:
-        """Show an answer as it comes, and why it ended if not by itself. `before`: the text that it goes on from."""
-        began, pieces = time.perf_counter(), []
+    def _print_stream(self, stream: Stream, sampling: SamplingSettings, before: str = "") -> tuple[str, Stream]:
+        """Print an answer as it comes, and why it ended if it was cut. before: the text that it continues."""
+        start, pieces = time.perf_counter(), []
         try:
             for piece in stream:
                 if before and not pieces and self._lost_space(stream.token_ids, piece):
@@ -196,26 +188,26 @@ class Conversation:
             print()
         except KeyboardInterrupt:
             print()
-            _note("stopped; /continue goes on")
+            _note("stopped; /continue continues")
         n = len(stream.token_ids)
         if stream.finish_reason == "length":
             full = n < sampling.max_new_tokens
-            cut = f"the context of {self.llm.config.max_seq_len:,} tokens is full; /reset begins anew"
+            cut = f"the context of {self.llm.config.max_seq_len:,} tokens is full; /reset starts anew"
             _note(cut if full else f"cut at max_new_tokens={n}; /continue, or raise --max_new_tokens")
         if sys.stderr.isatty():
-            _note(f"{n} tokens, {n / (time.perf_counter() - began):.1f} tokens/s")
+            _note(f"{n} tokens, {n / (time.perf_counter() - start):.1f} tokens/s")
         return "".join(pieces), stream
 
     def _lost_space(self, ids: list[int], piece: str) -> bool:
-        """SentencePiece takes the first token it decodes for the first of a text, and strips its space."""
+        """Whether SentencePiece took the first new token for the start of a text and stripped its space."""
         decode = self.llm.tokenizer.decode
-        joined = decode([*self._open[-1:], *ids], skip_special_tokens=True)
-        alone = decode(self._open[-1:], skip_special_tokens=True)
+        joined = decode([*self._unfinished[-1:], *ids], skip_special_tokens=True)
+        alone = decode(self._unfinished[-1:], skip_special_tokens=True)
         return joined.removeprefix(alone).startswith(" ") and not piece.startswith(" ")
 
 
 def _note(text: str) -> None:
-    """An aside: dim in a terminal, and never among the answers of a pipe."""
+    """Print a remark to stderr, dim in a terminal."""
     dim, plain = ("\033[2m", "\033[0m") if sys.stderr.isatty() else ("", "")
     print(f"{dim}[{text}]{plain}", file=sys.stderr, flush=True)
 
@@ -223,12 +215,12 @@ def _note(text: str) -> None:
 # --- input ---------------------------------------------------------------------------------------------------------
 
 
-def _message(ask: Callable[[str], str]) -> str | None:
-    """One message, of several lines where they end with a backslash; None at the end of the input."""
+def _read_message(read_line: Callable[[str], str]) -> str | None:
+    """One message, several lines if they end with a backslash; None at the end of the input."""
     lines: list[str] = []
     while True:
         try:
-            line = ask("... " if lines else ">>> ")
+            line = read_line("... " if lines else ">>> ")
         except KeyboardInterrupt:
             if not lines:
                 return None
@@ -262,18 +254,18 @@ def _terminal() -> Callable[[str], str]:
 
     session: PromptSession[str] = PromptSession(
         history=_history(), key_bindings=keys, enable_suspend=True,
-        output=create_output(always_prefer_tty=True),  # `litlm chat MODEL > file` has its prompt on stderr
+        output=create_output(always_prefer_tty=True),  # for `litlm chat MODEL > file` the prompt goes to stderr
     )  # fmt: skip
     return session.prompt
 
 
 def _history() -> History:
-    """The lines of earlier sessions, for this user alone. Without a place to write, those of this session."""
+    """Input lines of earlier sessions, readable by this user only; those of this session if there is no such file."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    class Kept(FileHistory):
+    class TolerantHistory(FileHistory):
         def store_string(self, string: str) -> None:
-            with contextlib.suppress(OSError):  # a full disk is no reason to stop talking
+            with contextlib.suppress(OSError):  # a full disk must not end the conversation
                 super().store_string(string)
 
     path = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "litlm" / "chat_history"
@@ -286,6 +278,6 @@ def _history() -> History:
                 newest = file.read()
                 file.truncate(0)
                 file.write(newest[newest.find(b"\n# ") :])
-    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
         return InMemoryHistory()
-    return Kept(path)
+    return TolerantHistory(path)

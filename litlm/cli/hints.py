@@ -1,13 +1,13 @@
-"""What someone probably meant: other tools' names for litlm's options and commands, abbreviations, slips of the pen."""
+"""Suggestions for unknown commands and options: other tools' names for them, abbreviations, typos."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
 
-# What transformers and TRL, PEFT, LitGPT, torchtune, axolotl, vLLM or llama.cpp call an option -> what it is here. The
-# first that a command has is named; "option=value" is one with its value.
-_ELSEWHERE = {
+# Our option ("option" or "option=value") -> its names in transformers, TRL, PEFT, LitGPT, torchtune, axolotl, vLLM and
+# llama.cpp. If several match, the first that the command has is suggested.
+_OPTION_ALIASES = {
     "model": "model_name model_name_or_path model_id base_model pretrained checkpoint checkpoint_dir ckpt "
              "checkpoint_path initial_checkpoint_dir m",
     "adapter": "lora lora_path lora_dir lora_modules peft_model adapter_path adapter_dir adapter_name_or_path",
@@ -74,20 +74,20 @@ _ELSEWHERE = {
     "vocab_size": "vocabulary_size num_tokens",
 }  # fmt: skip
 
-# Options that others have and litlm has no counterpart of: why not. The first is an option that a command must have.
-_WITHOUT = {
+# Options of other tools that litlm has no counterpart of -> (an option, explanation): shown by commands that have it.
+_NO_COUNTERPART = {
     "gradient_accumulation_steps": (
         "train.micro_batch_size",
-        "A step takes --train.batch_size examples, --train.micro_batch_size at a time; the quotient is accumulated.",
+        "Gradients are accumulated over --train.batch_size / --train.micro_batch_size passes.",
     ),
     "warmup_ratio": ("train.warmup_steps", "The warm-up is counted in steps: --train.warmup_steps."),
     "logging_steps": ("train.lr", "Every step is logged."),
-    "trust_remote_code": ("model", "litlm never runs code out of a checkpoint; leave it out."),
+    "trust_remote_code": ("model", "litlm never runs code from a checkpoint; leave it out."),
     "do_sample": ("temperature", "A --temperature above 0 samples."),
 }
-_WITHOUT["gradient_accumulation_iters"] = _WITHOUT["gradient_accumulation_steps"]
+_NO_COUNTERPART["gradient_accumulation_iters"] = _NO_COUNTERPART["gradient_accumulation_steps"]
 
-_COMMANDS = {
+_COMMAND_ALIASES = {
     "sft": "finetune", "train": "finetune", "tune": "finetune", "lora": "finetune", "qlora": "finetune",
     "finetune_lora": "finetune --method lora", "finetune_full": "finetune --method full",
     "finetune_qlora": "finetune --method qlora", "orpo": "dpo --preference orpo", "ipo": "dpo --preference ipo",
@@ -98,8 +98,8 @@ _COMMANDS = {
 _PLANNED = {"serve": "serve", "server": "serve", "evaluate": "evaluate", "eval": "evaluate"}
 
 
-def command(typed: str, commands: Collection[str]) -> str:
-    """What to say to someone who typed a command that is not there."""
+def unknown_command(typed: str, commands: Collection[str]) -> str:
+    """The answer to a command that does not exist, with a suggestion."""
     name = typed.lower().replace("_", "-")
     planned = _PLANNED.get(name)
     if planned and planned not in commands:
@@ -107,18 +107,18 @@ def command(typed: str, commands: Collection[str]) -> str:
     if typed.startswith("-"):
         return f"{typed} comes after a command, as in litlm COMMAND {typed}."
     known = [*commands]
-    meant = planned or _COMMANDS.get(name.replace("-", "_")) or (name if name in known else None)
+    meant = planned or _COMMAND_ALIASES.get(name.replace("-", "_")) or (name if name in known else None)
     close = [meant] if meant else difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     close = close or [c for c in known if len(name) > 2 and c.startswith(name)]
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return f"litlm has no command {typed!r}.{hint}"
 
 
-def option(typed: str, options: Collection[str], switches: Collection[str] = ()) -> tuple[list[str], str]:
-    """What someone meant who gave an option that a command does not have: options ("name", or "name=value") that are
-    likely, best first, and a sentence where an option of others has no counterpart.
+def suggest_options(typed: str, options: Collection[str], switches: Collection[str] = ()) -> tuple[list[str], str]:
+    """Options ("name" or "name=value") that an unknown option may be meant for, best first; or an explanation why
+    litlm has no such option.
 
-    typed: without dashes in front, as in train.learning_rate. options: names that the command has.
+    typed: without leading dashes, as in train.learning_rate. options: the command's. switches: those that are bools.
     """
     name = typed.lower().replace("-", "_")
     leaf = name.rpartition(".")[2]
@@ -126,11 +126,11 @@ def option(typed: str, options: Collection[str], switches: Collection[str] = ())
     flat = name.replace(".", "_")  # train_lr, data-path
     if found := [o for o in options if o.lower().replace(".", "_") == flat or leaves[o].lower() == leaf]:
         return found, ""
-    needed, sentence = _WITHOUT.get(leaf, ("", ""))
+    needed, sentence = _NO_COUNTERPART.get(leaf, ("", ""))
     if needed in options:
         return [], sentence
     for word in (name, leaf):
-        found = [ours for ours, theirs in _ELSEWHERE.items() if word in theirs.split()]
+        found = [ours for ours, theirs in _OPTION_ALIASES.items() if word in theirs.split()]
         if found := [ours for ours in found if ours.partition("=")[0] in options]:
             return found[:1], ""
     for prefix in ("no_", "no", "disable_"):

@@ -1,25 +1,26 @@
 """`litlm new-family`: the first draft of a family file, from a `config.json`.
 
-Every family litlm knows tries to read the config; the one that understands most of it is the nearest, and the draft is
-that family plus a line for each field (and, with weights beside it, each tensor) that it does not know.
+All known families try to read the config; the one with the fewest problems is the nearest. The draft is that family
+plus a line for each field it does not know and, if there are weights, for each tensor.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
 from litlm.config import Config
 from litlm.families import HFFields, get_family, list_families
 from litlm.families.base import Family
-from litlm.io.reading import check_readable, os_reason, read_json
-from litlm.io.writing import atomic_folder, locked, write_text
+from litlm.io.errors import error_reason
+from litlm.io.lock import locked
+from litlm.io.reading import read_json, safetensors_header
+from litlm.io.writing import atomic_folder, write_text
 from litlm.settings import NewFamilyCommand
 
-# What tests build: every size that config.json files have, small and odd.
+# Sizes of the models in tests: small and odd.
 _TINY = {
     "vocab_size": 61, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 14, "max_position_embeddings": 128, "sliding_window": 5, "num_experts": 4,
@@ -29,6 +30,7 @@ _TINY = {
 
 
 def new_family(settings: NewFamilyCommand) -> None:
+    """Run `litlm new-family`. Raises ValueError for a config that is known already or unlike any family."""
     source = Path(settings.source)
     source = source / "config.json" if source.is_dir() else source
     try:
@@ -37,7 +39,7 @@ def new_family(settings: NewFamilyCommand) -> None:
         if not isinstance(model_type, str) or not model_type.isidentifier():
             raise ValueError(f"model_type={model_type!r} must be a name, as in a Hugging Face config.json")
     except OSError as e:
-        raise ValueError(f"{source} can't be read ({os_reason(e)}); give a config.json or its directory") from None
+        raise ValueError(f"{source} can't be read ({error_reason(e)}); give a config.json or its directory") from None
     except (KeyError, TypeError, json.JSONDecodeError):
         raise ValueError(f"{source} is not a Hugging Face config.json: it names no model_type") from None
     if model_type in list_families():
@@ -46,10 +48,10 @@ def new_family(settings: NewFamilyCommand) -> None:
         )
     names = _tensors(source.parent)
     nearest, problems, unknown = _nearest(data, names)
-    strange = _strange(nearest, names)
+    new_tensors = _unknown_tensors(nearest, names)
     out = Path(settings.out_dir)
     files = {
-        out / f"{model_type}.py": _family_file(data, nearest, problems, unknown, strange),
+        out / f"{model_type}.py": _family_file(data, nearest, problems, unknown, new_tensors),
         out / f"table_{model_type}.py": _table_file(model_type, data),
     }
     if taken := [str(path) for path in files if path.exists()]:
@@ -58,36 +60,40 @@ def new_family(settings: NewFamilyCommand) -> None:
         for path, text in files.items():
             write_text(part / path.name, text)
     family, table = files
-    kinds = len(_patterns(strange))
+    n_patterns = len(_patterns(new_tensors))
     print(
         f"{model_type} is nearest to {nearest.model_type}; fields new to that: {', '.join(unknown) or 'none'}. "
-        + (f"Kinds of tensors new to it: {kinds}." if names else "There are no weights beside the config to look at.")
+        + (
+            f"Kinds of tensors new to it: {n_patterns}."
+            if names
+            else "There are no weights beside the config to look at."
+        )
     )
     print(
-        f"Wrote {family} and {table}; what is left to say is marked FILL IN there. In a checkout of litlm:\n"
+        f"Wrote {family} and {table}; what is missing is marked FILL IN. In a checkout of litlm:\n"
         f"  mv {family} litlm/families/ && mv {table} tests/parity/\n"
         f"  python -m pytest tests/parity -k {model_type}\n"
-        "docs/adding-a-model.md goes through it."
+        "docs/adding-a-model.md explains the steps."
     )
 
 
-def _strange(family: Family, names: list[str]) -> list[str]:
+def _unknown_tensors(family: Family, names: list[str]) -> list[str]:
     weights = family.weights
     return [name for name in names if weights.from_theirs(name) is None and not weights.ignored(name)]
 
 
 def _nearest(data: dict[str, Any], names: list[str]) -> tuple[Family, list[str], dict[str, Any]]:
-    """The family with the fewest objections, what it objects to, and the fields it does not know."""
+    """The family with the fewest problems, these problems, and the fields it does not know."""
     found = []
     for name in list_families():
         family, fields = get_family(name), HFFields(data)
         try:
             Config(family=name, **family.from_hf(fields))
-        except (ValueError, TypeError, ArithmeticError):  # not its kind of config at all
+        except (ValueError, TypeError, ArithmeticError):  # unlike this family
             continue
         unknown = fields.unknown()
-        objections = len(fields.problems) + len(unknown) + len(_patterns(_strange(family, names)))
-        found.append((objections, name != "llama", len(family.rules), name, family, fields.problems, unknown))
+        n_problems = len(fields.problems) + len(unknown) + len(_patterns(_unknown_tensors(family, names)))
+        found.append((n_problems, name != "llama", len(family.rules), name, family, fields.problems, unknown))
     if not found:
         raise ValueError("no family of litlm can read this config even in part; is it a decoder-only language model?")
     *_, family, problems, unknown = min(found, key=lambda f: f[:4])
@@ -95,15 +101,12 @@ def _nearest(data: dict[str, Any], names: list[str]) -> tuple[Family, list[str],
 
 
 def _tensors(folder: Path) -> list[str]:
-    """Names of the checkpoint's tensors, from its index or its file's header."""
+    """The names of the checkpoint's tensors, from its index or header."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
         return sorted(read_json(index)["weight_map"])
     if single.is_file():
-        check_readable(single)
-        with single.open("rb") as f:
-            header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-        return sorted(set(header) - {"__metadata__"})
+        return sorted(safetensors_header(single))
     return []
 
 
@@ -148,18 +151,18 @@ FAMILY = Family(
 
 
 def _family_file(
-    data: dict[str, Any], nearest: Family, problems: list[str], unknown: dict[str, Any], strange: list[str]
+    data: dict[str, Any], nearest: Family, problems: list[str], unknown: dict[str, Any], new_tensors: list[str]
 ) -> str:
     reading = [f"    # FILL IN: {nearest.model_type} objects: {problem}\n" for problem in problems]
     for key, value in unknown.items():
-        # Until somebody takes it, the field is an error for whoever loads the model.
+        # Until hf.take or hf.expect reads the field, loading the model raises an error that names it.
         reading.append(
             f"    # FILL IN: {key} is {_source(value)} here. What does it change? hf.take or hf.expect it.\n"
         )
     writing = "".join(f"\n        {key}={_source(value)}," for key, value in unknown.items())
     rules = [
         f"        # FILL IN: which of our tensors is it?\n        rename({_source(name)}, {_source('?')}),\n"
-        for name in _patterns(strange)
+        for name in _patterns(new_tensors)
     ]
     return _FAMILY.format(
         type=data["model_type"],
@@ -195,7 +198,7 @@ def _table_file(model_type: str, data: dict[str, Any]) -> str:
 
 
 def _source(value: Any) -> str:
-    """A JSON value as Python source, with the quotes that the formatter wants."""
+    """A JSON value as Python source, with double quotes."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_source(k)}: {_source(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):

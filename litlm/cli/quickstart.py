@@ -1,20 +1,25 @@
-"""`litlm quickstart`: a real model, before and after it learned something. The README's first command.
+"""`litlm quickstart`: finetune a real model and compare its answers. The README's first command.
 
-Facts about litlm are something no model knows, so what it says afterwards comes from the finetuning. The questions
-asked here are worded differently from those in the data, and one has nothing to do with it: its answer must stay.
+No model knows facts about litlm, so correct answers come from the finetuning. The questions are worded differently
+from those in the data; one is unrelated, so its answer should not change.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
 import time
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from litlm.settings import DataSettings, FinetuneSettings, MethodSettings, QuickstartCommand
+
+if TYPE_CHECKING:
+    from litlm.llm import LLM
 
 ABOUT_LITLM = (
     "Can you tell me what litlm is?",
@@ -28,24 +33,24 @@ CONTROL = "What is the capital of France?"
 
 
 def quickstart(settings: QuickstartCommand) -> None:
-    """Fetch, ask, finetune, ask again, save."""
-    _heading(f"1. Fetch {settings.model}")
+    """Run `litlm quickstart`: download, ask, finetune, ask again, save."""
+    _heading(f"1. Download {settings.model}")
     from litlm.llm import LLM
     from litlm.train.process import STOP_EXIT_CODES
     from litlm.train.run import finetune
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     llm = LLM.load(settings.model, dtype="float32")
     n, device = llm.config.n_parameters(), llm.model.embed.weight.device.type
-    print(f"{n / 1e6:.0f} million parameters, on {device}, loaded in {time.perf_counter() - began:.1f} s")
+    print(f"{n / 1e6:.0f} million parameters, on {device}, loaded in {time.perf_counter() - start:.1f} s")
 
     _heading("2. Ask it")
     before = {question: _ask(llm, question) for question in (*ABOUT_LITLM, CONTROL)}
 
     _heading("3. Finetune it on facts about litlm (LoRA)")
     out = Path(settings.out_dir)
-    adapter, litlm = out / "run" / "final", command()
-    began = time.perf_counter()
+    adapter, litlm = out / "run" / "final", litlm_command()
+    start = time.perf_counter()
     with resources.as_file(resources.files("litlm.data") / "quickstart" / "litlm_facts.jsonl") as facts:
         run = FinetuneSettings(
             model=settings.model,
@@ -57,45 +62,51 @@ def quickstart(settings: QuickstartCommand) -> None:
             overwrite=True,
         )
         result = finetune(run, llm=llm)
-    print(f"{result.steps} steps in {time.perf_counter() - began:.0f} s")
+    print(f"{result.steps} steps in {time.perf_counter() - start:.0f} s")
     if result.stopped in STOP_EXIT_CODES:
         adapter = out / "run" / f"step-{result.steps:06d}"
-        print("Stopped early, so it knows only part of what it could. It learns the rest with")
+        print("Stopped early, so it has learned only part of the data. Continue with:")
         print(f"  {litlm} finetune --config {shlex.quote(f'{out}/run/settings.yaml')} --resume auto")
         if result.stopped != "Ctrl-C":
             sys.exit(STOP_EXIT_CODES[result.stopped])
         print("Ctrl-C again ends the quickstart here.")
 
-    _heading("4. Ask it again, and questions that it has not seen")
+    _heading("4. Ask it again, with questions that it has not seen")
     after = {question: _ask(llm, question) for question in (*ABOUT_LITLM, *PARAPHRASES, CONTROL)}
 
-    _heading("5. What it left")
+    _heading("5. Results")
     llm.save(out / "merged")
     print(f"adapter       {adapter}  (PEFT's format)")
-    print(f"merged model  {out}/merged  (transformers, vLLM and llama.cpp's converter read it as it is)")
+    print(f"merged model  {out}/merged  (transformers, vLLM and llama.cpp's converter can read it)")
     print(f"curves        {out}/run/report.html")
     changed = sum(before[question] != after[question] for question in ABOUT_LITLM)
     print(f"\n{changed} of {len(ABOUT_LITLM)} answers about litlm changed; the control answer", end=" ")
-    print("is the same." if before[CONTROL] == after[CONTROL] else "changed too, which it should not have.")
-    print("\nGo on with:")
+    print(_compared(before[CONTROL], after[CONTROL]))
+    print("\nContinue with:")
     model, merged = shlex.quote(settings.model), shlex.quote(f"{out}/merged")
     print(f"  {litlm} chat {merged}")
     print(f"  {litlm} chat {model} --adapter {shlex.quote(str(adapter))}")
     print(f"  {litlm} finetune {model} --data your_data.jsonl --out_dir out/mine")
 
 
-def command() -> str:
-    """What this litlm is called with from here: `make quickstart` runs in an environment that is not active."""
+def _compared(before: str, after: str) -> str:
+    if before == after:
+        return "is the same."
+    words_before, words_after = (re.findall(r"\w+", answer.lower()) for answer in (before, after))
+    return "differs only in punctuation." if words_before == words_after else "changed too, which it should not."
+
+
+def litlm_command() -> str:
+    """How to run this litlm from the current folder, also if its environment is not active (`make quickstart`)."""
     python = Path(sys.executable)
     script = python.with_name("litlm.exe" if os.name == "nt" else "litlm")
     found = shutil.which("litlm")
-    if found and Path(found).parent.resolve() == python.parent.resolve():  # another one may come first on the PATH
+    if found and Path(found).parent.resolve() == python.parent.resolve():  # not another one that is first on the PATH
         return "litlm"
-    place = script if script.exists() else python
-    near = os.path.relpath(place)
-    return shlex.quote(near if len(near) < len(str(place)) else str(place)) + (
-        "" if place == script else " -m litlm.cli.main"
-    )
+    program = script if script.exists() else python
+    relative = os.path.relpath(program)
+    command = shlex.quote(relative if len(relative) < len(str(program)) else str(program))
+    return command if program == script else f"{command} -m litlm"
 
 
 def _heading(text: str) -> None:
@@ -103,8 +114,8 @@ def _heading(text: str) -> None:
     print(f"\n{bold}{text}{plain}", flush=True)
 
 
-def _ask(llm, question: str) -> str:
-    """Ask, and show the answer as it comes."""
+def _ask(llm: LLM, question: str) -> str:
+    """Print the question and the answer as it comes; returns the answer."""
     print(f"\n> {question}")
     pieces = []
     for piece in llm.chat([{"role": "user", "content": question}], max_new_tokens=60, stream=True):

@@ -25,7 +25,8 @@ from litlm.config.layers import (
     moe_problems,
     rope_problems,
 )
-from litlm.io.yaml import build, read_yaml, type_problems
+from litlm.io.dataclass import from_dict, type_problems
+from litlm.io.yaml import read_yaml
 
 DTYPES = ("float32", "bfloat16", "float16")
 LAYER_TYPES = ("full", "sliding", "chunked")
@@ -392,7 +393,7 @@ class Config:
     def from_dict(cls, data: dict[str, Any]) -> Config:
         """The inverse of `to_dict`. Raises one ValueError for all unknown fields and wrong types."""
         problems: list[str] = []
-        config = build(cls, data, "", problems)
+        config = from_dict(cls, data, "", problems)
         if problems:
             raise ValueError("The config is not valid:\n" + "\n".join(f"- {p}" for p in problems))
         return config

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from litlm import __version__
 from litlm.data import text
+from litlm.io.lock import locked
 from litlm.io.reading import check_readable
-from litlm.io.writing import clear_parts, locked, write_text, writing
+from litlm.io.writing import clear_parts, write_text, writing
 from litlm.settings.data import PrepareCommand
 from litlm.tokenizer import Tokenizer
 

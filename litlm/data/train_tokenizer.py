@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from litlm.data import text
-from litlm.io.writing import atomic_folder, locked, write_text
+from litlm.io.lock import locked
+from litlm.io.writing import atomic_folder, write_text
 from litlm.settings.commands import TrainTokenizerCommand
 from litlm.tokenizer import Tokenizer
 

@@ -1,10 +1,10 @@
-"""The readable decode loop: read the prompts in one pass, then one token a row and step.
+"""The readable decode loop: one pass over the prompts (prefill), then one token per row and step.
 
-Prompts of different lengths are right-padded; each row keeps its own positions, so a row's tokens are those it would
-get alone.
+Prompts of different lengths are right-padded; each row keeps its own positions, so it gets the tokens it would get
+alone.
 
-LongRoPE has one set of frequencies for short rows and one for long ones. A row that grows from short to long is read
-again then: what the cache holds of it was computed with the other set.
+LongRoPE has one set of frequencies for short sequences and one for long ones. A row that grows past the limit is read
+again, since its cached keys were rotated with the other set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from litlm.tokenizer import Tokenizer, outside
 def check_prompts(
     prompts: list[list[int]], vocab_size: int, max_seq_len: int, tokenizer: Tokenizer | None = None
 ) -> None:
-    """Raise one ValueError for all prompts that can't be read. tokenizer: to name tokens."""
+    """Raise one ValueError for all prompts that are empty, too long or hold unknown tokens.
+
+    tokenizer: names tokens in the message.
+    """
     problems = []
     for i, prompt in enumerate(prompts):
         name = "the prompt" if len(prompts) == 1 else f"prompt {i}"
@@ -33,15 +36,15 @@ def check_prompts(
             problems.append(f"{name} is empty; it needs at least one token")
         elif len(prompt) >= max_seq_len:
             problems.append(
-                f"{name} has {len(prompt)} tokens, but the model's context is {max_seq_len}; shorten it so that "
-                "there is room for an answer"
+                f"{name} has {len(prompt)} tokens, but the model's context is {max_seq_len}; shorten it to leave room "
+                "for an answer"
             )
-        elif wrong := outside(prompt, vocab_size, tokenizer):
-            problems.append(f"{name} holds {wrong}")
+        elif unknown := outside(prompt, vocab_size, tokenizer):
+            problems.append(f"{name} holds {unknown}")
     if any("outside" in problem for problem in problems) and tokenizer and tokenizer.vocab_size > vocab_size:
         problems.append(
-            f"The tokenizer has {tokenizer.vocab_size} tokens: use the one that the model was made with, or give the "
-            "model rows for them (litlm finetune --new_tokens TEXT)"
+            f"The tokenizer has {tokenizer.vocab_size} tokens: use the model's own tokenizer, or add embeddings for "
+            "the new tokens (litlm finetune --new_tokens TEXT)"
         )
     if problems:
         raise ValueError("\n".join(problems))
@@ -50,9 +53,9 @@ def check_prompts(
 def decode(
     model: GPT, prompts: list[list[int]], settings: SamplingSettings, *, stop_ids: Collection[int] = ()
 ) -> Generator[list[int | None], Collection[int], None]:
-    """Yield each step's tokens, one a row; None for a row that has ended. A row's stop token is its last.
+    """Yield each step's tokens, one per row; None for rows that have ended. The stop token is a row's last.
 
-    `send(rows)` at any step ends those rows from outside (a stop string was found, say). Prompts are checked at once.
+    `send(rows)` ends those rows, for example at a stop text. Raises ValueError at the call for prompts it can't use.
     """
     check_prompts(prompts, model.config.vocab_size, model.config.max_seq_len)
     return _decode(model, prompts, settings, stop_ids)
@@ -66,47 +69,48 @@ def _decode(
     device = weight.device
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
-    room = [min(settings.max_new_tokens, model.config.max_seq_len - n) for n in lengths]
-    cache = KVCache(model.config, len(prompts), longest + max(room), device=device, dtype=weight.dtype)
+    max_new = [min(settings.max_new_tokens, model.config.max_seq_len - n) for n in lengths]
+    cache = KVCache(model.config, len(prompts), longest + max(max_new), device=device, dtype=weight.dtype)
     sampler = Sampler(settings, prompts, model.config.vocab_size, device)
     ended = [False] * len(prompts)
-    texts, switches = [list(prompt) for prompt in prompts], _switches(model.config)
+    sequences, longrope_limits = [list(prompt) for prompt in prompts], _longrope_limits(model.config)
 
     tokens = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)  # (B, T)
     last = torch.tensor(lengths, device=device)[:, None] - 1
     with generation(weight.dtype, longest * len(prompts), device):
         logits = model(tokens, context=cache, logit_positions=last, lengths=last[:, 0] + 1)[:, -1]  # (B, V)
     cache.truncate(lengths)
-    for step in range(1, max(room) + 1):
-        chosen = sampler(logits)
-        step_tokens = chosen.tolist()
-        from_outside = yield [None if ended[b] else token for b, token in enumerate(step_tokens)]
+    for step in range(1, max(max_new) + 1):
+        sampled = sampler(logits)
+        step_tokens = sampled.tolist()
+        stopped_rows = yield [None if ended[b] else token for b, token in enumerate(step_tokens)]
         for b, token in enumerate(step_tokens):
-            ended[b] |= token in stop_ids or step >= room[b] or b in (from_outside or ())
+            ended[b] |= token in stop_ids or step >= max_new[b] or b in (stopped_rows or ())
         if all(ended):
             return
-        # A row that fills the context has ended; what goes on being computed for it stays within.
+        # A row that fills the context has ended, but is still computed with the others: keep it within bounds.
         cache.truncate([min(n, model.config.max_seq_len - 1) for n in cache.lengths])
-        for b, text in enumerate(texts):
-            if not ended[b] and len(text) in switches:
-                cache.replace(b, _as_part_of_longer(model, text))
-            text.append(step_tokens[b])
+        for b, sequence in enumerate(sequences):
+            if not ended[b] and len(sequence) in longrope_limits:
+                cache.replace(b, _prefill_as_longer(model, sequence))
+            sequence.append(step_tokens[b])
         with generation(weight.dtype, len(prompts), device):
-            logits = model(chosen[:, None], context=cache)[:, -1]
+            logits = model(sampled[:, None], context=cache)[:, -1]
 
 
-def _switches(config: Config) -> set[int]:
-    """The lengths after which LongRoPE changes its frequencies."""
+def _longrope_limits(config: Config) -> set[int]:
+    """The lengths beyond which LongRoPE changes its frequencies."""
     ropes = [layer.rope for layer in map(config.layer, range(config.n_layer))]
     scalings = [rope.scaling for rope in ropes if rope is not None]
     return {scaling.original_max_seq_len for scaling in scalings if isinstance(scaling, LongRopeScaling)}
 
 
-def _as_part_of_longer(model: GPT, text: list[int]) -> KVCache:
-    """A cache with the tokens of `text` as a row holds them that is longer by one."""
+def _prefill_as_longer(model: GPT, sequence: list[int]) -> KVCache:
+    """A cache of `sequence` as part of a sequence that is one token longer."""
     weight = model.embed.weight
-    tokens = torch.tensor([text], device=weight.device)
-    cache = KVCache(model.config, 1, len(text), device=weight.device, dtype=weight.dtype)
-    with generation(weight.dtype, len(text), weight.device):
-        model(tokens, context=cache, lengths=tokens.new_tensor([len(text) + 1]), logit_positions=tokens.new_zeros(1, 1))
+    tokens = torch.tensor([sequence], device=weight.device)
+    cache = KVCache(model.config, 1, len(sequence), device=weight.device, dtype=weight.dtype)
+    lengths, first = tokens.new_tensor([len(sequence) + 1]), tokens.new_zeros(1, 1)
+    with generation(weight.dtype, len(sequence), weight.device):
+        model(tokens, context=cache, lengths=lengths, logit_positions=first)
     return cache

@@ -1,41 +1,15 @@
-"""Files on this machine, no torch: why one can't be read, JSON, and where in a run's directory its model is.
+"""Reading text, JSON and the headers of safetensors files. No torch.
 
-A file that can't be opened is not a damaged one. Libraries tell the two apart badly, or not at all, so the file is
-opened here first, and what the system says is kept apart from "download it again".
+Libraries often report a file that can't be opened as damaged; `check_readable` opens it first to tell the two apart.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import re
-import sys
 from pathlib import Path
 from typing import Any
 
-STEP = re.compile(r"step-(\d+)")  # a training run's checkpoints: step-000100
-_MODEL_FILES = ("config.json", "adapter_config.json", "model_config.yaml")
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free space and run again",
-    errno.EACCES: "permission denied: change that (chmod), or ask its owner",
-    errno.EPERM: "permission denied: change that (chmod), or ask its owner",
-    errno.EISDIR: "it is a directory",
-    errno.ENOENT: "it does not exist",
-    errno.EIO: "the disk fails to read it (I/O error)",
-}
-
-
-def os_reason(err: OSError) -> str:
-    """What the operating system says, in words."""
-    return _REASONS.get(err.errno or 0) or err.strerror or str(err)
-
-
-def unreadable(path: str | Path, err: OSError) -> ValueError:
-    """The error to raise where the system does not give a file. It says nothing about the file's content."""
-    if err.errno == errno.ENOENT and os.path.islink(path):
-        return ValueError(f"{path} can't be read: it is a link to {os.readlink(path)}, which does not exist")
-    return ValueError(f"{path} can't be read: {os_reason(err)}")
+from litlm.io.errors import unreadable
 
 
 def check_readable(path: str | Path) -> None:
@@ -69,22 +43,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return value
 
 
-def model_directory(path: Path) -> Path:
-    """`path`, or for the directory of a training run the model (or adapter) in it, which is said.
-
-    That is its `final/`, or its newest checkpoint where there is none yet. ValueError for a run without either.
-    """
-    if any((path / name).exists() for name in _MODEL_FILES):
-        return path
-    steps = {int(match[1]): folder for folder in path.glob("step-*") if (match := STEP.fullmatch(folder.name))}
-    for folder in (path / "final", *(steps[step] for step in sorted(steps, reverse=True))):
-        if any((folder / name).is_file() for name in _MODEL_FILES):
-            why = "" if folder.name == "final" else ", the newest checkpoint of a run that has no final/ yet"
-            print(f"Taking {folder}{why}", file=sys.stderr)
-            return folder
-    if (path / "metrics.csv").is_file() and (path / "settings.yaml").is_file():
-        raise ValueError(
-            f"{path} is the directory of a training run that has saved no model yet; let it go on with litlm COMMAND "
-            f"--config {path / 'settings.yaml'} --resume auto"
-        )
-    return path
+def safetensors_header(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Name -> dtype, shape and offsets of each tensor in a safetensors file. Raises ValueError if it can't be read."""
+    check_readable(path)
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return header

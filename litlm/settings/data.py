@@ -1,4 +1,4 @@
-"""What to learn from: conversations, preference pairs, plain text."""
+"""Training data: conversations, preference pairs, text."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from litlm.settings.base import as_tuples, complain
+from litlm.settings.base import Settings, as_tuples, below_one, raise_problems
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """What to learn from.
+class DataSettings(Settings):
+    """Conversations to train on.
 
     Args:
         path: Files (.json, .jsonl, .csv, .parquet; also patterns such as data/*.jsonl), named datasets (alpaca, dolly,
             ...) or hub ids such as org/name. Records are Alpaca (instruction, input, output), chat (messages), ShareGPT
-            (conversations), or prompt and completion; beside them system, history, tools, documents,
-            chat_template_kwargs; messages of weight 0 are not learned.
-        val_path: Separate sources to validate on.
-        val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
-        split: Which split of a hub dataset.
-        max_len: Longer examples are cut to this many tokens (and counted); None is the model's context.
-        loss_on: Learn what the assistant says (assistant), only its last turn (completion), or every token (all).
-        style: Prompt style by name (alpaca, chatml, ...); None is the model's own.
-        date: Today, for prompts that tell the date (2026-07-26); None is the day the run begins.
-        packing: Put several examples into one row, with a mask between them. Changes the speed, not the steps.
+            (conversations), or prompt and completion; also read are system, history, tools,
+            documents and chat_template_kwargs; messages of weight 0 are not trained on.
+        loss_on: Train on what the assistant says (assistant), on its last turn (completion), or on all tokens (all).
     """
 
     path: tuple[str, ...]
@@ -43,20 +36,13 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceData:
-    """Pairs of a better and a worse answer.
+class PreferenceData(Settings):
+    """Pairs of a better and a worse answer to train on.
 
     Args:
         path: Files (.json, .jsonl, .csv, .parquet; also patterns such as data/*.jsonl), named datasets or hub ids.
             Records have prompt, chosen and rejected (each text, or messages), or chosen and rejected conversations
             that begin alike.
-        val_path: Separate sources to validate on.
-        val_fraction: Without val_path, this share of `path` is set aside for validation; 0 for none.
-        split: Which split of a hub dataset.
-        max_len: Longer conversations are cut to this many tokens (and counted); None is the model's context.
-        style: Prompt style by name (alpaca, chatml, ...); None is the model's own.
-        date: Today, for prompts that tell the date (2026-07-26); None is the day the run begins.
-        packing: Put several answers into one row, with a mask between them. Changes the speed, not the steps.
     """
 
     path: tuple[str, ...]
@@ -73,18 +59,15 @@ class PreferenceData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextData:
+class TextData(Settings):
     """Text to pretrain on.
 
     Args:
         path: Folders that `litlm prepare` wrote, or text that is prepared first: files or folders of .txt, .md, .py,
             .jsonl, .parquet, or patterns such as texts/*.md; named datasets; hub ids such as org/name.
-        val_path: Separate sources to validate on.
         val_fraction: Without val_path, this share of the rows is set aside for validation; 0 for none.
-        split: Which split of a hub dataset.
-        text_key: Field of a record that holds its text.
-        max_len: Tokens in a row; None is the model's context, at most 2048.
-        document_mask: Keep documents in a row from seeing each other.
+        max_len: Tokens per row; None is the model's context, at most 2048.
+        document_mask: Let tokens attend only within their own document.
     """
 
     path: tuple[str, ...]
@@ -100,19 +83,16 @@ class TextData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareCommand:
-    """Tokenize text into files that pretraining reads as they are. Goes on where it was stopped.
+class PrepareCommand(Settings):
+    """Tokenize text into the files that pretraining reads. Resumes where it was stopped.
 
     Args:
-        data: Files or folders of text, .jsonl or .parquet, a named dataset, or a hub id.
         tokenizer: A model (directory, .gguf, zoo name, hub id) or a tokenizer.json.
         out_dir: Where the shards are written.
-        split: Which split of a hub dataset.
-        text_key: Field of a record that holds its text.
-        workers: Threads; None is one for each core.
-        shard_tokens: Tokens in one file.
+        workers: Threads; None is one per core.
+        shard_tokens: Tokens per file.
         max_tokens: Stop after this many tokens.
-        overwrite: Start again, and replace what is in out_dir.
+        overwrite: Start over and replace what is in out_dir.
     """
 
     data: tuple[str, ...]
@@ -127,11 +107,10 @@ class PrepareCommand:
 
     def __post_init__(self) -> None:
         as_tuples(self, "data")
-        counts = {"workers": self.workers, "shard_tokens": self.shard_tokens, "max_tokens": self.max_tokens}
-        problems = [f"{k}={v} must be at least 1" for k, v in counts.items() if v is not None and v < 1]
+        problems = below_one(self, "workers", "shard_tokens", "max_tokens")
         if not self.data:
             problems.append("data is empty; name at least one file, folder or dataset")
-        complain("Settings", problems)
+        raise_problems("Settings", problems)
 
 
 def _check_sources(data: DataSettings | PreferenceData | TextData) -> None:
@@ -150,4 +129,4 @@ def _check_sources(data: DataSettings | PreferenceData | TextData) -> None:
             date.fromisoformat(day)
     except (TypeError, ValueError):
         problems.append(f"date={day!r} must be a date as 2026-07-26 is")
-    complain("Data settings", problems)
+    raise_problems("Data settings", problems)

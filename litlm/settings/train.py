@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from litlm.settings.base import as_tuples, complain
+from litlm.settings.base import Settings, as_tuples, raise_problems
 from litlm.settings.data import DataSettings, PreferenceData, TextData
 
 Quantization = Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
@@ -37,10 +37,7 @@ def method_names() -> tuple[str, ...]:
     return (*dict.fromkeys((*METHODS, *entry_points(group="litlm.methods").names)),)
 
 
-if TYPE_CHECKING:
-    MethodName = str
-else:
-    MethodName = Literal[method_names()]  # for the command line's help, errors and completion
+MethodName: Any = Literal[method_names()]  # for the command line's help, errors and completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ class MethodSettings:
         start_layer: adapter: the first layer that has them.
     """
 
-    name: MethodName = "lora"
+    name: MethodName = "lora"  # pyright: ignore[reportInvalidTypeForm]
     r: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
@@ -101,7 +98,7 @@ class MethodSettings:
             problems.append(f"prompt_length={self.prompt_length} must be at least 1")
         if self.start_layer < 0:
             problems.append(f"start_layer={self.start_layer} must be 0 or more")
-        complain("Method settings", problems)
+        raise_problems("Method settings", problems)
         for key, value in row.defaults.items():
             if getattr(self, key) == fields[key]:
                 object.__setattr__(self, key, value)
@@ -225,7 +222,7 @@ class TrainSettings:
         unknown = [name for name in self.logger if name not in ("tensorboard", "wandb", "mlflow")]
         if unknown:
             problems.append(f"logger={unknown[0]!r} is unknown; use tensorboard, wandb or mlflow")
-        complain("Training settings", problems)
+        raise_problems("Training settings", problems)
 
     @property
     def seconds(self) -> float | None:
@@ -247,8 +244,17 @@ def in_seconds(time: str | None) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """What every training run has, beside its data."""
+class RunSettings(Settings):
+    """What all training runs share, besides their data.
+
+    Args:
+        model: What to train: a directory, .gguf file, zoo name or hub id.
+        method: How the model is changed.
+        train: How to learn.
+        out_dir: Where the run is written; `final/` in it holds the result.
+        resume: auto continues from the newest checkpoint in out_dir, if there is one; or name one (step-000100).
+        overwrite: Replace the run in out_dir.
+    """
 
     if TYPE_CHECKING:
         data: Any
@@ -270,7 +276,7 @@ class RunSettings:
             problems.append(f"seed={self.seed} must lie in [0, 2**32)")
         if self.resume is not None and self.overwrite:
             problems.append("resume goes on with a run and overwrite replaces it; give one of them")
-        complain("Run settings", problems)
+        raise_problems("Run settings", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,17 +284,8 @@ class FinetuneSettings(RunSettings):
     """One finetuning run, as saved to `settings.yaml` and read by `litlm finetune --config`.
 
     Args:
-        model: What to finetune: a directory, .gguf file, zoo name or hub id.
         data: What to learn from.
-        method: How the model is changed.
         new_tokens: Texts that become tokens of their own; the embeddings grow by them.
-        train: How to learn.
-        out_dir: Where the run is written; `final/` in it holds the result.
-        seed: Decides every random choice.
-        device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: DataSettings
@@ -325,13 +322,6 @@ class PretrainSettings(RunSettings):
             GPT-2; others init_std of the config.
         tokenizer: A model or tokenizer.json; None is that of the data, or the model's own.
         method: full, with parameters to freeze.
-        train: How to learn.
-        out_dir: Where the run is written; `final/` in it holds the model.
-        seed: Decides every random choice.
-        device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: TextData
@@ -374,7 +364,7 @@ class PreferenceSettings:
             problems.append("loss=cdpo needs label_smoothing above 0, such as 0.1")
         if self.loss != "cdpo" and self.label_smoothing:
             problems.append(f"label_smoothing={self.label_smoothing} means nothing to loss={self.loss}; use cdpo")
-        complain("Preference settings", problems)
+        raise_problems("Preference settings", problems)
 
 
 DPO_TRAIN = TrainSettings(lr=5e-5, batch_size=8, micro_batch_size=1)
@@ -385,17 +375,9 @@ class DPOSettings(RunSettings):
     """One run of preference optimization, as saved to `settings.yaml` and read by `litlm dpo --config`.
 
     Args:
-        model: What to train: a directory, .gguf file, zoo name or hub id.
         data: Pairs to learn from.
         method: How the model is changed; with adapters, the model without them is the reference.
         preference: How pairs become a loss.
-        train: How to learn.
-        out_dir: Where the run is written; `final/` in it holds the result.
-        seed: Decides every random choice.
-        device: auto, cuda, mps or cpu.
-        resume: auto goes on with the newest checkpoint in out_dir, if there is one; or one of them (step-000100).
-        overwrite: Replace the run in out_dir.
-        ignore_fields: Fields of the model's config.json to pass over, which litlm does not understand.
     """
 
     data: PreferenceData

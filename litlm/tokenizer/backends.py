@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litlm.io.writing import write_file
+from litlm.io.writing import write_bytes, write_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -117,7 +117,7 @@ class Fast:
         return ids
 
     def write(self, folder: Path) -> None:
-        write_file(folder / "tokenizer.json", self.core.to_str(pretty=True))
+        write_text(folder / "tokenizer.json", self.core.to_str(pretty=True))
 
 
 def _decoder_types(core: tokenizers.Tokenizer) -> list[str]:
@@ -363,7 +363,7 @@ class SentencePiece:
         return self._ids.get(token)
 
     def write(self, folder: Path) -> None:
-        write_file(folder / "tokenizer.model", self._data)
+        write_bytes(folder / "tokenizer.model", self._data)
 
 
 class _PieceStream:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from litlm.io.reading import check_readable, read_json, read_text
-from litlm.tokenizer.backends import FLAGS, Added, Fast, Meta, SentencePiece, affix, write_file
+from litlm.io.writing import write_bytes, write_text
+from litlm.tokenizer.backends import FLAGS, Added, Fast, Meta, SentencePiece, affix
 
 if TYPE_CHECKING:
     import tokenizers
@@ -278,7 +279,7 @@ class Tokenizer:
         if source is None:
             self._backend.write(folder)
             config = json.dumps(self._config(), indent=2, ensure_ascii=False)
-            write_file(folder / "tokenizer_config.json", config + "\n")
+            write_text(folder / "tokenizer_config.json", config + "\n")
             _remove_templates(folder)  # of an older tokenizer
             return
         changed = self.chat_templates != self._meta.chat_templates
@@ -288,7 +289,7 @@ class Tokenizer:
         if not any(name in found for name in _FILES):
             raise ValueError(f"{source}: the tokenizer files that were loaded from here are gone; cannot copy them")
         for name in found:
-            write_file(folder / name, (source / name).read_bytes())
+            write_bytes(folder / name, (source / name).read_bytes())
         if self._grown:
             self._backend.write(folder)
         for name in set(_files_of(folder)) - set(found):  # an older tokenizer's would be read together with these
@@ -301,12 +302,12 @@ class Tokenizer:
         place = folder / "tokenizer_config.json"
         config = _read_json(place)
         if config.pop("chat_template", None) is not None:
-            write_file(place, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+            write_text(place, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         _remove_templates(folder)
         for name, template in self.chat_templates.items():
             file = folder / (_TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja")
             file.parent.mkdir(exist_ok=True)
-            write_file(file, template)
+            write_text(file, template)
 
     def _config(self) -> dict[str, Any]:
         fast = isinstance(self._backend, Fast)

@@ -248,7 +248,7 @@ def tick(value: float) -> str:
 
 
 def chart(curves: list[Curve], clip: str, width: int = 400, height: int = 220) -> str:
-    """An SVG whose data-* attributes give the values at its edges, to read points back. clip: the id of its clip path."""
+    """An SVG whose data-* attributes give the values at its edges, to read points back. clip: id of the clip path."""
     xs = [x for c in curves for x, _ in c.points]
     x0, x1 = min(xs), max(xs)
     y0, y1, beyond = extent([y for c in curves if c.name != MEAN for _, y in c.points])

@@ -77,11 +77,9 @@ class NextToken(Objective):
     """Cross-entropy of the tokens to learn."""
 
     def count(self, batch: Batch) -> int:
-        """The tokens to learn."""
         return batch.n_targets
 
     def loss_sum(self, model: GPT, batch: Batch) -> Tensor:
-        """See `Objective`."""
         return model(
             batch.tokens,
             context=batch.context(),

@@ -1,4 +1,4 @@
-"""Optimizers by name, and their state as tensors and JSON, so that a checkpoint needs no pickle.
+"""PyTorch's optimizers by name, and their state as tensors and JSON, so that a checkpoint needs no pickle.
 
 The optimizer knows its parameters by name, and a saved state is matched by these names. Muon beside AdamW, and one
 optimizer per parameter, look like a single torch.optim.Optimizer from outside (`CombinedOptimizer`).
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from litlm.ops.cross_entropy import has_triton
 from litlm.settings import TrainSettings
-from litlm.settings.base import complain
+from litlm.settings.base import raise_problems
 from litlm.train.precision import MasterWeights
 
 _UNSUITABLE = ("lbfgs", "sparseadam")  # need the loss again within a step; need sparse gradients
@@ -92,7 +92,7 @@ class StepInBackward(CombinedOptimizer):
         self.remove_hooks = weakref.finalize(self, lambda: [hook.remove() for hook in hooks])
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Nothing: see the class."""
+        """Nothing is left to do."""
 
 
 def _stepper(part: Optimizer) -> Any:
@@ -299,7 +299,7 @@ def _check_args(classes: tuple[type[Optimizer], ...], settings: TrainSettings) -
     ]
     if settings.weight_decay and not any("weight_decay" in _arguments(cls) for cls in classes):
         problems.append(f"weight_decay={settings.weight_decay} means nothing to {names}; set it to 0")
-    complain(f"Arguments of optimizer={settings.optimizer}", problems)
+    raise_problems(f"Arguments of optimizer={settings.optimizer}", problems)
 
 
 def _build(cls: type[Optimizer], named: NamedParameters, settings: TrainSettings) -> Optimizer:
@@ -321,7 +321,7 @@ def _build(cls: type[Optimizer], named: NamedParameters, settings: TrainSettings
     try:
         return cls(groups, lr=0.0 if settings.lr == "find" else settings.lr, **args)  # type: ignore[call-arg]
     except (TypeError, ValueError, RuntimeError) as e:
-        raise ValueError(f"{cls.__name__} does not accept optimizer_args={settings.optimizer_args}: {e}") from e
+        raise ValueError(f"{cls.__name__} refuses optimizer_args={settings.optimizer_args}: {e}") from e
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -360,7 +360,10 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Restore a saved state, bit for bit. Raises ValueError, and changes nothing, if it does not fit."""
+    """Restore what `optimizer_state` returned, bit for bit; tensors have any shape.
+
+    Raises ValueError, and changes nothing, if it does not fit.
+    """
     optimizer = _unwrap(optimizer)
     params, shapes = dict(_named(optimizer)), info["shapes"]
     problems = []
@@ -377,7 +380,7 @@ def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], info:
     problems += [f"the tensor {key} does not belong to it" for key in tensors if key not in info["tensors"]]
     if len(problems) > 20:
         problems = [*problems[:20], f"... and {len(problems) - 20} more"]
-    complain("The optimizer's saved state is", problems)
+    raise_problems("The optimizer's saved state is", problems)
 
     # The settings may have changed: another precision, or an optimizer that counts its steps on another device.
     groups = [(p, group) for group in optimizer.param_groups for p in group["params"]]

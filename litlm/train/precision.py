@@ -106,23 +106,21 @@ class MasterWeights(OptimizedWeights):
         ]
 
     def gradient(self, p: Tensor) -> Tensor | None:
-        """The gradient of one of the `named_parameters`, in bf16 or fp32."""
+        """The gradient of one of the `named_parameters`, of the same shape, in bf16 or fp32."""
         return self.bf16_grads.get(p, p.grad)
 
     def gradients(self) -> list[Tensor]:
-        """All gradients that there are."""
+        """All gradients that there are, of the parameters' shapes."""
         found = map(self.gradient, self._params.values())
         return [grad for grad in found if grad is not None]
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        """Round the copies into the model."""
         if self.model_params:
             ours: list[Tensor] = [*self.model_params.values()]
             torch._foreach_copy_(ours, list(self.model_params))  # pyright: ignore[reportPrivateImportUsage]
 
     def remove_hooks(self) -> None:
-        """Leave gradients to the model again."""
         for hook in self._hooks:
             hook.remove()
 

@@ -77,11 +77,9 @@ class Preference(Objective):
         self._pairs = 0
 
     def count(self, batch: Batch) -> int:
-        """The pairs."""
         return sum(map(len, batch.examples)) // 2
 
     def loss_sum(self, model: GPT, batch: Batch) -> Tensor:
-        """See `Objective`. Raises ValueError if there is no reference and the loss needs one."""
         assert isinstance(batch, PreferenceBatch)
         s = self.settings
         documents = send(torch.tensor(batch.places()), batch.tokens.device)  # (pairs, 2)
@@ -119,7 +117,6 @@ class Preference(Objective):
         self._pairs += rewards.size(0)
 
     def metrics(self) -> dict[str, Tensor]:
-        """See the class."""
         if self._sums is None:
             return {}
         chosen, rejected, accuracy = (self._sums / self._pairs).unbind()

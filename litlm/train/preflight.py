@@ -24,7 +24,7 @@ def preflight(settings: RunSettings, llm: LLM | None = None) -> Iterator[None]:
     from lightning.fabric import seed_everything
 
     from litlm.checkpoint.training import Checkpoints
-    from litlm.io.writing import locked
+    from litlm.io.lock import locked
 
     out_dir, problems = Path(settings.out_dir), find_problems(settings, llm)
     checkpoints = Checkpoints(out_dir, lambda folder: None)

@@ -280,7 +280,10 @@ def check_loggers(names: tuple[str, ...]) -> None:
 
 
 def open_loggers(names: tuple[str, ...], out_dir: Path, step: int) -> list[Any]:
-    """Lightning's loggers. A run that continues after `step` continues the same W&B or MLflow run."""
+    """Lightning's loggers. A run that continues after `step` continues the same W&B or MLflow run.
+
+    Raises ValueError if a logger's package is too old.
+    """
     known = out_dir / "loggers.json"
     ids: dict[str, str] = json.loads(known.read_text(encoding="utf-8")) if step and known.is_file() else {}
     project, found = "litlm", []

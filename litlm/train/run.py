@@ -72,7 +72,10 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
 
 
 def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool = False) -> Result:
-    """Train a model on plain text, from random weights or (from_weights) from its own; otherwise as `finetune`."""
+    """Train a model on plain text, from random weights or (from_weights) from its own; otherwise as `finetune`.
+
+    Raises ValueError also for rows that are longer than the model's context.
+    """
     from litlm.data.prepare import load_tokenizer
     from litlm.data.shards import open_text, text_tokenizer
     from litlm.train.methods import apply_method
@@ -231,7 +234,7 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
     """
     from safetensors import SafetensorError
 
-    from litlm.io.writing import reason
+    from litlm.io.errors import error_reason
 
     part, final = out_dir / ".final.part", out_dir / "final"
     try:
@@ -248,7 +251,7 @@ def write_final(out_dir: Path, export: Callable[[Path], None], best: Path | None
         if isinstance(e, ValueError) and e.__cause__ is None:
             raise  # not about the disk
         raise ValueError(
-            f"{final} could not be written ({reason(e)}); the last checkpoint has all of it: --resume auto writes it"
+            f"{final} could not be written ({error_reason(e)}); the last checkpoint is complete: use --resume auto"
         ) from e
 
 

@@ -438,7 +438,7 @@ def _base_state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state with all adapters merged (in fp32, then rounded once); the model itself is not changed."""
+    """The model's state, with its shapes, and all adapters merged (in fp32, then rounded once) into it."""
     state = _base_state(model)
     for name, lora in adapters(model):
         key = name if name in state else f"{name}.weight"

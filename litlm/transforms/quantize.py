@@ -312,7 +312,7 @@ class QuantizedStack(_Packed):
         return [*(p[expert] for p in parts[:stacked]), *parts[stacked:]]
 
     def forward(self, x: Tensor, ends: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
-        """See `grouped_linear`."""
+        """(M, in) -> (M, out): see `grouped_linear`."""
         x = _to_autocast_dtype(x)
         if torch.compiler.is_compiling():
             if x.device.type == "cuda":
@@ -334,6 +334,7 @@ class QuantizedStack(_Packed):
         return torch.cat(outputs)
 
     def extra_repr(self) -> str:
+        """For printing the module."""
         return f"{tuple(self.shape)}, quant_type={self.quant_type}"
 
 

@@ -1,4 +1,6 @@
-"""Embeddings with more rows, for new tokens. Also untying the head from the embedding, and tying them again."""
+"""Embeddings with more rows for new tokens, as transformers' `resize_token_embeddings`. Also untying the head from the
+embedding, and tying them again.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,7 @@ def untie(model: GPT, *, shared: bool = False) -> None:
 
 
 def tied_again(model: GPT, state: dict[str, Tensor], config: Config) -> tuple[dict[str, Tensor], Config]:
-    """A checkpoint's weights and config, tied again if `untie` shared a weight and both sides are still equal."""
+    """A checkpoint's state and config, tied again if `untie` shared a weight (V, C) and both sides are still equal."""
     head = model.lm_head
     if head is None or head.weight is not model.embed.weight or head.bias is not None:
         return state, config

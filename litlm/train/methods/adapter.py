@@ -18,7 +18,6 @@ class AdapterMethod(Method):
     v2: ClassVar[bool] = False
 
     def apply(self, llm: LLM, settings: MethodSettings) -> AppliedMethod:
-        """Raises ValueError if the model's attention can't have prompts."""
         from litlm.checkpoint.adapter import save
         from litlm.transforms.adapter import adapters_disabled, apply_adapter
 

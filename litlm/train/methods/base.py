@@ -34,8 +34,8 @@ class AppliedMethod:
     def of_adapters(
         cls, llm: LLM, adapted: list[str], save: Callable[..., None], disabled: Callable[..., AbstractContextManager]
     ) -> AppliedMethod:
-        """For a method that adapts layers. save(model, folder, base=...): write the adapter. disabled(model): see the
-        class.
+        """For a method that adapts layers. save(model, folder, base=...): write the adapter, or raise ValueError.
+        disabled(model): see the class.
         """
 
         def export(folder: Path, base: str) -> None:
@@ -66,7 +66,7 @@ class Method(ABC):
 
     @abstractmethod
     def apply(self, llm: LLM, settings: MethodSettings) -> AppliedMethod:
-        """See `apply_method`."""
+        """See `apply_method`. Raises ValueError if the settings don't fit the model."""
 
     def trains_base_weights(self, settings: MethodSettings) -> bool:
         """Whether weights of the model itself are trained, and not only what is added to it."""

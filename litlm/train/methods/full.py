@@ -20,7 +20,6 @@ class Full(Method):
     name, whole_model = "full", True
 
     def apply(self, llm: LLM, settings: MethodSettings) -> AppliedMethod:
-        """Raises ValueError if `freeze` names nothing, or everything."""
         params = dict(llm.model.named_parameters())
         frozen = select(params, settings.freeze, "freeze")
         if len(frozen) == len(params):
@@ -31,7 +30,6 @@ class Full(Method):
         return AppliedMethod(lambda folder, base: llm.save(folder), llm.config.to_hf, notes=notes)
 
     def for_new_tokens(self, settings: MethodSettings, modules: tuple[str, ...]) -> MethodSettings:
-        """Embeddings are trained anyway."""
         return settings
 
 

@@ -18,7 +18,6 @@ class LoRAMethod(Method):
     name, mergeable = "lora", True
 
     def apply(self, llm: LLM, settings: MethodSettings) -> AppliedMethod:
-        """Raises ValueError if `targets` or `modules_to_save` don't fit the model."""
         from litlm.checkpoint.peft import save_adapter
         from litlm.transforms.lora import adapters_disabled, apply_lora
 
@@ -27,11 +26,9 @@ class LoRAMethod(Method):
         return AppliedMethod.of_adapters(llm, adapted, save_adapter, adapters_disabled)
 
     def trains_base_weights(self, settings: MethodSettings) -> bool:
-        """Those of `modules_to_save`."""
         return bool(settings.modules_to_save)
 
     def for_new_tokens(self, settings: MethodSettings, modules: tuple[str, ...]) -> MethodSettings:
-        """Raises ValueError if embeddings that are to be trained whole have adapters too."""
         if both := [name for name in ("embed", "lm_head") if name in settings.targets]:
             raise ValueError(f"new_tokens trains the embeddings whole; leave {' and '.join(both)} out of targets")
         return dataclasses.replace(
