@@ -18,6 +18,7 @@ from torch import Tensor
 from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from litlm.llm import LLM
 from litlm.model import GPT
+from litlm.ops import cross_entropy
 from litlm.settings import MethodSettings
 from litlm.train import loss as losses
 from litlm.transforms.lora import LoRA, adapters, adapters_disabled, apply_lora, merge, merged_state, trained_whole
@@ -272,7 +273,7 @@ def test_it_learns_as_in_peft(
     out = theirs(tokens, labels=labels, use_cache=False)
     out.loss.backward()
     expected = {name: p.grad for name, p in theirs.named_parameters() if p.requires_grad}
-    monkeypatch.setattr(losses, "_CHUNK_BYTES", 4 * 5 * model.config.vocab_size)  # five rows
+    monkeypatch.setattr(cross_entropy, "_CHUNK_BYTES", 4 * 5 * model.config.vocab_size)  # five rows
     wanted = labels[:, 1:]
     for reduce in (losses.loss_sum, lambda *args: losses.model_token_losses(*args).sum()):
         model.zero_grad()
