@@ -210,12 +210,12 @@ def save(out: Path, record: dict[str, Any]) -> None:
 
 
 def train(settings: PretrainSettings, record: dict[str, Any]) -> None:
-    from litlm.data.shards import text_tokenizer
+    from litlm.data.shards import prepared_tokenizer
     from litlm.train.flops import train_flops_per_token
     from litlm.train.preflight import preflight
     from litlm.train.run import init_model, pretrain
 
-    tokenizer = text_tokenizer(settings.data)
+    tokenizer = prepared_tokenizer(settings.data)
     assert tokenizer is not None
     with preflight(settings):  # which seeds, before the weights are drawn
         llm = init_model(settings, tokenizer.vocab_size, tokenizer.eos_id)

@@ -134,7 +134,7 @@ class Examples(Dataset):
 
     def __init__(self, vocab_size: int, max_len: int, packing: bool, n: int = 4096) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.max_len, self.packing, self.whole_rows = max_len, packing, DEVICE == "cuda"
+        self.max_len, self.packing, self.static_shapes = max_len, packing, DEVICE == "cuda"
         self.examples = []
         for n_tokens in lengths(n, seed=0):
             n_tokens = min(n_tokens, max_len)
@@ -147,10 +147,10 @@ class Examples(Dataset):
         return len(self.examples)
 
     def batches(self, indexes: Sequence[int], micro_batch_size: int) -> list[Batch]:
-        from litlm.data.packing import micro_batches
+        from litlm.data.base import micro_batches
 
         examples = [self.examples[i] for i in indexes]
-        packing = dict(packing=self.packing, whole_rows=self.whole_rows)
+        packing = dict(packing=self.packing, static_shapes=self.static_shapes)
         out = micro_batches(examples, micro_batch_size, self.max_len, **packing)
         self.places += sum(batch.tokens.numel() for batch in out)
         return out

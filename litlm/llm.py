@@ -186,10 +186,11 @@ class LLM:
         from litlm.prompts import TemplateStyle
 
         self._style, self._style_template, self._style_end_ids = style, None, None
-        is_template = isinstance(style, TemplateStyle)
-        self._generation = self._generation | {STYLE: None if is_template else style.name}
-        if is_template and self._tokenizer is not None:
+        self._generation = self._generation | {STYLE: None if isinstance(style, TemplateStyle) else style.name}
+        if isinstance(style, TemplateStyle) and self._tokenizer is not None:
             self._tokenizer, self._style_template = _with_template(self._tokenizer, style.source), (style.source,)
+            if style.tool_use_template is not None:
+                self._tokenizer.chat_templates["tool_use"] = style.tool_use_template
 
     def _template(self) -> str | None:
         return None if self._tokenizer is None else self._tokenizer.chat_templates.get("default")
@@ -205,14 +206,16 @@ class LLM:
         *,
         stream: bool = False,
         return_ids: bool = False,
+        continue_text: bool = True,
         **sampling: Any,
     ) -> Any:
         """Continue a text (or token ids). A list of prompts gives a list of answers, each as it would be alone.
 
         Greedy by default. sampling: fields of `SamplingSettings`, such as max_new_tokens, in place of or on top of
         `settings`. stream=True gives a `Stream` of text pieces (ids with return_ids) for one prompt. return_ids=True
-        gives the new token ids instead of text, the end token included. Raises ValueError for prompts and settings it
-        can't use.
+        gives the new token ids instead of text, the end token included. continue_text=False gives text that stands
+        alone: without the space that SentencePiece writes before a first word. Raises ValueError for prompts and
+        settings it can't use.
         """
         settings = (settings or SamplingSettings()).changed(**sampling)
         prompts, single = self._encode_prompts(prompt)
@@ -226,7 +229,8 @@ class LLM:
         special = {s: i for s in settings.stop if (i := self.tokenizer.token_to_id(s)) in self.tokenizer.special_ids}
         end_ids |= frozenset(special.values())
         stop = tuple(text for text in settings.stop if text not in special)
-        texts = None if return_ids and not stop else [Detokenizer(self.tokenizer, stop) for _ in prompts]
+        before = prompts if continue_text else [[] for _ in prompts]
+        texts = None if return_ids and not stop else [Detokenizer(self.tokenizer, stop, ids) for ids in before]
         events = text_events(decode(self.model, prompts, settings, stop_ids=end_ids), texts, end_ids)
         if stream:
             return Stream(events, end_ids, texts[0] if texts else None, return_ids)
@@ -262,7 +266,7 @@ class LLM:
         options: dict[str, Any] = dict(tools=tools, template_kwargs=template_kwargs)
         options = {key: value for key, value in options.items() if value is not None}
         prompt = style.encode(list(messages), self.tokenizer, **options)
-        return self.generate(prompt, settings, stream=stream, return_ids=return_ids)
+        return self.generate(prompt, settings, stream=stream, return_ids=return_ids, continue_text=False)
 
     def save(self, out_dir: str | Path) -> None:
         """Write a directory that `LLM.load`, transformers and vLLM read. Adapters are merged, quantized weights are
@@ -274,13 +278,13 @@ class LLM:
         from litlm.checkpoint.hf import REPLACED, refuse_adapter
         from litlm.io.lock import locked
         from litlm.io.writing import atomic_folder, clear_parts
-        from litlm.tokenizer import FILES
+        from litlm.tokenizer import TOKENIZER_FILES
 
         out_dir = Path(out_dir)
         refuse_adapter(out_dir)
         with locked(out_dir):
             clear_parts(out_dir)
-            with atomic_folder(out_dir, (*REPLACED, *(FILES if self._tokenizer is not None else ()))) as part:
+            with atomic_folder(out_dir, (*REPLACED, *(TOKENIZER_FILES if self._tokenizer is not None else ()))) as part:
                 self._write(part)
 
     def _write(self, out_dir: Path) -> None:
@@ -340,10 +344,10 @@ class LLM:
 
     def _load_chat_format(self, adapter: Path) -> None:
         """Use the tokenizer, chat templates and end tokens in an adapter's directory in place of the model's."""
-        from litlm.tokenizer import Tokenizer, chat_templates_in, holds_tokenizer
+        from litlm.tokenizer import Tokenizer, has_tokenizer_files, read_chat_templates
 
-        generation, templates = _read_generation_config(adapter), chat_templates_in(adapter)
-        tokenizer = Tokenizer.from_dir(adapter) if holds_tokenizer(adapter) else copy.copy(self._tokenizer)
+        generation, templates = _read_generation_config(adapter), read_chat_templates(adapter)
+        tokenizer = Tokenizer.from_dir(adapter) if has_tokenizer_files(adapter) else copy.copy(self._tokenizer)
         if templates or STYLE in generation:
             self._generation.pop(STYLE, None)
             self._style = None
@@ -378,11 +382,11 @@ class LLM:
         if self._tokenizer is None:
             return frozenset(ids)
         if self._style_end_ids is None or self._style_is_stale():
-            from litlm.prompts.jinja import turn_ends
+            from litlm.prompts.jinja import end_of_turn_ids
 
             end_ids: frozenset[int] = frozenset()
             with contextlib.suppress(ValueError):  # an unknown or broken style is reported when it is used
-                end_ids = turn_ends(self.style, self._tokenizer)
+                end_ids = end_of_turn_ids(self.style, self._tokenizer)
             self._style_end_ids = end_ids
         return frozenset(ids.union(self._tokenizer.eos_ids, self._style_end_ids))
 

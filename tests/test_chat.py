@@ -91,17 +91,6 @@ def test_an_answer_that_ended_does_not_go_on(monkeypatch: pytest.MonkeyPatch, ca
                 talk.process("/continue")
 
 
-def test_continuing_keeps_the_space_that_sentencepiece_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tokenizer that decodes as SentencePiece does: the first token of a text loses its space."""
-    talk = conversation(max_new_tokens=4)
-    pieces = {1: "▁two", 2: "▁words", 3: "ly"}
-    decode = lambda ids, **_: "".join(pieces[i] for i in ids).replace("▁", " ").removeprefix(" ")  # noqa: E731
-    monkeypatch.setattr(talk.llm.tokenizer, "decode", decode)
-    talk._unfinished = [1]
-    assert talk._lost_space([2], "words")
-    assert not talk._lost_space([3], "ly")
-
-
 def test_retry_samples_what_greedy_answers_repeat(capsys: pytest.CaptureFixture[str]) -> None:
     talk = conversation(max_new_tokens=12, ignore_eos=True)
     with pytest.raises(ValueError, match="there is none yet"):

@@ -40,7 +40,7 @@ from litlm.prompts import (
     get_style,
 )
 from litlm.prompts.base import _STYLES
-from litlm.prompts.jinja import chat_template, turn_ends
+from litlm.prompts.jinja import chat_template, end_of_turn_ids
 from litlm.settings import (
     DataSettings,
     DPOSettings,
@@ -135,7 +135,7 @@ def conversations(seed: int, n: int) -> list[tuple[list[dict[str, Any]], bool]]:
 
 
 def written(style: PromptStyle, messages: list[dict[str, Any]], prompt: bool) -> str | None:
-    keys = {"role", "content", "input", *style.keys}
+    keys = {"role", "content", "input", *style.message_keys}
     plain = [{k: v for k, v in message.items() if k in keys} for message in messages]
     try:
         return style.format(plain, add_generation_prompt=prompt)
@@ -198,7 +198,7 @@ def test_token_ids_are_those_of_transformers_with_the_bos_that_a_style_leaves_to
     assert again.style.name == name
     ids = theirs.apply_chat_template(ASKED, add_generation_prompt=True)["input_ids"]
     assert list(ids) == again.style.encode(ASKED, again.tokenizer)
-    assert (ids[0] == 1) == get_style(name).adds_prefix
+    assert (ids[0] == 1) == get_style(name).adds_bos
 
 
 # --- what training leaves -------------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def test_a_style_of_ones_own_is_found_by_its_name_alone(tmp_path: Path, monkeypa
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template is None
     again = LLM.load(tmp_path / "saved", device="cpu")
     assert again.generate("ab", max_new_tokens=1) is not None
-    with pytest.raises(ValueError, match="trained in prompt style 'own', which nothing here defines: import"):
+    with pytest.raises(ValueError, match="trained in prompt style 'own', which is not defined: import"):
         again.chat(ASKED)
     again.save(tmp_path / "twice")
     monkeypatch.setitem(_STYLES, "own", Own)
@@ -395,7 +395,7 @@ def test_the_ends_are_the_tokens_that_examples_end_with(name: str, tmp_path: Pat
     data, _ = load_sft(DataSettings(path=records(tmp_path), val_fraction=0.0), tokenizer, style, 256)
     example = data[0]
     last = max(i for i, learned in enumerate(example.learn) if learned)
-    ends = turn_ends(style, tokenizer)
+    ends = end_of_turn_ids(style, tokenizer)
     assert example.ids[last] in ends | {tokenizer.eos_id}
     assert {tokenizer.id_to_token(i) for i in ends} == {
         "chatml": {"<|im_end|>"}, "qwen3": {"<|im_end|>"}, "alpaca": {"<|endoftext|>"}, "gemma4": {"<turn|>"},
@@ -412,7 +412,13 @@ def test_chat_passes_tools_and_switches_to_the_template(tmp_path: Path, monkeypa
     monkeypatch.setattr(llm, "generate", lambda ids, settings, **options: seen.append((ids, settings, options)))
     llm.chat(ASKED, tools=tools, template_kwargs={"mood": "calm"}, max_new_tokens=3)
     expected = theirs.apply_chat_template(ASKED, tools=tools, mood="calm", add_generation_prompt=True)["input_ids"]
-    assert seen == [(list(expected), SamplingSettings(max_new_tokens=3), {"stream": False, "return_ids": False})]
+    assert seen == [
+        (
+            list(expected),
+            SamplingSettings(max_new_tokens=3),
+            {"stream": False, "return_ids": False, "continue_text": False},
+        )
+    ]
     with pytest.raises(ValueError, match="does not use temper"):
         llm.chat(ASKED, template_kwargs={"temper": "calm"})
     with pytest.raises(ValueError, match="can't write tools"):
@@ -491,13 +497,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
 def test_a_style_writes_the_day_it_is_told(name: str, clock: type[Clock]) -> None:
     style = TemplateStyle(DATED) if name == "template" else get_style(name)
     now = style.format(ASKED)
-    on = style.on("2024-02-29")
+    on = style.with_date("2024-02-29")
     clock.day = 2
     assert style.format(ASKED) != now  # nothing keeps the day that the style was made on
     texts = {"llama3.2": "29 Feb 2024", "granite-3.3": "February 29, 2024", "template": "29 Feb 2024 00:00"}
     assert texts.get(name, "2024-02-29") in on.format(ASKED)
-    assert on.format(ASKED) == style.on(date(2024, 2, 29)).format(ASKED)
-    assert on.on(None).format(ASKED) == style.format(ASKED)
+    assert on.format(ASKED) == style.with_date(date(2024, 2, 29)).format(ASKED)
+    assert on.with_date(None).format(ASKED) == style.format(ASKED)
     assert chat_template(on, tiny.shared().tokenizer) == chat_template(style, tiny.shared().tokenizer)
 
 

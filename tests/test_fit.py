@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from litlm.checkpoint.training import Checkpoints
-from litlm.data.base import Batch, Dataset, Example, Order
-from litlm.data.packing import micro_batches
+from litlm.data.base import Batch, Dataset, EpochSampler, Example, micro_batches
 from litlm.llm import LLM
 from litlm.settings import MethodSettings, TrainSettings
 from litlm.train import Result, fit, loop
@@ -520,16 +519,16 @@ def test_rolling_back_does_not_depend_on_the_clock(
     keep: int, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two batches are bad. Back to the last multiple of 5, not to what the clock has asked for since."""
-    number, batch = 0, Order.batch
+    number, batch = 0, EpochSampler.batch
 
-    def noted(order: Order, n: int, size: int) -> list[int]:
+    def noted(order: EpochSampler, n: int, size: int) -> list[int]:
         nonlocal number
         number = n
         return batch(order, n, size)
 
     Clock(monkeypatch)
     slow = NextToken.loss_sum
-    monkeypatch.setattr(Order, "batch", noted)
+    monkeypatch.setattr(EpochSampler, "batch", noted)
     monkeypatch.setattr(NextToken, "loss_sum", lambda *args: slow(*args) * (math.inf if number in (8, 17) else 1))
     monkeypatch.setattr(loop, "runs_ahead", lambda *_: ahead)
     found = {}

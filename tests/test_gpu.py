@@ -112,8 +112,7 @@ def test_the_cache_in_bf16_stays_close_to_the_full_pass(family: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lora_learns(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     from litlm.checkpoint.peft import load_adapter, save_adapter
-    from litlm.data.base import Example
-    from litlm.data.sft import SFTDataset
+    from litlm.data.base import Example, TokenizedDataset
     from litlm.train import fit
     from litlm.train.report import Report
     from litlm.transforms.lora import apply_lora
@@ -122,7 +121,7 @@ def test_lora_learns(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     before = {name: p.detach().clone() for name, p in llm.model.named_parameters()}
     torch.manual_seed(0)
     apply_lora(llm.model, MethodSettings(r=8))
-    train = SFTDataset.of([Example(row.tolist(), [True] * 20) for row in _tokens(4, 20)], max_len=32)
+    train = TokenizedDataset.from_examples([Example(row.tolist(), [True] * 20) for row in _tokens(4, 20)], max_len=32)
     settings = TrainSettings(
         max_steps=80, batch_size=4, micro_batch_size=2, lr=1e-2, warmup_steps=5,
         compile=(family, dtype) == ("gpt_neox", torch.bfloat16),  # test_gpu_train.py compiles the others' layers

@@ -27,9 +27,8 @@ from torch._dynamo.utils import counters
 from litlm.checkpoint.training import Checkpoints, get_random_states
 from litlm.config import Config
 from litlm.context import Packed
-from litlm.data.base import Batch, Example
+from litlm.data.base import Batch, Example, TokenizedDataset
 from litlm.data.preference import PreferenceDataset
-from litlm.data.sft import SFTDataset
 from litlm.llm import LLM
 from litlm.model import GPT
 from litlm.settings import MethodSettings, PreferenceSettings, TrainSettings
@@ -153,9 +152,9 @@ def _examples(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[Example
 
 def _data(
     lengths: tuple[int, ...] = LENGTHS, seed: int = 0, *, packing: bool = True, whole: bool = False
-) -> SFTDataset:
-    data = SFTDataset.of(_examples(lengths, seed), max_len=WIDTH, packing=packing)
-    return dataclasses.replace(data, whole_rows=whole)
+) -> TokenizedDataset:
+    data = TokenizedDataset.from_examples(_examples(lengths, seed), max_len=WIDTH, packing=packing)
+    return dataclasses.replace(data, static_shapes=whole)
 
 
 def _pairs(n: int = 4) -> PreferenceDataset:
@@ -167,7 +166,7 @@ def _pairs(n: int = 4) -> PreferenceDataset:
         prompt = draw(30)
         for size in (20 + 5 * i, 40 - 3 * i):
             answers.append(Example(prompt + draw(size), [False] * 30 + [True] * size))
-    return PreferenceDataset(SFTDataset.of(answers, max_len=WIDTH))
+    return PreferenceDataset(TokenizedDataset.from_examples(answers, max_len=WIDTH))
 
 
 # --- one step ------------------------------------------------------------------------------------------------------
@@ -633,7 +632,7 @@ def test_the_largest_micro_batch_that_fits(method: str, tmp_path: Path) -> None:
 
     llm = _llm("llama", method)
     apply_method(llm, METHODS[method])
-    train = _data((192,) * 8).pick([i % 8 for i in range(AUTO)])
+    train = _data((192,) * 8).select([i % 8 for i in range(AUTO)])
     precision = "bf16-mixed" if method == "full" else "32-true"
     settings = TrainSettings(
         batch_size=AUTO, micro_batch_size="auto", max_steps=1, precision=precision, compile=False, lr=1e-2
@@ -673,7 +672,7 @@ def test_too_little_memory_is_said_with_what_helps(tmp_path: Path, monkeypatch: 
     # Names versions of installed packages.
     monkeypatch.setattr("litlm.train.files.write_settings", lambda *args, **options: None)
     llm = _llm("llama")
-    train = _data((192,) * 8).pick([i % 8 for i in range(AUTO)])
+    train = _data((192,) * 8).select([i % 8 for i in range(AUTO)])
     settings = FinetuneSettings(
         model="somewhere", data=DataSettings(path="none.jsonl"), method=METHODS["full"], out_dir=str(tmp_path / "run"),
         train=TrainSettings(batch_size=AUTO, micro_batch_size=AUTO, max_steps=1, compile=False),

@@ -9,7 +9,7 @@ import sys
 import pytest
 from packages import unpacked
 
-from litlm.data.named import close_names, find_dataset, list_datasets
+from litlm.data.named import closest_names, find_dataset, list_datasets
 
 # LitGPT's data module -> our name
 MODULES = dict(
@@ -42,7 +42,7 @@ def test_litgpt_reads_the_same_columns_and_splits() -> None:
         renamed = {theirs: to for to, theirs in re.findall(r'item\["(\w+)"\] = item\.pop\("(\w+)"\)', transform)}
         assert renamed["inputs" if name == "flan" else "input"] == "instruction"
         mean = {"instruction": "prompt", "output": "completion"}
-        assert {theirs: mean[to] for theirs, to in renamed.items()}.items() <= ours.columns.items()
+        assert {theirs: mean[to] for theirs, to in renamed.items()}.items() <= ours.rename_columns.items()
     deita = find_dataset("deita")
     assert deita is not None
     assert f'split=["{deita.split}", ' in (folder / "deita.py").read_text()
@@ -56,17 +56,17 @@ def test_names_and_facts() -> None:
         assert re.fullmatch(r"[a-z0-9-]+", d.name)
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", d.hub_id)
         assert d.licence
-        assert d.form
+        assert d.record_keys
         assert d.n_examples > 0
     assert [d.name for d in list_datasets("preference")] == ["ultrafeedback"]
-    assert {d.kind for d in datasets} == {"sft", "preference", "text"}
+    assert {d.task for d in datasets} == {"sft", "preference", "text"}
 
 
 def test_finding() -> None:
     assert find_dataset("Alpaca_2K") is find_dataset("alpaca-2k") is not None
     assert find_dataset("nothing") is None
-    assert "alpaca" in close_names("alpacca")
-    assert close_names("zzzzzz") == []
+    assert "alpaca" in closest_names("alpacca")
+    assert closest_names("zzzzzz") == []
 
 
 def test_no_torch() -> None:

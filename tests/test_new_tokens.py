@@ -19,7 +19,7 @@ from litlm.cli.main import main
 from litlm.llm import LLM
 from litlm.settings import FinetuneSettings, MethodSettings, RunSettings
 from litlm.tokenizer import Tokenizer
-from litlm.tokenizer.backends import Meta, SentencePiece
+from litlm.tokenizer.backends import SentencePieceBackend, TokenizerMetadata
 from litlm.train.run import add_tokens
 
 NEW = ("<tool>", "</tool>", "東京タワー", "fox dog", "two  spaces ")
@@ -103,10 +103,10 @@ def test_what_is_no_token(tmp_path: Path) -> None:
     assert ours.add_tokens([]) == []
     assert ours.vocab_size == Tokenizer.from_dir(tiny.folder()).vocab_size
     piece = Tokenizer(
-        SentencePiece(sentencepiece(tmp_path), [], legacy=False),
-        Meta({}, None, None, None, (), (), (), {}, None),
+        SentencePieceBackend(sentencepiece(tmp_path), [], legacy=False),
+        TokenizerMetadata({}, None, None, None, (), (), (), {}, None),
     )
-    with pytest.raises(ValueError, match="SentencePiece model .* takes no new tokens; convert it to a tokenizer.json"):
+    with pytest.raises(ValueError, match="SentencePiece model .* can't take new tokens; convert it to tokenizer.json"):
         piece.add_tokens(["<tool>"])
 
 

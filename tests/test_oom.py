@@ -10,8 +10,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from litlm.data.base import Batch, Example
-from litlm.data.sft import SFTDataset
+from litlm.data.base import Batch, Example, TokenizedDataset
 from litlm.settings import DataSettings, FinetuneSettings, MethodSettings, TrainSettings
 from litlm.train import Result, finetune
 from litlm.train.loss import NextToken
@@ -35,7 +34,9 @@ class Full(NextToken):
 def _run(out_dir: Path, at: int, **options: Any) -> Result:
     llm = tiny.load()
     method = MethodSettings(r=4)
-    train = SFTDataset.of([Example([1, 5, 9, i], [False, True, True, True]) for i in range(8)], max_len=8)
+    train = TokenizedDataset.from_examples(
+        [Example([1, 5, 9, i], [False, True, True, True]) for i in range(8)], max_len=8
+    )
     fields: dict[str, Any] = dict(batch_size=4, micro_batch_size=1, max_steps=2, save_interval=1)
     t = TrainSettings(**(fields | options))
     settings = FinetuneSettings(

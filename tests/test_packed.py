@@ -17,8 +17,7 @@ from torch._dynamo.utils import counters
 
 from litlm import context as context_module
 from litlm.context import Packed
-from litlm.data.base import IGNORE, Example
-from litlm.data.packing import best_fit, micro_batches
+from litlm.data.base import IGNORE, Example, best_fit_decreasing, micro_batches
 from litlm.model import GPT
 from litlm.ops import sdpa as attention_module
 from litlm.train.loss import NextToken
@@ -157,7 +156,7 @@ def _separate(case: Case) -> tuple[float, dict[str, Tensor]]:
 
 def _check_training(case: Case, model: GPT) -> None:
     batches = micro_batches(_examples(case, 1), 2, 26, packing=True)
-    assert sum(len(batch.tokens) for batch in batches) == len(best_fit([1, 23, 8, 4, 1, 16, 2], 26)) == 3
+    assert sum(len(batch.tokens) for batch in batches) == len(best_fit_decreasing([1, 23, 8, 4, 1, 16, 2], 26)) == 3
     assert any(sum(row) < batch.tokens.size(1) for batch in batches for row in batch.lengths)  # some padding
     expected, grads = _separate(case)
     objective, total = NextToken(), 0.0

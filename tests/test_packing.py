@@ -16,8 +16,7 @@ from torch import Tensor
 
 from litlm import context as context_module
 from litlm.context import Causal, Packed
-from litlm.data.base import IGNORE, Batch, Example, collate, collate_packed
-from litlm.data.packing import best_fit, micro_batches
+from litlm.data.base import IGNORE, Batch, Example, best_fit_decreasing, collate, micro_batches
 from litlm.ops import sdpa as attention_module
 from litlm.ops.sdpa import alibi_slopes, fused_fits, varlen_fits
 
@@ -44,7 +43,7 @@ def _random_lengths(rng: random.Random) -> tuple[list[int], int]:
 @pytest.mark.parametrize("seed", range(60))
 def test_best_fit(seed: int) -> None:
     lengths, capacity = _random_lengths(random.Random(seed))
-    bins = best_fit(lengths, capacity)
+    bins = best_fit_decreasing(lengths, capacity)
     assert sorted(i for row in bins for i in row) == list(range(len(lengths)))
     filled = [sum(lengths[i] for i in row) for row in bins]
     assert min(filled) > 0
@@ -57,7 +56,7 @@ def test_best_fit(seed: int) -> None:
     assert least <= len(bins) <= rivals * 1.02 + 1
     if max(lengths) * 4 <= capacity:  # every row but the last is filled up to less than the largest length
         assert (len(bins) - 1) * (capacity - max(lengths)) < sum(lengths)
-    assert best_fit(lengths, capacity) == bins
+    assert best_fit_decreasing(lengths, capacity) == bins
 
 
 def test_best_fit_is_within_theory_of_the_optimum() -> None:
@@ -70,19 +69,19 @@ def test_best_fit_is_within_theory_of_the_optimum() -> None:
             cuts = sorted(rng.sample(range(1, capacity), rng.randint(0, 6)))
             lengths += [b - a for a, b in zip([0, *cuts], [*cuts, capacity], strict=True)]
         rng.shuffle(lengths)
-        assert optimum <= len(best_fit(lengths, capacity)) <= 11 / 9 * optimum + 6 / 9
+        assert optimum <= len(best_fit_decreasing(lengths, capacity)) <= 11 / 9 * optimum + 6 / 9
 
 
 def test_best_fit_at_the_edges() -> None:
-    assert best_fit([], 5) == []
-    assert best_fit([5], 5) == [[0]]
-    assert best_fit([5, 5, 5], 5) == [[0], [1], [2]]  # equal lengths keep their order
-    assert best_fit([1, 4, 1, 4], 5) == [[1, 0], [3, 2]]
-    assert best_fit([2, 3, 6, 4], 10) == [[2, 3], [1, 0]]  # 6 + 4, then 3 + 2
-    assert best_fit([1, 7, 6], 8) == [[1, 0], [2]]  # the fuller row of two that have room
-    assert best_fit([1] * 7, 3) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert best_fit_decreasing([], 5) == []
+    assert best_fit_decreasing([5], 5) == [[0]]
+    assert best_fit_decreasing([5, 5, 5], 5) == [[0], [1], [2]]  # equal lengths keep their order
+    assert best_fit_decreasing([1, 4, 1, 4], 5) == [[1, 0], [3, 2]]
+    assert best_fit_decreasing([2, 3, 6, 4], 10) == [[2, 3], [1, 0]]  # 6 + 4, then 3 + 2
+    assert best_fit_decreasing([1, 7, 6], 8) == [[1, 0], [2]]  # the fuller row of two that have room
+    assert best_fit_decreasing([1] * 7, 3) == [[0, 1, 2], [3, 4, 5], [6]]
     with pytest.raises(ValueError, match="2 of 4 lengths are above the capacity of 5"):
-        best_fit([6, 1, 5, 9], 5)
+        best_fit_decreasing([6, 1, 5, 9], 5)
 
 
 def _examples(seed: int, n: int, longest: int) -> list[Example]:
@@ -109,11 +108,11 @@ def _documents(batch: Batch) -> dict[int, tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("packing", [False, True])
-@pytest.mark.parametrize("whole_rows", [False, True])
+@pytest.mark.parametrize("static_shapes", [False, True])
 @pytest.mark.parametrize(("seed", "n", "size", "longest"), [(0, 1, 1, 9), (1, 7, 2, 13), (2, 32, 3, 40), (3, 50, 8, 5)])
-def test_micro_batches(seed: int, n: int, size: int, longest: int, packing: bool, whole_rows: bool) -> None:
+def test_micro_batches(seed: int, n: int, size: int, longest: int, packing: bool, static_shapes: bool) -> None:
     examples = _examples(seed, n, longest)
-    batches = micro_batches(examples, size, longest, packing=packing, whole_rows=whole_rows)
+    batches = micro_batches(examples, size, longest, packing=packing, static_shapes=static_shapes)
     found: dict[int, tuple[list[int], list[int]]] = {}
     for batch in batches:
         assert 1 <= len(batch.tokens) <= size
@@ -124,7 +123,7 @@ def test_micro_batches(seed: int, n: int, size: int, longest: int, packing: bool
         found |= documents
         fullest = max(sum(row) for row in batch.lengths)
         padded = min(longest, math.ceil(fullest / 64) * 64)
-        assert batch.tokens.size(1) == (fullest if not whole_rows else longest if packing else padded)
+        assert batch.tokens.size(1) == (fullest if not static_shapes else longest if packing else padded)
         assert batch.n_tokens == sum(len(tokens) for tokens, _ in documents.values())
         assert batch.n_targets == sum(t != IGNORE for _, targets in documents.values() for t in targets)
     assert sorted(found) == list(range(n))
@@ -140,7 +139,7 @@ def test_micro_batches(seed: int, n: int, size: int, longest: int, packing: bool
     del expected[0, IGNORE], pairs[0, IGNORE]  # padding (ids are from 1)
     assert pairs == expected
     if packing:
-        rows = best_fit([len(e.ids) - 1 for e in examples], longest)
+        rows = best_fit_decreasing([len(e.ids) - 1 for e in examples], longest)
         assert [row for batch in batches for row in batch.examples] == [tuple(row) for row in rows]
         assert len(batches) == -(-len(rows) // size)
         counts = [len(batch.tokens) for batch in batches]
@@ -157,11 +156,11 @@ def test_too_long_an_example_is_not_packed() -> None:
 def test_contexts_of_batches() -> None:
     a, b, c = _examples(4, 3, 12)
     sizes = [len(e.ids) - 1 for e in (a, b, c)]
-    packed = collate_packed([[a, b], [c]], [[0, 1], [2]]).context()
+    packed = collate([a, b, c], [[0, 1], [2]]).context()
     assert isinstance(packed, Packed)
     assert packed.lengths == ((sizes[0], sizes[1]), (sizes[2],))
     assert isinstance(collate([a, b, c]).context(), Causal)
-    assert isinstance(collate_packed([[a], [b]], width=20).context(), Causal)
+    assert isinstance(collate([a, b], max_len=20, packing=True, static_shapes=True).context(), Causal)
 
 
 # Attention -------------------------------------------------------------------------------------------------------

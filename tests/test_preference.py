@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from litlm.data.base import Batch, Example
 from litlm.data.preference import PreferenceDataset
-from litlm.data.sft import SFTDataset
+from litlm.data.sft import TokenizedDataset
 from litlm.model import GPT
 from litlm.settings import MethodSettings, PreferenceSettings
 from litlm.train.preference import Preference, log_probs, orpo, precompute_reference
@@ -63,7 +63,7 @@ def _data(n: int = 5, seed: int = 0, *, max_len: int = 31, packing: bool = True)
         for _ in ("chosen", "rejected"):
             answer = torch.randint(VOCAB, (draw(1, max_len - len(prompt)),), generator=gen).tolist()
             answers.append(Example(prompt + answer, [False] * len(prompt) + [True] * len(answer)))
-    return PreferenceDataset(SFTDataset.of(answers, max_len=max_len, packing=packing))
+    return PreferenceDataset(TokenizedDataset.from_examples(answers, max_len=max_len, packing=packing))
 
 
 def _fill(model: nn.Module, seed: int) -> None:
@@ -234,7 +234,7 @@ def _metrics(objective: Preference) -> dict[str, float]:
 def _crop(data: PreferenceDataset, i: int, width: int) -> PreferenceDataset:
     """Pair i alone, as wide as it is among the others."""
     answers = [Example(e.ids + [0] * (width - len(e.ids)), e.learn + [False] * (width - len(e.ids))) for e in data[i]]
-    return PreferenceDataset(SFTDataset.of(answers))
+    return PreferenceDataset(TokenizedDataset.from_examples(answers))
 
 
 def _close(mine: Weights, wide: Weights, scale: float, tolerance: float = 2e-4) -> None:
@@ -382,7 +382,7 @@ def test_the_reference_stays_what_the_model_was(options: dict[str, Any]) -> None
     assert all(not torch.equal(p, first[n]) for n, p in model.named_parameters() if n in first)
     for batch, expected in zip(batches, before, strict=True):
         rewards = 0.3 * (log_probs(model, batch)[0] - expected).detach()
-        chosen, rejected = rewards[torch.tensor(batch.places())].T  # type: ignore[attr-defined]
+        chosen, rejected = rewards[torch.tensor(batch.answer_documents())].T  # type: ignore[attr-defined]
         objective.metrics()
         objective.loss_sum(model, batch)
         metrics = _metrics(objective)
@@ -493,14 +493,14 @@ def test_a_reference_computed_before_training_is_that_of_transformers(packing: b
     data = _data(9, 2, packing=packing)
     kept = precompute_reference(model, data, 2, torch.device("cpu"))
     assert model.training
-    assert data.reference is None
+    assert data.reference_logps is None
     expected = _token_log_probs(data, {}).sum(1).view(2, 9).T
-    assert kept.reference is not None
-    assert not kept.reference.requires_grad
-    torch.testing.assert_close(kept.reference.double(), expected.detach(), rtol=1e-5, atol=1e-4)
-    many = PreferenceDataset(kept.answers.pick([n for _ in range(15) for n in range(18)]))  # more than one part
+    assert kept.reference_logps is not None
+    assert not kept.reference_logps.requires_grad
+    torch.testing.assert_close(kept.reference_logps.double(), expected.detach(), rtol=1e-5, atol=1e-4)
+    many = PreferenceDataset(kept.answers.select([n for _ in range(15) for n in range(18)]))  # more than one part
     again = precompute_reference(model, many, 4, torch.device("cpu")).reference
-    torch.testing.assert_close(again, kept.reference.repeat(15, 1), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(again, kept.reference_logps.repeat(15, 1), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -593,8 +593,8 @@ def test_bf16_starts_at_log_2_too() -> None:
     assert ((values[0] - values[1]).norm() / values[1].norm()).item() < 0.03
 
 
-def test_whole_rows_change_nothing() -> None:
+def test_static_shapes_change_nothing() -> None:
     model, data = _model(), _data(4, 9)
     objective = _objective("ipo", model)
-    a, b = (_totals(objective, model, d.batches(range(4), 2)) for d in (data, replace(data, whole_rows=True)))
+    a, b = (_totals(objective, model, d.batches(range(4), 2)) for d in (data, replace(data, static_shapes=True)))
     assert a[0] == pytest.approx(b[0], rel=1e-5)

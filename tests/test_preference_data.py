@@ -12,9 +12,8 @@ import tiny
 import torch
 from packages import unpacked
 
-from litlm.data.base import IGNORE, Batch, Example
+from litlm.data.base import IGNORE, Batch, Example, TokenizedDataset
 from litlm.data.preference import Pair, PreferenceBatch, PreferenceDataset, load_preference, parse_pair
-from litlm.data.sft import SFTDataset
 from litlm.llm import LLM
 from litlm.prompts import PromptStyle
 from litlm.settings.data import PreferenceData
@@ -89,7 +88,10 @@ def test_forms(record: dict[str, Any]) -> None:
         (dict(question=USER["content"], system="Be brief.", **TEXTS), [SYSTEM, USER]),
         (dict(prompt=USER["content"], chosen=[SYSTEM, USER, GOOD], rejected=[SYSTEM, USER, BAD]), [SYSTEM, USER]),
         *(
-            ({question: "q", about: "i"} | TEXTS, [{"role": "user", "content": "q\n\ni", "parts": ("q", "i")}])
+            (
+                {question: "q", about: "i"} | TEXTS,
+                [{"role": "user", "content": "q\n\ni", "instruction_and_input": ("q", "i")}],
+            )
             for question in ("instruction", "prompt", "question")
             for about in ("input", "context")
         ),
@@ -117,14 +119,14 @@ def test_the_implicit_prompt_is_that_of_trl() -> None:
     [
         (dict(prompt="a", chosen="b"), "has the keys chosen, prompt; needed are chosen and rejected"),
         (dict(), r"has the keys \(none\)"),
-        (dict(**TEXTS), "chosen is an answer alone"),
-        (dict(prompt="", **TEXTS), "chosen is an answer alone"),
-        (dict(chosen=[GOOD], rejected=[BAD]), "chosen is an answer alone"),
+        (dict(**TEXTS), "chosen is only an answer"),
+        (dict(prompt="", **TEXTS), "chosen is only an answer"),
+        (dict(chosen=[GOOD], rejected=[BAD]), "chosen is only an answer"),
         (dict(prompt=7, **TEXTS), "prompt must be text or a list of messages"),
         (dict(instruction="a", input=["b"], **TEXTS), "input must be text"),
-        (dict(prompt="p", instruction="a", input="b", **TEXTS), "instruction and prompt are 2 questions"),
-        (dict(prompt="p", input="b", context="c", **TEXTS), "input and context are 2 texts"),
-        (dict(prompt=[USER], input="b", **TEXTS), "input stands beside a list of messages"),
+        (dict(prompt="p", instruction="a", input="b", **TEXTS), "instruction and prompt are 2 prompts"),
+        (dict(prompt="p", input="b", context="c", **TEXTS), "input and context are 2 inputs"),
+        (dict(prompt=[USER], input="b", **TEXTS), "input can't be used beside a list of messages"),
         (dict(question="p", choices=["b"], **TEXTS), "choices can't be used beside question"),
         (dict(prompt="p", chosen=[USER, GOOD], rejected=[USER, BAD]), "does not begin with the messages of prompt"),
         (
@@ -135,7 +137,7 @@ def test_the_implicit_prompt_is_that_of_trl() -> None:
             dict(chosen=[USER, GOOD | {"tool_plan": "x"}, USER, GOOD], rejected=[USER, GOOD, USER, BAD]),
             "part at message 1",
         ),
-        (dict(prompt="p", weight=0, **TEXTS), "weight=0 says that the record is not to be learned"),
+        (dict(prompt="p", weight=0, **TEXTS), "weight=0 says not to train on the record"),
         (dict(prompt="p", documents=[{"text": "d"}], **TEXTS), "does not write documents"),
         (dict(prompt=[], **TEXTS), "prompt must be a list with at least one message"),
         (dict(prompt=[{"role": "user"}], **TEXTS), r"prompt\[0\] must have a role and a content"),
@@ -224,7 +226,7 @@ class Forgetful(Moody):
 
     name = "forgetful"
 
-    def _turn(self, messages: Any, i: int, text: str) -> tuple[int, int]:
+    def _answer_span(self, messages: Any, i: int, text: str) -> tuple[int, int]:
         return len(text) - len(messages[i]["content"]) - len("<|im_end|>"), len(text)
 
 
@@ -258,7 +260,7 @@ def test_pairs_that_are_cut_or_left_out_are_counted(tmp_path: Path, llm: LLM) ->
     for text in ("2 pairs cut to", "1 pair left out because an answer is empty", "1 pair left out because the prompt",
                  "2 pairs left out because both answers are the same"):  # fmt: skip
         assert text in said, said
-    with pytest.raises(ValueError, match="(?s)no pair is left to learn from.*1 pair left out because both"):
+    with pytest.raises(ValueError, match="(?s)no pair is left to train on.*1 pair left out because both"):
         _read(tmp_path, [records[4]], llm)
 
 
@@ -309,7 +311,7 @@ def _random(n: int, max_len: int, seed: int, *, packing: bool = True) -> Prefere
         for _ in ("chosen", "rejected"):
             answer = torch.randint(1, 1000, (draw(1, max_len - prompt),), generator=gen).tolist()
             answers.append(Example(ids + answer, [False] * prompt + [True] * len(answer)))
-    return PreferenceDataset(SFTDataset.of(answers, max_len=max_len, packing=packing))
+    return PreferenceDataset(TokenizedDataset.from_examples(answers, max_len=max_len, packing=packing))
 
 
 def _documents(batch: Batch) -> dict[int, tuple[list[int], list[int]]]:
@@ -332,7 +334,7 @@ def _documents(batch: Batch) -> dict[int, tuple[list[int], list[int]]]:
 def test_every_answer_is_once_in_a_micro_batch_with_its_counterpart(
     seed: int, micro_batch_size: int, packing: bool
 ) -> None:
-    data = replace(_random(17, 40, seed, packing=packing), reference=torch.arange(34.0).view(17, 2))
+    data = replace(_random(17, 40, seed, packing=packing), reference_logps=torch.arange(34.0).view(17, 2))
     indexes = [3, 16, 0, 8, 3, 11, 12, 13, 1, 9, 9]  # pairs 3 and 9 twice, as at an epoch's end
     seen: dict[int, tuple[list[int], list[int]]] = {}
     for batch in data.batches(indexes, micro_batch_size):
@@ -341,12 +343,12 @@ def test_every_answer_is_once_in_a_micro_batch_with_its_counterpart(
         assert batch.tokens.size(1) <= 40
         found = _documents(batch)
         assert {n ^ 1 for n in found} == set(found)
-        assert batch.reference is not None
+        assert batch.reference_logps is not None
         order = [n for row in batch.examples for n in row]
-        pairs = [(order[c], order[r]) for c, r in batch.places()]
+        pairs = [(order[c], order[r]) for c, r in batch.answer_documents()]
         assert pairs == [(n, n + 1) for n in sorted(found) if n % 2 == 0]
         expected = [[2.0 * indexes[c // 2], 2.0 * indexes[c // 2] + 1] for c, _ in pairs]
-        assert batch.to(torch.device("cpu")).reference.tolist() == expected  # type: ignore[attr-defined]
+        assert batch.to(torch.device("cpu")).reference_logps.tolist() == expected  # type: ignore[attr-defined]
         assert not seen.keys() & found.keys()
         seen |= found
     assert sorted(seen) == list(range(2 * len(indexes)))
@@ -370,17 +372,17 @@ def test_packing_takes_fewer_rows() -> None:
     assert rows[True] <= 1.25 * n_tokens / 100 + 1
 
 
-def test_whole_rows_have_one_width() -> None:
+def test_static_shapes_have_one_width() -> None:
     data = _random(9, 30, 2)
     assert {b.tokens.size(1) for b in data.batches(range(9), 1)} != {30}
-    data.whole_rows = True  # as a run does once it knows whether it compiles
+    data.static_shapes = True
     assert {b.tokens.size(1) for b in data.batches(range(9), 1)} == {30}
-    assert data.pick([1, 2]).whole_rows
+    assert data.select([1, 2]).static_shapes
 
 
 def test_picked_pairs_bring_their_reference() -> None:
-    data = replace(_random(6, 30, 3), reference=torch.arange(12.0).view(6, 2))
-    picked = data.pick([4, 1])
+    data = replace(_random(6, 30, 3), reference_logps=torch.arange(12.0).view(6, 2))
+    picked = data.select([4, 1])
     assert [picked[0], picked[1]] == [data[4], data[1]]
-    assert picked.reference is not None
-    assert picked.reference.tolist() == [[8.0, 9.0], [2.0, 3.0]]
+    assert picked.reference_logps is not None
+    assert picked.reference_logps.tolist() == [[8.0, 9.0], [2.0, 3.0]]

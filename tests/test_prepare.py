@@ -22,7 +22,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trai
 
 from litlm.data import prepare as module
 from litlm.data import text
-from litlm.data.prepare import cuts_exactly, fingerprint, load_tokenizer, prepare, prepare_command
+from litlm.data.prepare import load_tokenizer, prepare, prepare_command, splits_cleanly, tokenizer_fingerprint
 from litlm.data.text import documents
 from litlm.io.lock import locked
 from litlm.settings import PrepareCommand
@@ -109,7 +109,11 @@ def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
     assert {s["tokens"] for s in index["shards"][:-1]} == {50}
     assert sum(s["documents"] for s in index["shards"]) == len(texts)
     again = Tokenizer.from_dir(tmp_path / "out")
-    assert (fingerprint(again), index["vocab_size"], index["eos_id"]) == (index["tokenizer"], again.vocab_size, 2)
+    assert (tokenizer_fingerprint(again), index["vocab_size"], index["eos_id"]) == (
+        index["tokenizer"],
+        again.vocab_size,
+        2,
+    )
     assert again.decode(stored(tmp_path / "out")) == "".join(text + "<|im_end|>" for text in texts)
 
 
@@ -237,11 +241,11 @@ def saved(core: tokenizers.Tokenizer, path: Path, **config: str) -> Tokenizer:
 def test_cut_documents_have_the_tokens_of_the_whole(
     pattern: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "PART", 200)
-    monkeypatch.setattr(text, "_BLOCK", 333)  # bytes, so that reads end inside characters
-    monkeypatch.setattr(module, "_TASK_CHARACTERS", 500)
+    monkeypatch.setattr(text, "CHUNK_SIZE", 200)
+    monkeypatch.setattr(text, "_BLOCK_SIZE", 333)  # bytes, so that reads end inside characters
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 500)
     tokenizer = byte_level(tmp_path / "tokenizer", pattern)
-    assert cuts_exactly(tokenizer)
+    assert splits_cleanly(tokenizer)
     long = (Path(text.__file__).read_text() + "\n" + "".join(TEXTS[:5])) * 2
     source = tmp_path / "docs"
     source.mkdir()
@@ -249,7 +253,9 @@ def test_cut_documents_have_the_tokens_of_the_whole(
     (source / "b.txt.gz").write_bytes(gzip.compress(long[::-1].encode()))
     jsonl(source / "c.jsonl", [long, "short"])
     (source / "late.txt").write_bytes(b"x\n" * 2000 + b"\xff")  # found not to be text before any of it is used
-    parts = [p for _, _, p in text.stream(text.units([str(source)], text_key="text", split=""), skipped=set())]
+    parts = [
+        p for _, _, p in text.read_chunks(text.find_sources([str(source)], text_key="text", split=""), skipped=set())
+    ]
     assert len(parts) > 300
     done = prepare(settings(str(source), tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"), shard_tokens=999))
     whole = [long, long[::-1], long, "short"]
@@ -259,7 +265,7 @@ def test_cut_documents_have_the_tokens_of_the_whole(
 
 
 def test_tokenizers_that_join_text_get_whole_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "PART", 20)
+    monkeypatch.setattr(text, "CHUNK_SIZE", 20)
     core = tokenizers.Tokenizer(
         models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *((c, -3.0) for c in "▁abcdeno;T\nwthr.")], 0)
     )
@@ -268,7 +274,7 @@ def test_tokenizers_that_join_text_get_whole_documents(tmp_path: Path, monkeypat
     core.post_processor = processors.TemplateProcessing(single="<unk> $A", special_tokens=[("<unk>", 0)])  # type: ignore[assignment]
     core.add_special_tokens(["</s>"])
     tokenizer = saved(core, tmp_path / "tokenizer")
-    assert not cuts_exactly(tokenizer)
+    assert not splits_cleanly(tokenizer)
     words = "abc de\nabc now there\n" * 20
     (tmp_path / "d.txt").write_text(words)
     prepare(settings(str(tmp_path / "d.txt"), tmp_path / "out", tokenizer=str(tmp_path / "tokenizer")))
@@ -301,7 +307,7 @@ def test_max_tokens_is_exact(limit: int, tmp_path: Path) -> None:
 
 
 def test_the_number_of_threads_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TASK_CHARACTERS", 300)
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 300)
     jsonl(tmp_path / "d.jsonl", [f"{t} {i}" for i in range(30) for t in TEXTS])
     for workers in (1, 2, 5):
         prepare(settings(str(tmp_path / "d.jsonl"), tmp_path / f"{workers}", shard_tokens=700, workers=workers))
@@ -317,9 +323,9 @@ def test_batches_are_encoded_at_once_and_read_only_a_little_ahead(
     monkeypatch.delenv(name, raising=False)
     if setting is not None:
         monkeypatch.setenv(name, setting)
-    monkeypatch.setattr(module, "_TASK_CHARACTERS", 1)  # one text is a batch
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 1)  # one text is a batch
     jsonl(tmp_path / "d.jsonl", TEXTS * 10)
-    stream, write = text.stream, module._Shards.write
+    read_chunks, write = text.read_chunks, module._ShardWriter.write
     meeting, first = threading.Barrier(workers, timeout=300), list(range(workers))
 
     class Watched(Tokenizer):
@@ -331,7 +337,7 @@ def test_batches_are_encoded_at_once_and_read_only_a_little_ahead(
             return super().encode_batch(*args, **options)
 
     def counted(*args: Any, **options: Any) -> Any:
-        for entry in stream(*args, **options):
+        for entry in read_chunks(*args, **options):
             read[0] += 1
             yield entry
 
@@ -340,8 +346,8 @@ def test_batches_are_encoded_at_once_and_read_only_a_little_ahead(
         most[0] = max(most[0], read[0])
         write(*args)
 
-    monkeypatch.setattr(text, "stream", counted)
-    monkeypatch.setattr(module._Shards, "write", watched)
+    monkeypatch.setattr(text, "read_chunks", counted)
+    monkeypatch.setattr(module._ShardWriter, "write", watched)
     tokenizer = Watched.from_dir(tiny.folder())
     prepare(settings(str(tmp_path / "d.jsonl"), tmp_path / "out", workers=workers), tokenizer)
     assert stored(tmp_path / "out").tolist() == expected(TEXTS * 10)
@@ -350,7 +356,7 @@ def test_batches_are_encoded_at_once_and_read_only_a_little_ahead(
 
 
 def test_a_sentencepiece_model_in_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TASK_CHARACTERS", 2000)
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 2000)
     lines = Path(text.__file__).read_text().splitlines()
     model = io.BytesIO()
     options: Any = dict(vocab_size=400, model_type="bpe", byte_fallback=True, minloglevel=2)
@@ -374,7 +380,7 @@ from litlm.settings import PrepareCommand
 
 def main():
     data, tokenizer, out, workers, name, left = *sys.argv[1:4], int(sys.argv[4]), sys.argv[5], [int(sys.argv[6])]
-    text.PART, text._BLOCK, module._TASK_CHARACTERS = 200, 300, 300
+    text.CHUNK_SIZE, text._BLOCK_SIZE, module._BATCH_CHARACTERS = 200, 300, 300
     def event(what):
         left[0] -= what == name
         if left[0] == 0:
@@ -387,7 +393,7 @@ def main():
             return result
         return run
     module._write_index = watched(module._write_index, "index")
-    module._Shards.write = watched(module._Shards.write, "write")
+    module._ShardWriter.write = watched(module._ShardWriter.write, "write")
     module.os = type("os", (), {**vars(os), "replace": staticmethod(watched(os.replace, "rename"))})
     module.prepare(PrepareCommand(
         data=data, tokenizer=tokenizer, out_dir=out, workers=workers, shard_tokens=600, max_tokens=7000))
@@ -409,7 +415,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
         jsonl(source / f"{number}.jsonl", [f"{t} {i}" for i in range(8) for t in TEXTS])
         (source / f"{number}.bin").write_bytes(b"\0")
         (source / f"{number}.txt").write_text("".join(TEXTS[:5]) * 10)
-    monkeypatch.setattr(text, "PART", 200)
+    monkeypatch.setattr(text, "CHUNK_SIZE", 200)
     options = dict(shard_tokens=600, max_tokens=7000)
     prepare(settings(str(source), tmp_path / "whole", workers=1, **options))
     script, out = tmp_path / "script.py", tmp_path / "killed"
@@ -608,9 +614,9 @@ def test_a_tokenizer_from_gguf_is_kept_with_the_tokens(smollm2_gguf: Path, tmp_p
     assert stored(tmp_path / "out").tolist() == expected(TEXTS, tmp_path / "out")
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     assert (
-        fingerprint(Tokenizer.from_dir(tmp_path / "out"))
+        tokenizer_fingerprint(Tokenizer.from_dir(tmp_path / "out"))
         == index["tokenizer"]
-        != fingerprint(load_tokenizer(tiny.folder()))
+        != tokenizer_fingerprint(load_tokenizer(tiny.folder()))
     )
 
 
@@ -621,9 +627,12 @@ def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr().out
     assert told.count("tokens of 10 documents in 1 shard (uint16)") == 2
     assert (
-        told.count("3 files were left out, being no UTF-8 text: docs/image.png, docs/latin.txt, docs/no-gzip.gz\n") == 2
+        told.count(
+            "3 files were skipped because they are not UTF-8 text: docs/image.png, docs/latin.txt, docs/no-gzip.gz\n"
+        )
+        == 2
     )
-    assert told.count("Everything was there already.") == 1
+    assert told.count("Already complete.") == 1
     assert told.endswith(f"Go on with: litlm pretrain MODEL --data.path {tmp_path / 'out'}\n")
 
 

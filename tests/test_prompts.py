@@ -388,10 +388,10 @@ def test_answers_that_nobody_asked_for(tokenizer: Tokenizer, template: str, end:
     for messages in conversations:
         if template == NEEDS_A_USER and not any(m["role"] == "user" for m in messages):
             continue
-        marked = style.mark(messages)
+        marked = style.render_with_spans(messages)
         expected = [m["content"] + end for m in messages if m["role"] == "assistant"]
         assert [marked.text[slice(*span)].strip() for span in marked.spans] == expected
-        assert (marked.rewritten, marked.without_thoughts) == (0, False)
+        assert (marked.n_rewritten, marked.missing_thinking) == (0, False)
         ids, mask = style.encode_with_mask(messages, tokenizer)
         assert "".join(produced(ids, mask, tokenizer)) == "".join(expected)
         compared += 1
@@ -427,7 +427,7 @@ def test_tools_and_values_reach_every_method(tokenizer: Tokenizer, hf: Any) -> N
     assert style.encode_with_mask(TALK, tokenizer, **given)[0] == ids
     assert style.count_tokens(TALK, tokenizer, **given) == len(style.encode(TALK, tokenizer, **given))
     assert style.format(TALK) == rendered(hf, template, TALK, True)  # nothing is left of them
-    for call in (style.format, style.mark):
+    for call in (style.format, style.render_with_spans):
         with pytest.raises(ValueError, match=r"does not use terse; leave it out of template_kwargs"):
             call(TALK, template_kwargs={"terse": 1})
     with pytest.raises(ValueError, match="tools must be a list of JSON schemas, each a dict"):

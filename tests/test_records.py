@@ -15,8 +15,8 @@ import pytest
 
 from litlm.data import sources
 from litlm.data.named import NamedDataset
-from litlm.data.records import Sources, listed, locate, read_records
-from litlm.data.sources import expand
+from litlm.data.records import RecordSources, format_problems, read_records, resolve_source
+from litlm.data.sources import expand_patterns
 from litlm.data.text import documents
 
 ALPACA = [
@@ -102,38 +102,38 @@ def test_equal_problems_are_one_line_for_each_file_and_kind() -> None:
         "no place",
         "c, record 3: x: y",
     ]
-    assert listed(problems).splitlines()[1:] == [
+    assert format_problems(problems).splitlines()[1:] == [
         "- a, b.jsonl, lines 3, 4 (2 in all): x: y", "- c, row 3: x: y", "- no place", "- c, record 3: x: y",
     ]  # fmt: skip
 
 
 def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
     a, b = (write(tmp_path / f"{name}.jsonl", ALPACA, lines=True) for name in "ab")
-    found = Sources((str(tmp_path / "*.jsonl"), str(a)), "train")
+    found = RecordSources((str(tmp_path / "*.jsonl"), str(a)), "train")
     assert [record for _, record in found] == [*ALPACA, *ALPACA, *ALPACA]
     assert [where.split(",")[0] for where, _ in found][:: len(ALPACA)] == [str(a), str(b), str(a)]
     assert (found.sources, found.name) == ([str(a), str(b), str(a)], f"{a} and 2 more")
-    read_once = Sources((str(a), str(b)), "train")
+    read_once = RecordSources((str(a), str(b)), "train")
     list(read_once)
     assert read_once.notes() == [f"{path}: {len(ALPACA)} records" for path in (a, b)]
-    assert Sources((str(a),), "train").notes() == []
+    assert RecordSources((str(a),), "train").notes() == []
     for path in (a, b):
         path.write_text("1\n{}\n")
     with pytest.raises(ValueError, match=f"(?s){a}, line 1: not a JSON object.*{b}, line 1: not"):
-        list(Sources((str(a), str(b)), "train"))
+        list(RecordSources((str(a), str(b)), "train"))
 
 
 def test_patterns(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("b.txt", "a.txt", "c.md", "in/d.txt", "[x].txt"):
         (tmp_path / name).write_text("t")
-    assert expand([f"{tmp_path}/[ab].txt", "org/name", f"{tmp_path}/c.md"]) == [
+    assert expand_patterns([f"{tmp_path}/[ab].txt", "org/name", f"{tmp_path}/c.md"]) == [
         f"{tmp_path}/a.txt", f"{tmp_path}/b.txt", "org/name", f"{tmp_path}/c.md",
     ]  # fmt: skip
-    assert f"{tmp_path}/in/d.txt" in expand([f"{tmp_path}/**/*.txt"])
-    assert expand([f"{tmp_path}/[x].txt"]) == [f"{tmp_path}/[x].txt"]  # the file's own name
+    assert f"{tmp_path}/in/d.txt" in expand_patterns([f"{tmp_path}/**/*.txt"])
+    assert expand_patterns([f"{tmp_path}/[x].txt"]) == [f"{tmp_path}/[x].txt"]  # the file's own name
     with pytest.raises(ValueError, match=r"\*.csv matches no file"):
-        expand([f"{tmp_path}/*.csv"])
+        expand_patterns([f"{tmp_path}/*.csv"])
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,9 @@ def _without(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
 # --- names ------------------------------------------------------------------------------------------------------------
 def test_what_exists_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert isinstance(locate("alpaca"), NamedDataset)
+    assert isinstance(resolve_source("alpaca"), NamedDataset)
     write(tmp_path / "alpaca", ALPACA, lines=True)
-    assert locate("alpaca") == Path("alpaca")
+    assert resolve_source("alpaca") == Path("alpaca")
     assert read("alpaca") == ALPACA
     (tmp_path / "org").mkdir()
     write(tmp_path / "org" / "name", ALPACA, lines=False)
@@ -264,14 +264,14 @@ def test_what_exists_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_names_mean() -> None:
-    dolly = locate("Dolly")
+    dolly = resolve_source("Dolly")
     assert isinstance(dolly, NamedDataset)
     assert dolly.hub_id == "databricks/databricks-dolly-15k"
-    assert locate("databricks/databricks-dolly-15k") is dolly
-    other = locate("someone/some.data:a-config")
+    assert resolve_source("databricks/databricks-dolly-15k") is dolly
+    other = resolve_source("someone/some.data:a-config")
     assert isinstance(other, NamedDataset)
     assert (other.hub_id, other.config, other.split) == ("someone/some.data", "a-config", "train")
-    socratic = locate("openai/gsm8k:socratic")
+    socratic = resolve_source("openai/gsm8k:socratic")
     assert isinstance(socratic, NamedDataset)
     assert socratic.config == "socratic"
 
@@ -311,7 +311,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return real(str(folder / path), name, split=split, cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(sources, "_hub_answers", lambda: True)
+    monkeypatch.setattr(sources, "_hub_is_reachable", lambda: True)
     datasets.disable_progress_bars()
     return folder
 
@@ -367,9 +367,9 @@ def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
-    assert not sources._hub_answers()
+    assert not sources._hub_is_reachable()
     for name in ("alpaca", "lima"):
-        with pytest.raises(ValueError, match=r"split 'train'.*no hub answers.*HF_ENDPOINT.*name one"):
+        with pytest.raises(ValueError, match=r"split 'train'.*the hub does not answer.*HF_ENDPOINT.*name one"):
             read_records(name)
     assert not datasets.config.HF_HUB_OFFLINE
 
@@ -383,8 +383,11 @@ def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "doesn't exist.*Is the n",
         ),
         (ValueError("Config name is missing.\nPlease pick one among ['a', 'b']"), r"\['a', 'b'\].*x/y:CONFIG"),
-        (ConnectionError("Couldn't reach x/y"), r"no hub answers \(Couldn't reach x/y\).*name one of them"),
-        (RuntimeError("Dataset scripts are no longer supported, but found y.py"), "holds a program.*name one of them"),
+        (ConnectionError("Couldn't reach x/y"), r"the hub does not answer \(Couldn't reach x/y\).*name one of them"),
+        (
+            RuntimeError("Dataset scripts are no longer supported, but found y.py"),
+            "holds a loading script.*name one of them",
+        ),
         (KeyError(), "KeyError"),
     ],
 )
@@ -393,6 +396,6 @@ def test_what_the_library_raises_is_explained(error: Exception, text: str, monke
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(sources, "_hub_answers", lambda: True)
+    monkeypatch.setattr(sources, "_hub_is_reachable", lambda: True)
     with pytest.raises(ValueError, match=text):
         read_records("x/y")

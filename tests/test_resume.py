@@ -34,7 +34,7 @@ from test_run import CASES, Files, content, rows_of, run, settings_of, write_fil
 
 from litlm.checkpoint.training import Checkpoints, load_checkpoint
 from litlm.cli.main import main
-from litlm.data.base import Order
+from litlm.data.base import EpochSampler
 from litlm.settings import DataSettings, MethodSettings, RunSettings
 from litlm.train.files import write_settings
 from litlm.train.loss import NextToken
@@ -566,9 +566,9 @@ def test_early_stopping_is_remembered(files: Files, tmp_path: Path, monkeypatch:
 def test_a_run_that_rolled_back_goes_on(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch 3 is bad, so its step 4 goes back to step 2 and leaves batches 2 and 3 out, killed before or after."""
     number = 0
-    batch, loss_sum = Order.batch, NextToken.loss_sum
+    batch, loss_sum = EpochSampler.batch, NextToken.loss_sum
 
-    def noted(order: Order, n: int, size: int) -> list[int]:
+    def noted(order: EpochSampler, n: int, size: int) -> list[int]:
         nonlocal number
         number = n
         return batch(order, n, size)
@@ -576,7 +576,7 @@ def test_a_run_that_rolled_back_goes_on(files: Files, tmp_path: Path, monkeypatc
     def broken(*args: Any) -> torch.Tensor:
         return loss_sum(*args) * (math.inf if number == 3 else 1.0)
 
-    monkeypatch.setattr(Order, "batch", noted)
+    monkeypatch.setattr(EpochSampler, "batch", noted)
     monkeypatch.setattr(NextToken, "loss_sum", broken)
     settings = functools.partial(settings_of, "lora", files, on_spike="rollback", val_interval=8)
     whole = run(settings(tmp_path / "whole"))

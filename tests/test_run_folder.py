@@ -26,7 +26,7 @@ from test_run import Files, content, rows_of, run, settings_of, write_files
 from test_writing import holder
 
 from litlm.cli.main import main
-from litlm.data.base import Order
+from litlm.data.base import EpochSampler
 from litlm.io.lock import locked
 from litlm.settings import DataSettings, MethodSettings, TextData, TrainTokenizerCommand
 from litlm.train.files import write_settings
@@ -222,8 +222,8 @@ def test_a_run_goes_on_exactly_from_a_checkpoint_by_the_clock(
         now += 240
         return batch(*args)
 
-    batch = Order.batch
-    monkeypatch.setattr(Order, "batch", step)
+    batch = EpochSampler.batch
+    monkeypatch.setattr(EpochSampler, "batch", step)
     monkeypatch.setattr(import_module("litlm.train.loop"), "time", SimpleNamespace(perf_counter=lambda: now))
     options: dict[str, Any] = dict(save_interval=None, keep=9)
     run(settings_of(case, files, tmp_path / "whole", save_time=None, **options))

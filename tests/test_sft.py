@@ -16,9 +16,8 @@ import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Core
 
-from litlm.data.base import IGNORE, Example
-from litlm.data.packing import micro_batches
-from litlm.data.sft import Conversation, Encoder, SFTDataset, Text, load_sft, parse, row_length, split
+from litlm.data.base import IGNORE, Example, TokenizedDataset, micro_batches, row_length
+from litlm.data.sft import Conversation, Encoder, Text, load_sft, parse
 from litlm.llm import LLM
 from litlm.prompts import PromptStyle, TemplateStyle, get_style
 from litlm.settings.data import DataSettings
@@ -57,14 +56,14 @@ def write(path: Path, records: Iterable[Any]) -> str:
     return str(path)
 
 
-def load(path: str | Path, llm: LLM, context_len: int = 200, **settings: Any) -> SFTDataset:
+def load(path: str | Path, llm: LLM, context_len: int = 200, **settings: Any) -> TokenizedDataset:
     settings = dict(path=str(path), val_fraction=0) | settings
     data, val = load_sft(DataSettings(**settings), llm.tokenizer, llm.style, context_len)
     assert val is None
     return data
 
 
-def examples(data: SFTDataset) -> list[Example]:
+def examples(data: TokenizedDataset) -> list[Example]:
     return [data[i] for i in range(len(data))]
 
 
@@ -107,7 +106,7 @@ FORMS: list[tuple[dict[str, Any], Conversation | Text]] = [
 FORMS += [
     (
         {question: "q", about: "i", answer: "a"},
-        Conversation([user("q\n\ni") | {"parts": ("q", "i")}, assistant("a")], 1),
+        Conversation([user("q\n\ni") | {"instruction_and_input": ("q", "i")}, assistant("a")], 1),
     )
     for question in ("instruction", "prompt", "question")
     for about in ("input", "context")
@@ -134,7 +133,7 @@ def test_a_file_may_mix_forms(tmp_path: Path, llm: LLM) -> None:
         if isinstance(expected, Text):
             assert learned(example, llm.tokenizer) == [expected.text + "<|im_end|>"]
         else:
-            said = [m["content"] for m in expected.messages[expected.context :] if m["role"] == "assistant"]
+            said = [m["content"] for m in expected.messages[expected.n_prompt :] if m["role"] == "assistant"]
             assert learned(example, llm.tokenizer) == [f"{text}<|im_end|>" for text in said]
 
 
@@ -171,12 +170,12 @@ def test_wrong_records_are_all_named_with_what_they_hold(tmp_path: Path, llm: LL
         ({"instruction": 3, "output": "b"}, "instruction must be text or a list"),
         ({"prompt": "a", "completion": 3}, "completion must be text or a list"),
         ({"messages": []}, "messages must be a list with at least one message"),
-        ({"messages": [user("a")]}, "messages has no assistant turn"),
+        ({"messages": [user("a")]}, "messages has no assistant message"),
         ({"messages": [{"role": "assistant"}]}, "messages[0] must have a role and a content, both text"),
         ({"messages": [user("a"), {"role": "robot", "content": "a"}, assistant("b")]}, "role='robot'"),
         ({"conversations": [{"from": "human", "value": 3}]}, "conversations[0] must have a from and a value"),
-        ({"conversations": ["only asked"]}, "conversations has no assistant turn"),
-        ({"prompt": "a", "completion": [user("b")]}, "completion has no assistant turn"),
+        ({"conversations": ["only asked"]}, "conversations has no assistant message"),
+        ({"prompt": "a", "completion": [user("b")]}, "completion has no assistant message"),
         ({"text": 3}, "text must be text"),
         ({"text": None, "instruction": "a"}, "keys instruction;"),
         ({"system": 3, "messages": ASKED}, "system must be text"),
@@ -200,7 +199,7 @@ def test_several_files_are_one_data_set(tmp_path: Path, llm: LLM) -> None:
     whole = load(write(tmp_path / "all", [a, a, b, b]), llm)
     for path in (tuple(map(str, files)), f"{tmp_path}/?.jsonl"):
         data, _ = load_sft(DataSettings(path=path, val_fraction=0), llm.tokenizer, llm.style, 200)
-        assert data.digest() == whole.digest()
+        assert data.fingerprint() == whole.fingerprint()
         assert data.notes[0].startswith(f"{files[0]} and 1 more: 4 examples")
         assert data.notes[1:] == (f"{files[0]}: 3 records", f"{files[1]}: 1 record")
 
@@ -329,12 +328,12 @@ def test_empty_answers_are_counted(tmp_path: Path, llm: LLM) -> None:
     for loss_on, count in (("assistant", 3), ("completion", 4), ("all", 0)):
         data = load(path, llm, 1000, loss_on=loss_on)
         notes = [note for note in data.notes if "empty answer" in note]
-        said = f"{path}: {count} examples with an empty answer: only its end is learned"
+        said = f"{path}: {count} examples with an empty answer: only its end is trained on"
         assert notes == ([said] if count else [])
         assert len(data) == len(records)
     assert learned(load(path, llm, 1000)[len(ALPACA)], llm.tokenizer) == ["<|im_end|>"]
     path = write(tmp_path / "one", [ALPACA[0], records[-1]])
-    assert load(path, llm).notes[1].endswith("1 example with an empty answer: only its end is learned")
+    assert load(path, llm).notes[1].endswith("1 example with an empty answer: only its end is trained on")
     assert not load(write(tmp_path / "none", ALPACA), llm).notes[1:]
 
 
@@ -344,7 +343,7 @@ def test_templates_that_write_earlier_answers_differently_are_reported(tmp_path:
     assert [learned(e, llm.tokenizer) for e in examples(data)] == [
         ["<think>\n\n</think>\n\nsecond 🙂<|im_end|>"], ["<think>\n\n</think>\n\nYes.<|im_end|>"]
     ]  # fmt: skip
-    assert any("only the last answer of 1 conversation is learned" in note for note in data.notes)
+    assert any("only the last answer of 1 conversation is trained on" in note for note in data.notes)
     assert not any("only the last" in note for note in load(path, llm).notes)
     assert not any("only the last" in note for note in load(path, llm, style="qwen3", loss_on="completion").notes)
 
@@ -365,7 +364,7 @@ def test_templates_that_always_ask_for_an_answer(llm: LLM) -> None:
     ]  # fmt: skip
     # needs a first message, so what it always writes can't be seen alone
     unclear = TemplateStyle("{{ messages[0].content and '' }}" + ALWAYS)
-    with pytest.raises(ValueError, match=r"asks for another answer behind the last.*if add_generation_prompt"):
+    with pytest.raises(ValueError, match=r"asks for another answer after the last.*if add_generation_prompt"):
         Encoder(llm.tokenizer, unclear)(Conversation(ASKED))
     assert unclear.format(ASKED) == chatml.format(ASKED)
     # no such template: nothing asks, and [/INST] asks by itself
@@ -378,7 +377,7 @@ def test_templates_that_always_ask_for_an_answer(llm: LLM) -> None:
 
 def test_templates_that_ask_with_an_opened_thought_are_reported(tmp_path: Path, llm: LLM) -> None:
     data = load(write(tmp_path / "d", CHAT), llm, style="deepseek-r1")
-    assert any("2 conversations teach answering without one" in note for note in data.notes)
+    assert any("2 conversations teach answering without thinking" in note for note in data.notes)
     template = (
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
@@ -399,13 +398,13 @@ def test_long_examples_are_cut_and_counted(tmp_path: Path, llm: LLM) -> None:
     assert len(whole.notes) == 1
     n = sum(len(e.ids) for e in examples(whole))
     count = sum(sum(e.learn) for e in examples(whole))
-    assert f"3 examples of {n / 3:.0f} tokens on average, {n} in all, {count} learned" in whole.notes[0]
+    assert f"3 examples of {n / 3:.0f} tokens on average, {n} in all, {count} trained on" in whole.notes[0]
     for options in (dict(max_len=40), dict(context_len=40), dict(max_len=90, context_len=40)):
         data = load(path, llm, **options)
         assert [len(e.ids) for e in examples(data)] == [len(whole[0].ids), 40]
         assert data[1] == Example(whole[1].ids[:40], whole[1].learn[:40])
         assert data.notes[1].endswith("1 example cut to max_len=40 tokens")
-        assert data.notes[2].endswith("1 example left out because nothing to learn was left")
+        assert data.notes[2].endswith("1 example left out because nothing to train on was left")
     one, n = write(tmp_path / "one", [long_answer]), len(whole[1].ids)
     assert len(load(one, llm, n).notes) == 1
     assert load(one, llm, n)[0] == whole[1]
@@ -414,9 +413,9 @@ def test_long_examples_are_cut_and_counted(tmp_path: Path, llm: LLM) -> None:
 
 def test_nothing_left_to_learn(tmp_path: Path, llm: LLM) -> None:
     path = write(tmp_path / "d", ALPACA)
-    with pytest.raises(ValueError, match=r"nothing to learn is left after cutting to max_len=5 tokens"):
+    with pytest.raises(ValueError, match=r"nothing to train on after cutting to max_len=5 tokens"):
         load(path, llm, max_len=5)
-    with pytest.raises(ValueError, match=r"other: nothing to learn"):
+    with pytest.raises(ValueError, match=r"other: nothing to train on"):
         load(path, llm, max_len=40, val_path=write(tmp_path / "other", [{"prompt": "a " * 50, "completion": "b"}]))
 
 
@@ -429,7 +428,7 @@ def test_nothing_left_to_learn(tmp_path: Path, llm: LLM) -> None:
 )  # fmt: skip
 def test_rows_are_as_long_as_the_data_needs(longest: int, limit: int | None, packing: bool, expected: int) -> None:
     assert row_length(longest, limit, packing=packing) == expected
-    data = SFTDataset.of([Example([1] * longest, [True] * longest)], max_len=limit, packing=packing)
+    data = TokenizedDataset.from_examples([Example([1] * longest, [True] * longest)], max_len=limit, packing=packing)
     assert data.max_len == expected
 
 
@@ -444,26 +443,26 @@ def random_examples(lengths: list[int], seed: int = 0) -> list[Example]:
 
 def test_examples_come_back_as_they_were() -> None:
     made = random_examples([7, 2, 19, 4, 3])
-    data = SFTDataset.of(iter(made))
+    data = TokenizedDataset.from_examples(iter(made))
     assert examples(data) == made
     assert data.ids.dtype == np.int32
     assert data.learn.dtype == np.bool_
     assert all(type(token) is int for token in data[0].ids)
     assert all(type(learn) is bool for learn in data[0].learn)
-    picked = data.pick([3, 0, 3])
+    picked = data.select([3, 0, 3])
     assert examples(picked) == [made[3], made[0], made[3]]
     assert picked.ids is data.ids
-    assert len(SFTDataset.of([])) == 0
+    assert len(TokenizedDataset.from_examples([])) == 0
     with pytest.raises(ValueError, match="19 tokens, more than max_len=18"):
-        SFTDataset.of(made, max_len=18)
+        TokenizedDataset.from_examples(made, max_len=18)
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("packing", "whole_rows"), [(False, False), (False, True), (True, False), (True, True)])
-def test_batches_hold_every_learned_token_once(seed: int, packing: bool, whole_rows: bool) -> None:
+@pytest.mark.parametrize(("packing", "static_shapes"), [(False, False), (False, True), (True, False), (True, True)])
+def test_batches_hold_every_learned_token_once(seed: int, packing: bool, static_shapes: bool) -> None:
     made = random_examples([7, 2, 190, 44, 3, 60, 61, 300, 250, 9], seed)
-    data = SFTDataset.of(made, max_len=400, packing=packing)
-    data.whole_rows = whole_rows
+    data = TokenizedDataset.from_examples(made, max_len=400, packing=packing)
+    data.static_shapes = static_shapes
     indexes = [9, 2, 4, 7, 1, 8]
     batches = data.batches(indexes, 2)
     found = {}
@@ -471,7 +470,7 @@ def test_batches_hold_every_learned_token_once(seed: int, packing: bool, whole_r
         assert batch.tokens.size(0) <= 2
         assert batch.tokens.size(1) <= data.max_len
         assert data.max_len == (400 if packing else 300)
-        if whole_rows:
+        if static_shapes:
             assert batch.tokens.size(1) in ([400] if packing else [64, 128, 192, 256, 300])
         for row in range(batch.tokens.size(0)):
             at = 0
@@ -485,29 +484,29 @@ def test_batches_hold_every_learned_token_once(seed: int, packing: bool, whole_r
         e = made[i]
         assert found[number][0] == e.ids[:-1]
         assert found[number][1] == [t if learn else IGNORE for t, learn in zip(e.ids[1:], e.learn[1:], strict=True)]
-    direct = micro_batches([made[i] for i in indexes], 2, data.max_len, packing=packing, whole_rows=whole_rows)
+    direct = micro_batches([made[i] for i in indexes], 2, data.max_len, packing=packing, static_shapes=static_shapes)
     assert [b.lengths for b in batches] == [b.lengths for b in direct]
 
 
 def test_split() -> None:
     made = random_examples([3] * 20)
-    data = SFTDataset.of(made)
+    data = TokenizedDataset.from_examples(made)
     data.notes = ("note",)
-    train, val = split(data, 0.25, seed=5)
+    train, val = data.split(0.25, seed=5)
     assert val is not None
     assert (len(train), len(val), train.notes, val.notes) == (15, 5, ("note",), ())
     places = [made.index(e) for e in (*examples(train), *examples(val))]
     assert sorted(places) == list(range(20))
     assert places[:15] == sorted(places[:15])
-    again, val_again = split(data, 0.25, seed=5)
+    again, val_again = data.split(0.25, seed=5)
     assert val_again is not None
     assert examples(again) + examples(val_again) == examples(train) + examples(val)
-    assert examples(split(data, 0.25, seed=6)[0]) != examples(train)
-    assert split(data, 0.0, seed=5) == (data, None)
-    assert [len(part) for part in split(data, 0.001, 0) if part] == [19, 1]
-    assert [len(part) for part in split(data, 0.999, 0) if part] == [1, 19]
-    one = SFTDataset.of(random_examples([3]))
-    assert split(one, 0.5, 0) == (one, None)
+    assert examples(data.split(0.25, seed=6)[0]) != examples(train)
+    assert data.split(0.0, seed=5) == (data, None)
+    assert [len(part) for part in data.split(0.001, 0) if part] == [19, 1]
+    assert [len(part) for part in data.split(0.999, 0) if part] == [1, 19]
+    one = TokenizedDataset.from_examples(random_examples([3]))
+    assert one.split(0.5, 0) == (one, None)
 
 
 def test_validation(tmp_path: Path, llm: LLM) -> None:

@@ -14,7 +14,7 @@ import torch
 from litlm.context import Causal, Packed
 from litlm.data.base import IGNORE
 from litlm.data.prepare import prepare
-from litlm.data.shards import TextDataset, open_text, text_tokenizer
+from litlm.data.shards import TextDataset, load_text, prepared_tokenizer
 from litlm.settings import PrepareCommand, TextData
 from litlm.tokenizer import Tokenizer
 
@@ -135,7 +135,7 @@ def test_what_is_damaged_or_too_small_is_said(tmp_path: Path) -> None:
         TextDataset(tmp_path / "p", 4)
     state = json.loads(index.read_text())
     index.write_text(json.dumps(state | {"next": [0, 3, 1]}))
-    with pytest.raises(ValueError, match=r"was not prepared to its end \(\d+ tokens so far\); run the same"):
+    with pytest.raises(ValueError, match=r"is incomplete \(\d+ tokens so far\); run the same"):
         TextDataset(tmp_path / "p", 4)
     index.write_text(json.dumps(state | {"format": "litlm tokens 9"}))
     with pytest.raises(ValueError, match="has the format 'litlm tokens 9', this litlm reads"):
@@ -150,22 +150,22 @@ def test_text_is_prepared_once(tmp_path: Path) -> None:
     source = write(tmp_path / "d.jsonl", texts(50))
     other = write(tmp_path / "v.jsonl", ["held out text. " * 9])
     settings = TextData(path=(str(source),), val_fraction=0.1, document_mask=True)
-    train, val = open_text(settings, tokenizer, 16, tmp_path / "cache", seed=1)
+    train, val = load_text(settings, tokenizer, 16, tmp_path / "cache", seed=1)
     assert val is not None
     assert len(val) == round(0.1 * (len(train) + len(val)))
     assert train.document_mask
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.bin")}
     assert len(files) == 1
-    again, _ = open_text(settings, tokenizer, 16, tmp_path / "cache", seed=1)
+    again, _ = load_text(settings, tokenizer, 16, tmp_path / "cache", seed=1)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.bin")} == files
     assert np.array_equal(again.row(0), train.row(0))
     write(source, texts(50, seed=9))
-    changed, _ = open_text(settings, tokenizer, 16, tmp_path / "cache", seed=1)
+    changed, _ = load_text(settings, tokenizer, 16, tmp_path / "cache", seed=1)
     assert not np.array_equal(changed.row(0), train.row(0))
     assert len(list((tmp_path / "cache").rglob("*.bin"))) == 2
 
     settings = TextData(path=(str(source),), val_path=(str(other),))
-    train, val = open_text(settings, tokenizer, 16, tmp_path / "cache")
+    train, val = load_text(settings, tokenizer, 16, tmp_path / "cache")
     assert val is not None
     assert (val.tokens - 1) // 16 == len(val)
     assert tokenizer.decode(val.row(0)) == ("held out text. " * 9)[: len(tokenizer.decode(val.row(0)))]
@@ -176,20 +176,20 @@ def test_a_prepared_folder_knows_its_tokenizer(tmp_path: Path) -> None:
     prepared(tmp_path / "p", texts(9))
     mine, source = Tokenizer.from_dir(tiny.folder()), tmp_path / "p.jsonl"
     settings = TextData(path=(str(tmp_path / "p"),))
-    found = text_tokenizer(settings)
+    found = prepared_tokenizer(settings)
     assert found is not None
     assert found.encode("naïve 東京 x") == mine.encode("naïve 東京 x")
-    assert text_tokenizer(TextData(path=(str(source),))) is None
-    train, val = open_text(settings, mine, 8, tmp_path / "cache")
+    assert prepared_tokenizer(TextData(path=(str(source),))) is None
+    train, val = load_text(settings, mine, 8, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     assert train.folders == (tmp_path / "p",)
     mixed = TextData(path=(str(tmp_path / "p"), str(source)))
     with pytest.raises(ValueError, match=r"p is prepared, .*p\.jsonl is not; prepare all or none"):
-        open_text(mixed, mine, 8, tmp_path / "cache")
+        load_text(mixed, mine, 8, tmp_path / "cache")
     index = tmp_path / "p" / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"tokenizer": "another"}))
     with pytest.raises(ValueError, match="was prepared with another tokenizer"):
-        open_text(settings, mine, 8, tmp_path / "cache")
+        load_text(settings, mine, 8, tmp_path / "cache")
     prepared(tmp_path / "q", texts(9))
     with pytest.raises(ValueError, match=r"several tokenizers can't be mixed \(tokenizer in .*another"):
         TextDataset([tmp_path / "p", tmp_path / "q"], 4)
@@ -199,5 +199,5 @@ def test_writing_that_are_no_text_are_noted(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("some text " * 20)
     (tmp_path / "docs" / "b.png").write_bytes(b"\0")
-    train, _ = open_text(TextData(path=(str(tmp_path / "docs"),)), Tokenizer.from_dir(tiny.folder()), 8, tmp_path / "c")
-    assert train.notes == ["1 files were left out, being no UTF-8 text: docs/b.png"]
+    train, _ = load_text(TextData(path=(str(tmp_path / "docs"),)), Tokenizer.from_dir(tiny.folder()), 8, tmp_path / "c")
+    assert train.notes == ["1 files were skipped because they are not UTF-8 text: docs/b.png"]

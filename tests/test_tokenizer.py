@@ -445,7 +445,7 @@ def test_user_defined_tokens_of_a_gguf(vocabulary: tokenizers.Tokenizer) -> None
 
 def test_gguf_without_a_pre_tokenizer_warns(vocabulary: tokenizers.Tokenizer) -> None:
     for pre in (None, "default"):
-        with pytest.warns(UserWarning, match="does not say how text is split"):
+        with pytest.warns(UserWarning, match="does not name its pre-tokenizer"):
             ours = Tokenizer.from_gguf(byte_level_fields(pre, vocabulary))
         assert ours.encode("a 12 b") == Tokenizer.from_gguf(byte_level_fields("gpt-2", vocabulary)).encode("a 12 b")
 
@@ -691,7 +691,7 @@ def test_sentencepiece_gguf_without_an_unknown_piece(tmp_path: Path) -> None:
 def test_streams_add_up(folders: dict[str, Path], name: str, seed: int) -> None:
     tokenizer = Tokenizer.from_dir(folders[name])
     rng = random.Random(seed)
-    stream = {skip: tokenizer.stream(skip_special_tokens=skip) for skip in (True, False)}
+    stream = {skip: tokenizer.decode_stream(skip_special_tokens=skip) for skip in (True, False)}
     for text in [*odd_strings(seed), *ODD_TEXTS]:
         ids = tokenizer.encode(text)
         for skip in (True, False):
@@ -708,20 +708,47 @@ def test_streams_add_up(folders: dict[str, Path], name: str, seed: int) -> None:
             assert text == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
+@pytest.mark.parametrize("name", [*BUILDERS, *MISTRAL])
+def test_a_stream_continues_a_prompt_as_the_whole_text_does(folders: dict[str, Path], name: str) -> None:
+    """transformers decodes prompt and answer together and leaves out the prompt's text; so do vLLM and TGI."""
+    ours = Tokenizer.from_dir(folders[name])
+    if name in MISTRAL:
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folders[name] / "tokenizer.model"))
+        decode, prefix = model.decode, [1]
+    else:
+        theirs = hf(folders[name])
+        decode = lambda ids: theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)  # noqa: E731
+        prefix = list(ours.prefix_ids)
+    rng, compared, spaces = random.Random(0), 0, 0
+    for text in [*odd_strings(0), *ODD_TEXTS, *stdlib_texts(5)]:
+        ids = [*prefix, *ours.encode(text, add_special_tokens=False)][:600]
+        for k in rng.sample(range(len(ids) + 1), min(6, len(ids) + 1)):
+            whole, before = decode(ids), decode(ids[:k])
+            if not whole.startswith(before) or before.endswith("\ufffd"):  # within a character
+                continue
+            stream = ours.decode_stream(ids[:k], skip_special_tokens=True)
+            assert "".join(map(stream.push, ids[k:])) + stream.flush() == whole[len(before) :]
+            compared += 1
+            alone = ours.decode_stream(skip_special_tokens=True)
+            spaces += "".join(map(alone.push, ids[k:])) + alone.flush() != whole[len(before) :]
+    assert compared > 50
+    assert (spaces > 5) == (name in ("metaspace", "wordpiece", *MISTRAL))  # where the first token is a special case
+
+
 def test_smollm2_stream(gguf_fields: dict[str, Any]) -> None:
     tokenizer, reference = Tokenizer.from_gguf(gguf_fields), smollm2_reference(gguf_fields)
     rng = random.Random(0)
     for ids in [*(tokenizer.encode(text) for text in ODD_TEXTS), *(rng.choices(range(500), k=30) for _ in range(300))]:
-        stream = tokenizer.stream(skip_special_tokens=True)
+        stream = tokenizer.decode_stream(skip_special_tokens=True)
         assert "".join(map(stream.push, ids)) + stream.flush() == reference.decode(ids, skip_special_tokens=True)
 
 
 def test_a_stream_shows_text_as_soon_as_it_is_certain(folders: dict[str, Path]) -> None:
     tokenizer = Tokenizer.from_dir(folders[MISTRAL[0]])
-    stream = tokenizer.stream()
+    stream = tokenizer.decode_stream()
     pieces = [stream.push(token) for token in tokenizer.encode("a🤗b", add_special_tokens=False)]
     assert pieces == ["a", "", "", "", "🤗", "b"]
-    stream = Tokenizer.from_dir(folders["byte_level"]).stream()
+    stream = Tokenizer.from_dir(folders["byte_level"]).decode_stream()
     assert stream.push(Tokenizer.from_dir(folders["byte_level"]).encode("x")[-1]) == "x"
 
 
@@ -745,7 +772,7 @@ def test_a_stream_does_constant_work_per_token(
                 return core.decode(ids, **options)
 
         backend.core = Counting()
-    stream = tokenizer.stream(skip_special_tokens=True)
+    stream = tokenizer.decode_stream(skip_special_tokens=True)
     byte = tokenizer.token_to_id("<0xFF>") or 5
     ids = (tokenizer.encode("hello world 🤗 ") * 200 + [byte] * 500 + [0] * 500) * 2
     for token in ids:
@@ -770,7 +797,7 @@ def test_saving_a_directory_copies_it(folders: dict[str, Path], tmp_path: Path) 
         assert Tokenizer.from_dir(target).encode("a 1 b") == tokenizer.encode("a 1 b")
         for file in target.iterdir():
             file.unlink()
-        with pytest.raises(ValueError, match="are gone"):
+        with pytest.raises(ValueError, match="no longer here"):
             tokenizer.save(tmp_path / "elsewhere")
 
 
@@ -830,7 +857,7 @@ def test_directory_errors(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no tokenizer: looked for tokenizer\.json and tokenizer\.model"):
         Tokenizer.from_dir(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(ValueError, match=r"tokenizer\.model is no SentencePiece model"):
+    with pytest.raises(ValueError, match=r"tokenizer\.model is not a SentencePiece model"):
         Tokenizer.from_dir(tmp_path)
     whole = (folders["byte_level"] / "tokenizer.json").read_text(encoding="utf-8")
     (tmp_path / "tokenizer.json").write_text(whole[: len(whole) // 2], encoding="utf-8")

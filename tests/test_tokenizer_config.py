@@ -131,7 +131,7 @@ def test_any_spelling_means_what_transformers_makes_of_it(tmp_path: Path, seed: 
         for skip in (True, False):
             expected = theirs.decode(ids, skip_special_tokens=skip)
             assert ours.decode(ids, skip_special_tokens=skip) == expected
-            stream = ours.stream(skip_special_tokens=skip)
+            stream = ours.decode_stream(skip_special_tokens=skip)
             assert "".join([*map(stream.push, ids), stream.flush()]) == expected
 
 

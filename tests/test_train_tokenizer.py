@@ -98,7 +98,7 @@ def test_bytes_per_token_and_max_bytes(tmp_path: Path, capsys: pytest.CaptureFix
     )
     train_tokenizer_command(settings)
     told = capsys.readouterr().out
-    assert f"learned from {limit} bytes" in told
+    assert f"trained on {limit} bytes" in told
     assert "vocab_size=5,000 was not reached" in told
     few = Tokenizer.from_dir(tmp_path / "few")
     assert few.token_to_id("th") is not None
@@ -127,11 +127,11 @@ def test_trained_tokenizers_prepare_text(trained: Path, tmp_path: Path) -> None:
 
 def test_bad_settings_are_named(trained: Path, tmp_path: Path) -> None:
     before = (trained / "tokenizer.json").read_bytes()
-    with pytest.raises(ValueError, match="holds tokenizer.json already; name another folder") as e:
+    with pytest.raises(ValueError, match="already holds tokenizer.json; name another folder") as e:
         train_tokenizer(TrainTokenizerCommand(data=(SOURCES[0],), out_dir=str(trained), special_tokens=()))
     assert "special_tokens is empty" in str(e.value)
     assert (trained / "tokenizer.json").read_bytes() == before
-    with pytest.raises(ValueError, match="each another"):
+    with pytest.raises(ValueError, match="distinct, non-empty texts"):
         train_tokenizer(TrainTokenizerCommand(data=(SOURCES[0],), out_dir=str(tmp_path), special_tokens=("a", "a")))
     (tmp_path / "none.txt").write_text("")
     with pytest.raises(ValueError, match=r"There is no text in .*none\.txt"):

@@ -131,7 +131,7 @@ class Conversation:
         llm, sampling, before = self.llm, self.sampling, self.messages[-1]["content"]
         if not sampling.ignore_eos:
             sampling = sampling.changed(stop=(*sampling.stop, *llm.style.stop))
-        text, stream = self._print_stream(llm.generate(self._unfinished, sampling, stream=True), sampling, before)
+        text, stream = self._print_stream(llm.generate(self._unfinished, sampling, stream=True), sampling)
         self.messages[-1] = {"role": "assistant", "content": before + text}
         self._unfinished = [] if stream.finish_reason == "stop" else self._unfinished + stream.token_ids
 
@@ -176,13 +176,11 @@ class Conversation:
         n = len(self.messages) // 2
         print(f"Saved the conversation ({n} exchange{'s' * (n > 1)}) to {path}")
 
-    def _print_stream(self, stream: Stream, sampling: SamplingSettings, before: str = "") -> tuple[str, Stream]:
-        """Print an answer as it comes, and why it ended if it was cut. before: the text that it continues."""
+    def _print_stream(self, stream: Stream, sampling: SamplingSettings) -> tuple[str, Stream]:
+        """Print an answer as it comes, and why it ended if it was cut."""
         start, pieces = time.perf_counter(), []
         try:
             for piece in stream:
-                if before and not pieces and self._lost_space(stream.token_ids, piece):
-                    piece = " " + piece
                 pieces.append(piece)
                 print(piece, end="", flush=True)
             print()
@@ -197,13 +195,6 @@ class Conversation:
         if sys.stderr.isatty():
             _note(f"{n} tokens, {n / (time.perf_counter() - start):.1f} tokens/s")
         return "".join(pieces), stream
-
-    def _lost_space(self, ids: list[int], piece: str) -> bool:
-        """Whether SentencePiece took the first new token for the start of a text and stripped its space."""
-        decode = self.llm.tokenizer.decode
-        joined = decode([*self._unfinished[-1:], *ids], skip_special_tokens=True)
-        alone = decode(self._unfinished[-1:], skip_special_tokens=True)
-        return joined.removeprefix(alone).startswith(" ") and not piece.startswith(" ")
 
 
 def _note(text: str) -> None:

@@ -72,7 +72,7 @@ def _style(info: ModelInfo) -> str:
 
     if info.style is None:
         return "(its own)" if info.chat else "(base)"
-    return info.style + ("" if getattr(get_style(info.style), "verified", True) else " ?")
+    return info.style + (" ?" if get_style(info.style).unverified else "")
 
 
 def _print_models(found: list[tuple[ModelInfo, Config]]) -> None:

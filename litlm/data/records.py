@@ -1,8 +1,8 @@
-"""Records to learn from, from files or the Hugging Face hub: each a dict, with where it stands, for messages to people.
+"""Records from files or the Hugging Face hub: each is a dict, with its location for error messages.
 
-Unusual: records come one by one, so that a dataset need not fit into memory, and what is wrong with a file is said
-after its last record, all at once. Columns of structs give every object in them all keys, null where it has none
-(the arguments of all tools): such nulls are left out again.
+Records are read one by one, so a dataset need not fit into memory; the errors of a file are raised together, after its
+last record. Arrow's struct columns give every object all keys of the column (such as the arguments of all tools), null
+where it has none: these nulls are dropped.
 """
 
 from __future__ import annotations
@@ -14,40 +14,44 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from litlm.data.forms import ROLES
-from litlm.data.named import NamedDataset, close_names, find_dataset, list_datasets
-from litlm.data.sources import expand, load_hub, open_parquet, split_hub_id
+from litlm.data.named import NamedDataset, closest_names, find_dataset, list_datasets
+from litlm.data.record_formats import ANSWER_KEYS, INPUT_KEYS, PROMPT_KEYS, ROLES
+from litlm.data.sources import expand_patterns, load_hub, open_parquet, split_hub_id
 
-Record = tuple[str, dict[str, Any]]  # where it stands, what it holds
+Record = tuple[str, dict[str, Any]]  # location, content
 
 _EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet")
-_FORMS = f"a file ({', '.join(_EXTENSIONS)}), a hub id such as org/name (or org/name:config), or one of"
-_CONVERSATIONS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")  # may be JSON in a .csv
-_SHOWN, _NUMBERS = 20, 8  # lines of a message, and places in one of them
-_PLACE = re.compile(r"(.*), (line|record|row) (\d+): (.*)", re.S)
+_SOURCES = f"a file ({', '.join(_EXTENSIONS)}), a hub id such as org/name (or org/name:config), or one of"
+# Cells of a .csv that hold messages as JSON: always, and where they are not text.
+_MESSAGE_COLUMNS = ("messages", "conversations")
+_TEXT_COLUMNS = frozenset({*PROMPT_KEYS, *INPUT_KEYS, *ANSWER_KEYS, "chosen", "rejected", "text"})
+# The beginning of messages, also as Python (and so pandas) writes them.
+_MESSAGES = re.compile(r"""\s*\[?\s*\{\s*(['"])(role|from|content|value)\1\s*:""")
+_MAX_LINES, _MAX_NUMBERS = 20, 8  # of an error: lines, and numbers of records in a line
+_LOCATION = re.compile(r"(.*), (line|record|row) (\d+): (.*)", re.S)
 
 
 def read_records(source: str | Path, *, split: str = "train") -> Iterator[Record]:
     """The records of a file (.json with one list, .jsonl, .csv with a header, .parquet) or of a dataset on the hub.
 
-    source: what exists as a file is read as one; else a named dataset, or a hub id `org/name` or `org/name:config`.
-    split: of a hub dataset. Raises ValueError that names every line that can't be read, when the good ones are through.
+    source: an existing file; else a named dataset, or a hub id `org/name` or `org/name:config`. split: of a hub
+    dataset. Raises ValueError that names every record that can't be read, after the others.
     """
-    found = locate(source)
+    found = resolve_source(source)
     if isinstance(found, NamedDataset):
         return _from_hub(found, split)
     readers = {".csv": _from_csv, ".parquet": _from_parquet}
-    return _some(readers.get(found.suffix.lower(), _from_json)(found), f"{found} holds no examples")
+    return _require_records(readers.get(found.suffix.lower(), _from_json)(found), f"{found} holds no examples")
 
 
-class Sources:
+class RecordSources:
     """The records of several sources (or patterns of file names), one source after the other.
 
-    name: of all, for messages. The iteration names what is wrong with any of them when all have been read.
+    name: of all of them, for messages. Iterating raises ValueError with the problems of all sources at the end.
     """
 
     def __init__(self, sources: Sequence[str], split: str) -> None:
-        self.sources, self.split = expand(sources), split
+        self.sources, self.split = expand_patterns(sources), split
         self.counts = [0] * len(self.sources)
         first, *more = self.sources
         self.name = first if not more else f"{first} and {len(more)} more"
@@ -65,14 +69,14 @@ class Sources:
             raise ValueError("\n".join(problems))
 
     def notes(self) -> list[str]:
-        """Where there are several: how many records each has."""
+        """How many records each source has, if there are several."""
         if len(self.sources) == 1:
             return []
         return [f"{s}: {n:,} record{'' if n == 1 else 's'}" for s, n in zip(self.sources, self.counts, strict=True)]
 
 
-def locate(source: str | Path) -> Path | NamedDataset:
-    """What `source` means; ValueError with the closest names if it means nothing. Reads and fetches nothing."""
+def resolve_source(source: str | Path) -> Path | NamedDataset:
+    """The file or dataset that `source` names, without reading it. Raises ValueError with the closest names."""
     path = Path(source).expanduser()
     if path.is_dir():
         forms = ", ".join(_EXTENSIONS)
@@ -88,46 +92,46 @@ def locate(source: str | Path) -> Path | NamedDataset:
         hub_id, config = hub
         known = next((d for d in list_datasets() if d.hub_id == hub_id and config in (None, d.config)), None)
         return known or NamedDataset(
-            name=text, hub_id=hub_id, config=config, kind="sft", form="", licence="", n_examples=0
+            name=text, hub_id=hub_id, config=config, task="sft", record_keys="", licence="", n_examples=0
         )
-    close = close_names(text)
+    close = closest_names(text)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     names = ", ".join(dataset.name for dataset in list_datasets())
-    raise ValueError(f"{text!r} is neither a file nor a known dataset. {hint}Use {_FORMS} {names}")
+    raise ValueError(f"{text!r} is neither a file nor a known dataset. {hint}Use {_SOURCES} {names}")
 
 
-def listed(problems: list[str]) -> str:
-    """One message for many problems with the data: one line for those that differ only in where they are."""
-    places: dict[tuple[str, ...], list[str]] = {}
+def format_problems(problems: list[str]) -> str:
+    """One error message for many problems; those that differ only in the record's number share a line."""
+    numbers: dict[tuple[str, ...], list[str]] = {}
     for problem in problems:
-        found = _PLACE.fullmatch(problem)
-        file, kind, number, what = found.groups() if found else (problem, "", "", "")
-        places.setdefault((file, kind, what), []).append(number)
+        match = _LOCATION.fullmatch(problem)
+        file, unit, number, text = match.groups() if match else (problem, "", "", "")
+        numbers.setdefault((file, unit, text), []).append(number)
     lines = []
-    for (file, kind, what), numbers in places.items():
-        if not kind:
+    for (file, unit, text), found in numbers.items():
+        if not unit:
             lines.append(file)
-        elif len(numbers) == 1:
-            lines.append(f"{file}, {kind} {numbers[0]}: {what}")
+        elif len(found) == 1:
+            lines.append(f"{file}, {unit} {found[0]}: {text}")
         else:
-            first = ", ".join(numbers[:_NUMBERS]) + (", ..." if len(numbers) > _NUMBERS else "")
-            lines.append(f"{file}, {kind}s {first} ({len(numbers):,} in all): {what}")
-    more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "The data can't be used:\n" + "\n".join(f"- {line}" for line in lines[:_SHOWN] + more)
+            first = ", ".join(found[:_MAX_NUMBERS]) + (", ..." if len(found) > _MAX_NUMBERS else "")
+            lines.append(f"{file}, {unit}s {first} ({len(found):,} in all): {text}")
+    more = [f"... and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
+    return "The data can't be used:\n" + "\n".join(f"- {line}" for line in lines[:_MAX_LINES] + more)
 
 
-def _some(records: Iterator[Record], otherwise: str) -> Iterator[Record]:
+def _require_records(records: Iterator[Record], error: str) -> Iterator[Record]:
     empty = True
     for record in records:
         empty = False
         yield record
     if empty:
-        raise ValueError(otherwise)
+        raise ValueError(error)
 
 
 def _from_json(path: Path) -> Iterator[Record]:
-    """One list, or one object a line: which of the two, the first character tells."""
-    with _open(path, newline="\n") as file:  # other line ends may stand inside a text
+    """A JSON list if the first character is a bracket, else JSON Lines."""
+    with _open(path, newline="\n") as file:  # texts may hold other line ends
         try:
             first = next((line for line in file if line.strip()), "")
             file.seek(0)
@@ -149,7 +153,7 @@ def _from_list(path: Path, text: str) -> Iterator[Record]:
         else:
             problems.append(f"{path}, record {i}: not a JSON object")
     if problems:
-        raise ValueError(listed(problems))
+        raise ValueError(format_problems(problems))
 
 
 def _from_lines(path: Path, file: Any) -> Iterator[Record]:
@@ -170,7 +174,7 @@ def _from_lines(path: Path, file: Any) -> Iterator[Record]:
         file.seek(0)
         if _is_json(file.read()):
             raise ValueError(f"{path} holds one JSON object; needed is a list of records, or one record a line (JSONL)")
-        raise ValueError(listed(problems))
+        raise ValueError(format_problems(problems))
 
 
 def _is_json(text: str) -> bool:
@@ -197,7 +201,7 @@ def _from_csv(path: Path) -> Iterator[Record]:
                         problems.append(f"{where}: has {len(row)} cells where the header has {len(header)}")
                     continue
                 try:
-                    record = {name: _cell(name, text) for name, text in zip(header, row, strict=True)}
+                    record = {name: _parse_cell(name, text) for name, text in zip(header, row, strict=True)}
                 except ValueError as e:
                     problems.append(f"{where}: {e}")
                     continue
@@ -207,31 +211,32 @@ def _from_csv(path: Path) -> Iterator[Record]:
         except (OSError, UnicodeDecodeError) as e:
             raise ValueError(f"data file {path} can't be read as UTF-8 text ({e})") from None
     if problems:
-        raise ValueError(listed(problems))
+        raise ValueError(format_problems(problems))
 
 
-def _cell(name: str, text: str) -> Any:
-    """A conversation is written as JSON; its cell is empty in records of another form. Other JSON is text."""
-    if name not in _CONVERSATIONS:
+def _parse_cell(column: str, text: str) -> Any:
+    """A cell's messages, which are written as JSON, or its text, which may be JSON of another kind.
+
+    Raises ValueError for messages that are not valid JSON.
+    """
+    always = column in _MESSAGE_COLUMNS
+    if always and not text.strip():
+        return None  # another record format
+    if not always and (column not in _TEXT_COLUMNS or text.lstrip()[:1] not in ("[", "{")):
         return text
-    must = name in _CONVERSATIONS[:2]
-    if must and not text.strip():
-        return None
-    if must or text.lstrip().startswith("["):
-        try:
-            value = json.loads(text)
-        except ValueError as e:
-            if must:
-                raise ValueError(f"the cell {name} is not valid JSON ({e})") from None
+    try:
+        value = json.loads(text)
+    except ValueError as e:
+        if not always and not _MESSAGES.match(text):
             return text
-        return value if must or _are_messages(value) else text
-    return text
+        raise ValueError(f"the cell {column} is not valid JSON ({e}); write messages with json.dumps") from None
+    return value if always or _are_messages(value) else text
 
 
 def _are_messages(value: Any) -> bool:
-    says = {"content", "value", "tool_calls", "function_call"}
-    return bool(value) and all(
-        isinstance(m, dict) and m.get("role", m.get("from")) in ROLES and says & m.keys() for m in value
+    messages, says = value if isinstance(value, list) else [value], {"content", "value", "tool_calls", "function_call"}
+    return bool(messages) and all(
+        isinstance(m, dict) and str(m.get("role", m.get("from"))) in ROLES and says & m.keys() for m in messages
     )
 
 
@@ -240,22 +245,23 @@ def _from_parquet(path: Path) -> Iterator[Record]:
         types = {field.name: field.type for field in file.schema_arrow}
         rows = (row for batch in file.iter_batches(batch_size=1000) for row in batch.to_pylist())
         for number, record in enumerate(rows, 1):
-            yield f"{path}, row {number}", {key: _unpadded(value, types[key]) for key, value in record.items()}
+            yield f"{path}, row {number}", {key: _drop_nulls(value, types[key]) for key, value in record.items()}
 
 
-def _unpadded(value: Any, kind: Any, *, decoded: bool = False) -> Any:
-    """A value of a pyarrow type without the nulls of structs, and JSON read, unless it is `decoded`."""
+def _drop_nulls(value: Any, arrow_type: Any, *, json_decoded: bool = False) -> Any:
+    """A value of a pyarrow type without its structs' nulls, and with JSON decoded if it is not yet."""
     from pyarrow import types
 
     if value is None:
         return None
-    if getattr(kind, "extension_name", "") == "arrow.json":
-        return value if decoded else json.loads(value)
-    if types.is_struct(kind):
-        fields = {field.name: field.type for field in kind}
-        return {k: _unpadded(v, fields[k], decoded=decoded) for k, v in value.items() if v is not None and k in fields}
-    if isinstance(value, list) and hasattr(kind, "value_type"):
-        return [_unpadded(item, kind.value_type, decoded=decoded) for item in value]
+    if getattr(arrow_type, "extension_name", "") == "arrow.json":
+        return value if json_decoded else json.loads(value)
+    options = {"json_decoded": json_decoded}
+    if types.is_struct(arrow_type):
+        fields = {field.name: field.type for field in arrow_type}
+        return {k: _drop_nulls(v, fields[k], **options) for k, v in value.items() if v is not None and k in fields}
+    if isinstance(value, list) and hasattr(arrow_type, "value_type"):
+        return [_drop_nulls(item, arrow_type.value_type, **options) for item in value]
     return value
 
 
@@ -267,17 +273,20 @@ def _open(path: Path, newline: str) -> Any:
 
 
 def _from_hub(dataset: NamedDataset, split: str) -> Iterator[Record]:
-    place, file = f"{dataset.hub_id}, {split}", None
+    location, file = f"{dataset.hub_id}, {split}", None
     if dataset.files:
         if split not in dataset.files:
             raise ValueError(f"{dataset.hub_id} has no split {split!r}; it has {', '.join(dataset.files)}")
         file = dataset.files[split]
     rows = load_hub(dataset.hub_id, dataset.config, dataset.split if split == "train" else split, file=file)
-    if missing := set(dataset.columns) - set(rows.column_names):
+    renamed = dict(dataset.rename_columns)
+    if missing := set(renamed) - set(rows.column_names):
         raise ValueError(
-            f"{place}: expected the columns {', '.join(sorted(missing))}; has {', '.join(rows.column_names)}"
+            f"{location}: expected the columns {', '.join(sorted(missing))}; has {', '.join(rows.column_names)}"
         )
-    rows = rows.rename_columns(dict(dataset.columns)) if dataset.columns else rows
+    rows = rows.rename_columns(renamed) if renamed else rows
     types = dict(zip(rows.features, rows.features.arrow_schema.types, strict=True))
-    records = ({k: _unpadded(v, types[k], decoded=True) for k, v in row.items()} for row in rows)
-    return _some(((f"{place}, row {i}", row) for i, row in enumerate(records, 1)), f"{place} holds no examples")
+    records = ({k: _drop_nulls(v, types[k], json_decoded=True) for k, v in row.items()} for row in rows)
+    return _require_records(
+        ((f"{location}, row {i}", row) for i, row in enumerate(records, 1)), f"{location} holds no examples"
+    )

@@ -1,7 +1,6 @@
-"""What sources of data have in common, for records and for text: patterns of file names, parquet files, and datasets on
-the Hugging Face hub, with what goes wrong explained.
+"""Sources of records and of text: file name patterns, parquet files and Hugging Face datasets, with helpful errors.
 
-The last two need libraries of the extra `data`, imported where needed.
+Parquet and the hub need the libraries of the extra `data`, which are imported on use.
 """
 
 from __future__ import annotations
@@ -16,12 +15,15 @@ from typing import Any
 from litlm.data.named import list_datasets
 
 _HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([^:/\\]+))?", re.ASCII)
-_HUB_SECONDS = 4.0  # a hub that has not answered by then counts as unreachable; the library would retry for long
-_SAID = 300  # characters of a library's message
+_HUB_TIMEOUT = 4.0  # seconds until the hub counts as unreachable; the library would retry for much longer
+_MAX_MESSAGE = 300  # characters of a library's message
 
 
-def expand(sources: Sequence[str]) -> list[str]:
-    """Patterns such as texts/*.jsonl (** is any depth) as the files and folders they match, in order of their names."""
+def expand_patterns(sources: Sequence[str]) -> list[str]:
+    """The sources, with patterns such as texts/*.jsonl (** is any depth) replaced by their matches, sorted.
+
+    Raises ValueError for a pattern without matches.
+    """
     found: list[str] = []
     for source in sources:
         path = Path(source).expanduser()
@@ -43,7 +45,7 @@ def split_hub_id(text: str) -> tuple[str, str | None] | None:
 
 @contextmanager
 def open_parquet(path: str | Path) -> Iterator[Any]:
-    """A pyarrow.parquet.ParquetFile, to be read within the block."""
+    """A pyarrow.parquet.ParquetFile. Its errors in the block are raised as ValueError."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -69,9 +71,9 @@ def load_hub(
     revision: str | None = None,
     streaming: bool = False,
 ) -> Any:
-    """The rows of a dataset: all of them, fetched or from a copy that was fetched before, or one by one (streaming).
+    """A hub dataset, from the network or the local cache, or as a stream.
 
-    file: the one that holds the split, for repositories that the library can't read as a whole.
+    file: holds the split, for repositories that the library can't read as a whole. Raises ValueError on failure.
     """
     try:
         import datasets
@@ -81,65 +83,65 @@ def load_hub(
             f"{hub_id}: there is no such file, and reading it from the Hugging Face hub needs the datasets library: "
             "pip install 'litlm[data]', or save it as a .jsonl file and name that"
         ) from None
-    place, options = hub_id, dict[str, Any](split=split)
+    path, options = hub_id, dict[str, Any](split=split)
     if file is not None:
-        place, options = "json", dict[str, Any](split="train", data_files=f"hf://datasets/{hub_id}/{file}")
+        path, options = "json", dict[str, Any](split="train", data_files=f"hf://datasets/{hub_id}/{file}")
     if revision is not None:
         options["revision"] = revision
     if streaming:
         with hub_errors(hub_id, config, split):
-            return datasets.load_dataset(place, config, **options, streaming=True)
-    switches: Any = datasets.config
-    before = switches.HF_HUB_OFFLINE
-    offline = switches.HF_HUB_OFFLINE = before or not _hub_answers()
+            return datasets.load_dataset(path, config, **options, streaming=True)
+    library_config: Any = datasets.config
+    before = library_config.HF_HUB_OFFLINE
+    offline = library_config.HF_HUB_OFFLINE = before or not _hub_is_reachable()
     try:
         with hub_errors(hub_id, config, split, offline=offline):
-            return datasets.load_dataset(place, config, **options)
+            return datasets.load_dataset(path, config, **options)
     finally:
-        switches.HF_HUB_OFFLINE = before
+        library_config.HF_HUB_OFFLINE = before
 
 
 @contextmanager
 def hub_errors(hub_id: str, config: str | None, split: str, *, offline: bool = False) -> Iterator[None]:
-    """What the libraries raise in the block, with what to do about it. offline: nothing was fetched."""
+    """Raise the libraries' errors in the block as ValueError that says what to do. offline: the hub was not asked."""
     try:
         yield
-    except Exception as e:  # of many unrelated types, by the version of the library
+    except Exception as e:  # many unrelated types, which differ by version
         subset = f", subset {config!r}" if config else ""
-        why = _remedy(e, hub_id, offline)
+        why = _explain(e, hub_id, offline)
         raise ValueError(f"{hub_id}: the hub dataset (split {split!r}{subset}) can't be read: {why}") from e
 
 
-def _hub_answers() -> bool:
+def _hub_is_reachable() -> bool:
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
-    except Exception:  # of the HTTP library, which differs by version
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    except Exception:  # the HTTP library differs by version
         return False
     return True
 
 
-def _remedy(error: Exception, hub_id: str, offline: bool) -> str:
+def _explain(error: Exception, hub_id: str, offline: bool) -> str:
     from huggingface_hub.errors import GatedRepoError
 
     text = " ".join(str(error).split())
-    said = text[:_SAID].removesuffix(".") or type(error).__name__
+    message = text[:_MAX_MESSAGE].removesuffix(".") or type(error).__name__
     page = f"https://huggingface.co/datasets/{hub_id}"
     gated = any(dataset.gated and dataset.hub_id == hub_id for dataset in list_datasets())
     if isinstance(error, GatedRepoError) or "is a gated" in text or (gated and "401" in text):
-        return f"{said}. Ask for access at {page}, then log in with `hf auth login` or set HF_TOKEN"
+        return f"{message}. Ask for access at {page}, then log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, ConnectionError) or (offline and not isinstance(error, ValueError)):
-        fetched = ", and it was not fetched before" if offline else ""
+        fetched = ", and the dataset is not cached" if offline else ""
         return (
-            f"no hub answers{fetched} ({said}). Check the network (HF_ENDPOINT names another hub), or get its files "
-            f"from {page} elsewhere and name one of them. No file or folder here has that name"
+            f"the hub does not answer{fetched} ({message}). Check the network (HF_ENDPOINT names another hub), or "
+            f"download its files from {page} elsewhere and name one of them. No file or folder here has that name"
         )
     if "Config name is missing" in text or "BuilderConfig" in text:
-        return f"{text} Write the one you want behind the id: {hub_id}:CONFIG"
-    if "split" in said.lower():
-        return f"{said}. Choose one with --data.split (litlm prepare: --split)"
+        return f"{text} Name the one you want: {hub_id}:CONFIG"
+    if "split" in message.lower():
+        return f"{message}. Choose one with --data.split (litlm prepare: --split)"
     if "scripts are no longer supported" in text:
-        return f"{said}; it holds a program in place of data. Get its files from {page} and name one of them"
-    return f"{said}. Is the name right (no file or folder has it), and do you have access? See {page}"
+        return f"{message}; it holds a loading script, not data. Download its files from {page} and name one of them"
+    return f"{message}. Is the name right (no file or folder has it), and do you have access? See {page}"

@@ -1,17 +1,18 @@
-"""Text to learn from, read document by document: files, folders, records (JSON, parquet), hub datasets. No torch.
+"""Text to pretrain on, read document by document from files, folders, records (JSON, parquet) and hub datasets.
 
-Sources become a list of *units* (a file, or a hub dataset) in an order that is always the same; a unit is read in
-*parts*. So (unit, part) says where reading stopped. Unusual:
-- A long document comes in several parts: a file larger than memory can be read, and tokenized by several threads. It
-  is cut between a line's end and a letter or digit, or between a word and the space before the next, where byte-level
-  BPE joins no text (`prepare.cuts_exactly` asks the tokenizer).
-- In folders, hidden files and those that are no UTF-8 text are left out and counted; a file named itself must be text.
+What the user names becomes a list of `TextSource`s (a file or a hub dataset) in a fixed order; each is read in chunks,
+so the numbers (source, chunk) say where reading stopped. No torch.
+- A long document has several chunks: a file larger than memory can be read, and tokenized by several threads. It is
+  split where byte-level BPE never merges: between a newline and a letter or digit, or between a word and the space
+  before the next (`prepare.splits_cleanly` checks the tokenizer).
+- In folders, hidden files and files that are not UTF-8 text are skipped; a file named directly must be text.
 """
 
 from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import itertools
 import json
 import os
@@ -23,31 +24,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from litlm.data.named import close_names, find_dataset
-from litlm.data.sources import expand, hub_errors, load_hub, open_parquet, split_hub_id
+from litlm.data.named import closest_names, find_dataset
+from litlm.data.sources import expand_patterns, hub_errors, load_hub, open_parquet, split_hub_id
 
-PART = 2**18  # characters after which a document is cut
-_BLOCK = 2**22  # bytes read at once
-_CUT = re.compile(r"(?<=\S)\n(?=[^\W_])|(?<=[^\W\d_])(?= [^\W\d_])")
-_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
-_FORMS = (
+CHUNK_SIZE = 2**18  # characters after which a document is split
+_BLOCK_SIZE = 2**22  # bytes read at once
+_SPLIT = re.compile(r"(?<=\S)\n(?=[^\W_])|(?<=[^\W\d_])(?= [^\W\d_])")
+_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
+_ACCEPTED = (
     "a text file, .jsonl, .json or .parquet (also .gz), a folder of such files, a named dataset, or a hub id org/name"
 )
 
 
 @dataclass(frozen=True)
-class Unit:
+class TextSource:
     """A file or a hub dataset.
 
-    place: the path, or the hub id. name: how it is told apart from others; has no part of the path that can change
-    when a folder is moved. kind: text, jsonl, json, parquet or hub. named: given by the user, not found in a folder.
+    path: of the file, or the hub id. name: identifies it; without the part of the path that changes when a folder is
+    moved. format: text, jsonl, json, parquet or hub. explicit: named by the user, not found in a folder.
     """
 
-    place: str
+    path: str
     name: str
-    kind: str
+    format: str
     text_key: str
-    named: bool = True
+    explicit: bool = True
     size: int = 0
     modified: int = 0
     split: str = ""
@@ -56,61 +57,62 @@ class Unit:
 
     @property
     def identity(self) -> list[Any]:
-        """What has changed if the unit has. A hub's revision is pinned apart from it, so that no network is needed."""
-        return [self.name, self.kind, self.text_key, self.size, self.modified, self.split, self.subset]
+        """Changes when the source does. A hub revision is no part of it, so that no network is needed."""
+        return [self.name, self.format, self.text_key, self.size, self.modified, self.split, self.subset]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some text of one document. starts, ends: whether the document does so here. read: bytes of its file so far."""
+class Chunk:
+    """Text of one document. is_first, is_last: of the document's chunks. bytes_read: of the file so far."""
 
-    where: str
+    location: str
     text: str
-    starts: bool
-    ends: bool
-    read: int
+    is_first: bool
+    is_last: bool
+    bytes_read: int
 
 
-class _NotText(ValueError):
-    """A file is not UTF-8. Raised before its first part."""
+class _NotTextError(ValueError):
+    """A file is not UTF-8. Raised before its first chunk."""
 
 
 def documents(sources: Sequence[str], *, text_key: str = "text", split: str = "train") -> Iterator[tuple[str, str]]:
-    """All documents in order, each with where it stands, for messages. A text file is one document."""
-    found = [pin(unit) for unit in units(sources, text_key=text_key, split=split)]
-    for _, _, part in stream(found, cut=False):
-        yield part.where, part.text
+    """All documents in order, each with its location for messages. A text file is one document."""
+    found = [pin_revision(source) for source in find_sources(sources, text_key=text_key, split=split)]
+    for _, _, chunk in read_chunks(found, split_long=False):
+        yield chunk.location, chunk.text
 
 
-# --- from sources to units ----------------------------------------------------------------------------------------
-def units(sources: Sequence[str], *, text_key: str, split: str, exclude: Path | None = None) -> list[Unit]:
-    """What the sources hold, in the order it is read. exclude: a folder that is passed over."""
-    found: list[Unit] = []
+# --- finding sources ----------------------------------------------------------------------------------------------
+def find_sources(sources: Sequence[str], *, text_key: str, split: str, exclude: Path | None = None) -> list[TextSource]:
+    """The files and hub datasets in reading order. exclude: a folder to skip. Raises ValueError for unknown sources."""
+    found: list[TextSource] = []
     problems: list[str] = []
-    for source in expand(sources):
+    for source in expand_patterns(sources):
         path = Path(source).expanduser()
         if path.is_dir():
             if (path / "index.json").is_file() and any(path.glob("shard-*.bin")):
                 problems.append(f"{source} is prepared already; pass it to `litlm pretrain` as it is")
                 continue
-            files = _files(path, exclude)
-            found += [_file_unit(file, f"{path.resolve().name}/{name}", text_key, named=False) for name, file in files]
+            files = _files_in(path, exclude)
+            folder = path.resolve().name
+            found += [_file_source(file, f"{folder}/{name}", text_key, explicit=False) for name, file in files]
             if not files:
-                problems.append(f"{source} is a folder without files (hidden ones are passed over)")
+                problems.append(f"{source} is a folder without files (hidden ones are skipped)")
         elif path.is_file():
-            found.append(_file_unit(path, path.name, text_key, named=True))
-        elif dataset := _hub_unit(source, text_key, split):
+            found.append(_file_source(path, path.name, text_key, explicit=True))
+        elif dataset := _hub_source(source, text_key, split):
             found.append(dataset)
         else:
-            close = close_names(source)
+            close = closest_names(source)
             hint = f" Did you mean the dataset {' or '.join(close)}?" if close else ""
-            problems.append(f"{source} does not exist.{hint} Accepted: {_FORMS}")
+            problems.append(f"{source} does not exist.{hint} Accepted: {_ACCEPTED}")
     if problems:
         raise ValueError("The data can't be used:\n" + "\n".join(f"- {p}" for p in problems))
     return found
 
 
-def _files(folder: Path, exclude: Path | None) -> list[tuple[str, Path]]:
+def _files_in(folder: Path, exclude: Path | None) -> list[tuple[str, Path]]:
     found = []
     for root, folders, names in os.walk(folder):
         here = Path(root)
@@ -121,199 +123,199 @@ def _files(folder: Path, exclude: Path | None) -> list[tuple[str, Path]]:
     return sorted((file.relative_to(folder).as_posix(), file) for file in found)
 
 
-def _file_unit(path: Path, name: str, text_key: str, *, named: bool) -> Unit:
+def _file_source(path: Path, name: str, text_key: str, *, explicit: bool) -> TextSource:
     suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
-    kind = _KINDS.get(suffix.lower(), "text")
-    state = path.stat()
-    key = "" if kind == "text" else text_key
-    return Unit(str(path), name, kind, key, named, state.st_size, state.st_mtime_ns)
+    format, state = _FORMATS.get(suffix.lower(), "text"), path.stat()
+    key = "" if format == "text" else text_key
+    return TextSource(str(path), name, format, key, explicit, state.st_size, state.st_mtime_ns)
 
 
-def _hub_unit(source: str, text_key: str, split: str) -> Unit | None:
-    """A dataset by its short name or hub id; `org/name:subset` picks one of several that are published together."""
-    if known := find_dataset(source):  # its own field and split, unless others than the usual ones are asked for
+def _hub_source(source: str, text_key: str, split: str) -> TextSource | None:
+    """A dataset by its short name or hub id; `org/name:subset` selects a subset."""
+    if known := find_dataset(source):  # its own key and split in place of the defaults
         text_key = known.text_key if text_key == "text" else text_key
         split = known.split if split == "train" else split
-        return Unit(known.hub_id, known.hub_id, "hub", text_key, split=split, subset=known.config)
+        return TextSource(known.hub_id, known.hub_id, "hub", text_key, split=split, subset=known.config)
     hub = split_hub_id(source)
-    if hub is None or Path(hub[0]).suffix.lower() in {*_KINDS, ".txt", ".md", ".gz", ".py"}:
+    if hub is None or Path(hub[0]).suffix.lower() in {*_FORMATS, ".txt", ".md", ".gz", ".py"}:
         return None
     hub_id, subset = hub
-    return Unit(hub_id, hub_id, "hub", text_key, split=split, subset=subset)
+    return TextSource(hub_id, hub_id, "hub", text_key, split=split, subset=subset)
 
 
-def pin(unit: Unit) -> Unit:
-    """With the revision that the hub has now, so that going on later reads the same."""
-    if unit.kind != "hub":
-        return unit
+def pin_revision(source: TextSource) -> TextSource:
+    """The source at the hub's current revision, so that resuming reads the same data."""
+    if source.format != "hub":
+        return source
     from huggingface_hub import dataset_info
 
-    with hub_errors(unit.place, unit.subset, unit.split):
-        return replace(unit, revision=dataset_info(unit.place).sha)
+    with hub_errors(source.path, source.subset, source.split):
+        return replace(source, revision=dataset_info(source.path).sha)
 
 
-# --- from units to parts ------------------------------------------------------------------------------------------
-def stream(
-    units: Sequence[Unit],
+# --- reading chunks -----------------------------------------------------------------------------------------------
+def read_chunks(
+    sources: Sequence[TextSource],
     *,
-    cut: bool = True,
+    split_long: bool = True,
     start: tuple[int, int] = (0, 0),
     skipped: set[int] | None = None,
-) -> Iterator[tuple[int, int, Part]]:
-    """All parts from (unit, part) `start` on, each with both numbers. Units that are no text are added to `skipped`."""
-    for number in range(start[0], len(units)):
-        unit = units[number]
+) -> Iterator[tuple[int, int, Chunk]]:
+    """Yield (source number, chunk number, chunk) from `start` on.
+
+    split_long: split long documents. skipped: receives the numbers of sources that are not text. Raises ValueError for
+    those that were named directly, and for files that can't be read.
+    """
+    for number in range(start[0], len(sources)):
+        source = sources[number]
         try:
-            for place, part in enumerate(_READERS[unit.kind](unit, cut)):
-                if (number, place) >= start:
-                    yield number, place, part
-        except _NotText as e:
-            if unit.named:
-                raise ValueError(f"{unit.place} is not UTF-8 text ({e}); convert it, for example with iconv") from None
+            for chunk_number, chunk in enumerate(_READERS[source.format](source, split_long)):
+                if (number, chunk_number) >= start:
+                    yield number, chunk_number, chunk
+        except _NotTextError as e:
+            if source.explicit:
+                raise ValueError(f"{source.path} is not UTF-8 text ({e}); convert it, for example with iconv") from None
             if skipped is not None:
                 skipped.add(number)
         except (OSError, EOFError, zlib.error) as e:
-            raise ValueError(f"{unit.place} can't be read: {e}") from None
+            raise ValueError(f"{source.path} can't be read: {e}") from None
 
 
 @contextmanager
-def _open(unit: Unit) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
-    """The content, and a function that says how much of the file has been read."""
-    with open(unit.place, "rb") as raw:
-        if unit.place.lower().endswith(".gz"):
+def _open(source: TextSource) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+    """The content, and a function that returns how many bytes of the file have been read."""
+    with open(source.path, "rb") as raw:
+        if source.path.lower().endswith(".gz"):
             with gzip.open(raw) as unpacked:
                 yield unpacked, raw.tell  # type: ignore[misc]
         else:
             yield raw, raw.tell
 
 
-def _read_text(unit: Unit, cut: bool) -> Iterator[Part]:
-    with _open(unit) as (file, position):
+def _read_text(source: TextSource, split_long: bool) -> Iterator[Chunk]:
+    with _open(source) as (file, position):
         try:
-            first = file.read(_BLOCK + 1)
+            first = file.read(_BLOCK_SIZE + 1)
         except (gzip.BadGzipFile, EOFError, zlib.error) as e:
-            if unit.named:
+            if source.explicit:
                 raise
-            raise _NotText(str(e)) from None
-        if not unit.named and b"\0" in first[:8192]:
-            raise _NotText("binary")
-        if len(first) <= _BLOCK:
-            yield from _parts(unit.place, [_decoded(first)], cut, lambda: unit.size)
+            raise _NotTextError(str(e)) from None
+        if not source.explicit and b"\0" in first[:8192]:
+            raise _NotTextError("binary")
+        if len(first) <= _BLOCK_SIZE:
+            text = "".join(_blocks(io.BytesIO(first)))
+            yield from _chunks(source.path, [text], split_long, lambda: source.size)
             return
-    with _open(unit) as (file, _):
-        for _ in _blocks(file):  # a long file that turns out to be no text must not have given half of its parts
+    with _open(source) as (file, _):
+        for _ in _blocks(file):  # a long file must prove to be text before its first chunk
             pass
-    with _open(unit) as (file, position):
+    with _open(source) as (file, position):
         blocks = _blocks(file)
-        yield from _parts(unit.place, blocks if cut else ["".join(blocks)], cut, position)
+        yield from _chunks(source.path, blocks if split_long else ["".join(blocks)], split_long, position)
 
 
 def _blocks(file: IO[bytes]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
-        while block := file.read(_BLOCK):
+        while block := file.read(_BLOCK_SIZE):
             yield decoder.decode(block)
         yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as e:
-        raise _NotText(str(e)) from None
+        raise _NotTextError(str(e)) from None
 
 
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise _NotText(str(e)) from None
-
-
-def _read_jsonl(unit: Unit, cut: bool) -> Iterator[Part]:
-    with _open(unit) as (file, position):
+def _read_jsonl(source: TextSource, split_long: bool) -> Iterator[Chunk]:
+    with _open(source) as (file, position):
         for number, line in enumerate(file, 1):
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
-                where = f"{unit.place}, line {number}"
-                yield from _record(where, _parsed(where, line), unit, cut, position)
+                location = f"{source.path}, line {number}"
+                yield from _record(location, _parse_json(location, line), source, split_long, position)
 
 
-def _read_json(unit: Unit, cut: bool) -> Iterator[Part]:
-    """A list of records, one record, or one record a line. In a folder also what is no record: a document, as text."""
-    with _open(unit) as (file, _):
-        text = _decoded(file.read())
+def _read_json(source: TextSource, split_long: bool) -> Iterator[Chunk]:
+    """A list of records, one record, or one record per line. In a folder, any other JSON is a text document."""
+    with _open(source) as (file, _):
+        text = "".join(_blocks(file))
     try:
         value = json.loads(text)
         records = list(enumerate(value if isinstance(value, list) else [value], 1))
-        what = "record"
+        unit = "record"
     except ValueError:
-        what, records = "line", list(enumerate(text.split("\n"), 1))
+        unit, records = "line", list(enumerate(text.split("\n"), 1))
         records = [(number, line) for number, line in records if line.strip()]
-    if not unit.named:
+    if not source.explicit:
         first = records[0][1] if records else None
-        if what == "line":
+        if unit == "line":
             try:
                 first = json.loads(first or "")
             except ValueError:
                 first = None
-        if not isinstance(first, dict) or unit.text_key not in first:
-            yield from _parts(unit.place, [text], cut, lambda: unit.size)
+        if not isinstance(first, dict) or source.text_key not in first:
+            yield from _chunks(source.path, [text], split_long, lambda: source.size)
             return
     for number, record in records:
-        where = f"{unit.place}, {what} {number}"
-        value = _parsed(where, record) if what == "line" else record
-        share = unit.size * number // len(records)
-        yield from _record(where, value, unit, cut, lambda share=share: share)
+        location = f"{source.path}, {unit} {number}"
+        value = _parse_json(location, record) if unit == "line" else record
+        share = source.size * number // len(records)
+        yield from _record(location, value, source, split_long, lambda share=share: share)
 
 
-def _parsed(where: str, line: str | bytes) -> Any:
+def _parse_json(location: str, line: str | bytes) -> Any:
     try:
         return json.loads(line)
     except ValueError as e:
-        raise ValueError(f"{where}: not valid JSON ({e})") from None
+        raise ValueError(f"{location}: not valid JSON ({e})") from None
 
 
-def _read_parquet(unit: Unit, cut: bool) -> Iterator[Part]:
-    with open_parquet(unit.place) as file:
-        if unit.text_key not in file.schema_arrow.names:
-            raise ValueError(_no_field(unit.place, unit.text_key, file.schema_arrow.names))
-        total, batches = file.metadata.num_rows, file.iter_batches(batch_size=256, columns=[unit.text_key])
+def _read_parquet(source: TextSource, split_long: bool) -> Iterator[Chunk]:
+    with open_parquet(source.path) as file:
+        if source.text_key not in file.schema_arrow.names:
+            raise ValueError(_missing_key(source.path, source.text_key, file.schema_arrow.names))
+        total, batches = file.metadata.num_rows, file.iter_batches(batch_size=256, columns=[source.text_key])
         for number, record in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
-            share = unit.size * number // total
-            yield from _record(f"{unit.place}, row {number}", record, unit, cut, lambda share=share: share)
+            share = source.size * number // total
+            yield from _record(f"{source.path}, row {number}", record, source, split_long, lambda share=share: share)
 
 
-def _read_hub(unit: Unit, cut: bool) -> Iterator[Part]:
-    records = iter(load_hub(unit.place, unit.subset, unit.split, revision=unit.revision, streaming=True))
+def _read_hub(source: TextSource, split_long: bool) -> Iterator[Chunk]:
+    records = iter(load_hub(source.path, source.subset, source.split, revision=source.revision, streaming=True))
     for number in itertools.count(1):
-        with hub_errors(unit.place, unit.subset, unit.split):
+        with hub_errors(source.path, source.subset, source.split):
             record = next(records, None)
         if record is None:
             return
-        yield from _record(f"{unit.place}, record {number}", record, unit, cut, lambda: 0)
+        yield from _record(f"{source.path}, record {number}", record, source, split_long, lambda: 0)
 
 
-_READERS: dict[str, Callable[[Unit, bool], Iterator[Part]]] = {
+_READERS: dict[str, Callable[[TextSource, bool], Iterator[Chunk]]] = {
     "text": _read_text, "jsonl": _read_jsonl, "json": _read_json, "parquet": _read_parquet, "hub": _read_hub,
 }  # fmt: skip
 
 
-def _record(where: str, record: Any, unit: Unit, cut: bool, read: Callable[[], int]) -> Iterator[Part]:
+def _record(
+    location: str, record: Any, source: TextSource, split_long: bool, bytes_read: Callable[[], int]
+) -> Iterator[Chunk]:
+    key = source.text_key
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: a JSON {type(record).__name__}, where an object with {unit.text_key!r} is needed")
-    if unit.text_key not in record:
-        raise ValueError(_no_field(where, unit.text_key, list(record)))
-    text = record[unit.text_key]
+        raise ValueError(f"{location}: a JSON {type(record).__name__}, where an object with {key!r} is needed")
+    if key not in record:
+        raise ValueError(_missing_key(location, key, list(record)))
+    text = record[key]
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"{where}: the field {unit.text_key!r} is a {type(text).__name__}, not text")
-    yield from _parts(where, [_valid(text or "")], cut, read)
+        raise ValueError(f"{location}: the field {key!r} is a {type(text).__name__}, not text")
+    yield from _chunks(location, [_fix_surrogates(text or "")], split_long, bytes_read)
 
 
-def _no_field(where: str, key: str, found: Sequence[str]) -> str:
+def _missing_key(location: str, key: str, found: Sequence[str]) -> str:
     return (
-        f"{where}: no field {key!r} among {', '.join(map(str, found)) or '(none)'}; name the right one with --text_key "
-        "(litlm pretrain: --data.text_key)"
+        f"{location}: no field {key!r} among {', '.join(map(str, found)) or '(none)'}; name the right one with "
+        "--text_key (litlm pretrain: --data.text_key)"
     )
 
 
-def _valid(text: str) -> str:
-    """JSON can spell half of a character that takes two UTF-16 units: pairs are joined, a lone half becomes U+FFFD."""
+def _fix_surrogates(text: str) -> str:
+    """Join surrogate pairs, which JSON's escapes can spell; lone surrogates become U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -321,26 +323,26 @@ def _valid(text: str) -> str:
     return text
 
 
-def _parts(where: str, texts: Iterable[str], cut: bool, read: Callable[[], int]) -> Iterator[Part]:
-    """One document as parts. An empty one has none."""
-    starts, held = True, None
-    for piece in pieces(texts, PART) if cut else texts:
-        if held:
-            yield Part(where, held, starts, False, read())
-            starts = False
-        held = piece
-    if held:
-        yield Part(where, held, starts, True, read())
+def _chunks(location: str, texts: Iterable[str], split_long: bool, bytes_read: Callable[[], int]) -> Iterator[Chunk]:
+    """The chunks of one document; none if it is empty."""
+    is_first, pending = True, None
+    for text in split_text(texts, CHUNK_SIZE) if split_long else texts:
+        if pending:
+            yield Chunk(location, pending, is_first, False, bytes_read())
+            is_first = False
+        pending = text
+    if pending:
+        yield Chunk(location, pending, is_first, True, bytes_read())
 
 
-def pieces(texts: Iterable[str], size: int) -> Iterator[str]:
-    """The same text in pieces, each cut at the first good place after `size` characters."""
-    left, searched = "", size
+def split_text(texts: Iterable[str], size: int) -> Iterator[str]:
+    """The concatenated texts in pieces, each split at the first possible position after `size` characters."""
+    rest, searched = "", size
     for text in texts:
-        left, at = left + text, 0
-        while found := _CUT.search(left, max(at + size, searched)):
-            yield left[at : found.end()]
-            at = found.end()
-        left = left[at:]
-        searched = max(size, len(left) - 2)  # what a cut needs after it may come with the next text
-    yield left
+        rest, start = rest + text, 0
+        while match := _SPLIT.search(rest, max(start + size, searched)):
+            yield rest[start : match.end()]
+            start = match.end()
+        rest = rest[start:]
+        searched = max(size, len(rest) - 2)  # the lookahead may need the next text
+    yield rest

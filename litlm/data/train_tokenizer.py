@@ -1,11 +1,10 @@
-"""`litlm train-tokenizer`: byte-level BPE from text, in files that litlm and transformers read.
+"""`litlm train-tokenizer`: train byte-level BPE, in files that litlm and transformers read.
 
-Text is first split by a pattern, and merges never cross its borders. The pattern is the one that GPT-4's and Llama 3's
-tokenizers share: English contractions ('s, 'll) in either case; a word with one character before it that is neither
-letter nor digit nor a line's end (mostly the space); digits in groups of at most three from the left, so that numbers
-don't fill the vocabulary; other signs with a space before and line ends after them; line ends with what space is before
-them; other space, whose last character is left to the word that follows. Nothing is normalized: each text can be
-written, byte by byte if need be, and comes back as it was.
+A pattern first splits the text, and merges never cross the splits. It is the pattern of GPT-4's and Llama 3's
+tokenizers: English contractions ('s, 'll) in any case; a word with one preceding character that is not a letter, digit
+or newline (mostly the space); digits in groups of at most three from the left, so that numbers don't fill the
+vocabulary; other characters with the space before and newlines after them; newlines with the whitespace before them;
+other whitespace, whose last character goes to the next word. Nothing is normalized, so decoding restores any text.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-_PIECE = 2**13  # characters; one piece of every _HELD_OUT is not learned from, to measure on
-_HELD_OUT = 64
-_HELD_OUT_BYTES = 2**22
+_PIECE_SIZE = 2**13  # characters
+_HELD_OUT_EVERY, _MAX_HELD_OUT_BYTES = 64, 2**22  # one piece in so many is not trained on, to measure on it
 
 
 @dataclass(frozen=True)
 class TrainedTokenizer:
-    """held_out: bytes_per_token was measured on text that was not learned from. skipped: files that are no text."""
+    """held_out: bytes_per_token was measured on text that was not trained on. skipped: files that are not text."""
 
     folder: Path
     vocab_size: int
@@ -45,24 +43,29 @@ class TrainedTokenizer:
 
 def train_tokenizer_command(settings: TrainTokenizerCommand) -> None:
     """`litlm train-tokenizer`."""
-    made = train_tokenizer(settings)
-    print(f"{made.folder}: {made.vocab_size:,} tokens, learned from {made.bytes_read:,} bytes")
-    where = "text it was not trained on" if made.held_out else "the text it was trained on, which is short"
-    print(f"{made.bytes_per_token:.2f} bytes a token on {where}")
-    if made.vocab_size < settings.vocab_size:
-        print(f"The text has no more to merge: vocab_size={settings.vocab_size:,} was not reached. Use more text.")
-    if made.skipped:
-        print(f"{made.skipped:,} files were left out, being no UTF-8 text")
+    result = train_tokenizer(settings)
+    print(f"{result.folder}: {result.vocab_size:,} tokens, trained on {result.bytes_read:,} bytes")
+    measured_on = "held-out text" if result.held_out else "its training text, which is too short to hold any out"
+    print(f"{result.bytes_per_token:.2f} bytes per token on {measured_on}")
+    if result.vocab_size < settings.vocab_size:
+        print(
+            f"The text has no more pairs to merge: vocab_size={settings.vocab_size:,} was not reached. Use more text."
+        )
+    if result.skipped:
+        print(f"{result.skipped:,} files were skipped because they are not UTF-8 text")
     data = " --data ".join(settings.data)
-    print(f"Go on with: litlm prepare --data {data} --tokenizer {made.folder} --out_dir tokens")
+    print(f"Go on with: litlm prepare --data {data} --tokenizer {result.folder} --out_dir tokens")
 
 
 def train_tokenizer(settings: TrainTokenizerCommand) -> TrainedTokenizer:
-    """Train, write `tokenizer.json` and `tokenizer_config.json`, and measure."""
+    """Train, write `tokenizer.json` and `tokenizer_config.json`, and measure bytes per token.
+
+    Raises ValueError for special tokens or a folder that can't be used, and for data without text.
+    """
     out = Path(settings.out_dir).expanduser()
     _check(settings.special_tokens, out)
     with locked(out):
-        _check(settings.special_tokens, out)  # another process may just have finished there
+        _check(settings.special_tokens, out)  # another process may have finished in the meantime
         return _train(settings, out)
 
 
@@ -80,8 +83,8 @@ def _train(settings: TrainTokenizerCommand, out: Path) -> TrainedTokenizer:
         vocab_size=settings.vocab_size, special_tokens=list(settings.special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=sys.stderr.isatty(),
     )  # fmt: skip
-    units = text.units(settings.data, text_key=settings.text_key, split=settings.split, exclude=out)
-    reader = _Reader([text.pin(unit) for unit in units], settings.max_bytes)
+    sources = text.find_sources(settings.data, text_key=settings.text_key, split=settings.split, exclude=out)
+    reader = _Reader([text.pin_revision(source) for source in sources], settings.max_bytes)
     core.train_from_iterator(iter(reader), trainer)
     if reader.bytes_read == 0:
         raise ValueError(f"There is no text in {', '.join(settings.data)}")
@@ -107,21 +110,21 @@ def _check(special_tokens: Sequence[str], out: Path) -> None:
     if not special_tokens:
         problems.append("special_tokens is empty; the first one ends a document, such as <|endoftext|>")
     if "" in special_tokens or len(set(special_tokens)) < len(special_tokens):
-        problems.append(f"special_tokens={list(special_tokens)} must be texts, each another")
+        problems.append(f"special_tokens={list(special_tokens)} must be distinct, non-empty texts")
     if out.exists() and not out.is_dir():
         problems.append(f"out_dir={str(out)!r} is a file; name a folder")
     taken = [name for name in ("tokenizer.json", "tokenizer.model") if (out / name).exists()]
     if taken:
-        problems.append(f"out_dir={str(out)!r} holds {' and '.join(taken)} already; name another folder, or remove it")
+        problems.append(f"out_dir={str(out)!r} already holds {' and '.join(taken)}; name another folder, or remove it")
     if problems:
         raise ValueError("Settings not valid:\n" + "\n".join(f"- {p}" for p in problems))
 
 
 class _Reader:
-    """Iterates over what to learn from, and keeps some text apart. first: the beginning, where that was nothing."""
+    """Iterates over the training text, and holds some of it out. first: the beginning of the training text."""
 
-    def __init__(self, units: Sequence[text.Unit], max_bytes: int | None) -> None:
-        self._units, self._max_bytes = units, max_bytes
+    def __init__(self, sources: Sequence[text.TextSource], max_bytes: int | None) -> None:
+        self._sources, self._max_bytes = sources, max_bytes
         self.bytes_read = 0
         self.held_out: list[str] = []
         self.first: list[str] = []
@@ -129,19 +132,19 @@ class _Reader:
 
     def __iter__(self) -> Iterator[str]:
         held_bytes = number = 0
-        for _, _, part in text.stream(self._units, skipped=self.skipped):
-            for piece in text.pieces([part.text], _PIECE):
+        for _, _, chunk in text.read_chunks(self._sources, skipped=self.skipped):
+            for piece in text.split_text([chunk.text], _PIECE_SIZE):
                 data = piece.encode()
                 if self._max_bytes is not None and self.bytes_read + len(data) > self._max_bytes:
                     data = data[: self._max_bytes - self.bytes_read]
                     piece = data.decode(errors="ignore")
                 self.bytes_read += len(data)
                 number += 1
-                if number % _HELD_OUT == 0 and held_bytes < _HELD_OUT_BYTES:
+                if number % _HELD_OUT_EVERY == 0 and held_bytes < _MAX_HELD_OUT_BYTES:
                     held_bytes += len(data)
                     self.held_out.append(piece)
                 elif piece:
-                    if number < _HELD_OUT:
+                    if number < _HELD_OUT_EVERY:
                         self.first.append(piece)
                     yield piece
                 if self.bytes_read == self._max_bytes:

@@ -19,7 +19,7 @@ from litlm.generate.sampling import Sampler
 from litlm.model import GPT
 from litlm.ops.linear import generation
 from litlm.settings import SamplingSettings
-from litlm.tokenizer import Tokenizer, outside
+from litlm.tokenizer import Tokenizer, describe_out_of_vocab
 
 
 def check_prompts(
@@ -39,7 +39,7 @@ def check_prompts(
                 f"{name} has {len(prompt)} tokens, but the model's context is {max_seq_len}; shorten it to leave room "
                 "for an answer"
             )
-        elif unknown := outside(prompt, vocab_size, tokenizer):
+        elif unknown := describe_out_of_vocab(prompt, vocab_size, tokenizer):
             problems.append(f"{name} holds {unknown}")
     if any("outside" in problem for problem in problems) and tokenizer and tokenizer.vocab_size > vocab_size:
         problems.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any, Literal
 
 from litlm.tokenizer import Tokenizer
@@ -72,11 +72,12 @@ def text_events(
 class Detokenizer:
     """Turns the tokens of one answer into text and ends it before the first stop text; then `stopped` is True.
 
-    Text that may be the beginning of a stop text is held back until later tokens decide.
+    Text that may be the beginning of a stop text is held back until later tokens decide. prompt: ids that the text
+    continues, with the space between them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
-        self._decoder = tokenizer.stream(skip_special_tokens=True)
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...], prompt: Sequence[int] = ()) -> None:
+        self._decoder = tokenizer.decode_stream(prompt, skip_special_tokens=True)
         self._stop, self._pending, self.stopped = stop, "", False
 
     def push(self, token: int) -> str:

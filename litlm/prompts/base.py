@@ -1,11 +1,9 @@
-"""What a prompt style is: a conversation's text, its token ids, which of them the assistant wrote; the names of styles.
+"""Prompt styles: how a conversation becomes text and token ids, and which of these the assistant wrote.
 
-Unusual:
-- `encode` leaves it to the text: a chat text holds its own special tokens, so nothing is added around it.
-- `encode_with_mask` finds what the assistant wrote by rendering the conversation's beginnings and checking that each is
-  a beginning of the whole; it needs no markers in the template, and refuses templates where that does not hold. Where
-  nobody asks (the assistant begins, or goes on), templates refuse or misstate beginnings: there it compares with what
-  they write for another answer.
+- `encode` adds no special tokens around the text: a chat template writes its own.
+- `encode_with_mask` finds what the assistant wrote by rendering the beginnings of a conversation and checking that each
+  is a prefix of the whole. So templates need no markers, and those that break the rule are refused. Where no user
+  message precedes an answer, templates refuse or change such beginnings; there it compares with another answer.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from litlm.prompts.messages import PROBE, Message, accept
+from litlm.prompts.messages import PLACEHOLDER, Message, normalize_messages
 
 if TYPE_CHECKING:
     from litlm.tokenizer import Tokenizer
@@ -28,82 +26,81 @@ Style = TypeVar("Style", bound="PromptStyle")
 
 
 @dataclass(frozen=True)
-class Marked:
+class RenderedConversation:
     """A finished conversation as text.
 
-    spans: (start, end) in characters of the assistant's turns. rewritten: how many turns have no span because the
-    template writes them differently from how the assistant would have. finished: whether the assistant spoke last.
-    without_thoughts: whether an answer stands without the opened thought that its prompt ends with.
+    spans: (start, end) in characters of the assistant's messages. n_rewritten: messages without a span, because the
+    template writes them differently from how they were generated. ends_with_answer: whether the assistant spoke last.
+    missing_thinking: whether an answer lacks the thought that its prompt opens.
     """
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    rewritten: int
-    finished: bool
-    without_thoughts: bool = False
+    n_rewritten: int
+    ends_with_answer: bool
+    missing_thinking: bool = False
 
 
 class PromptStyle:
     """Base class. A style defines `name` and `render`.
 
     Attributes:
-        name: what `get_style` finds it by.
-        stop: texts that end an answer, beside the tokenizer's `eos_ids`; single tokens where the vocabulary has them.
+        name: for `get_style`.
+        stop: texts that end an answer, beside the tokenizer's `eos_ids`; single tokens if the vocabulary has them.
         roles: those the style can write.
-        keys: of messages, beside role and content, that it writes: "reasoning_content", "thinking".
-        adds_prefix: whether the tokenizer's BOS belongs before the text (styles made of plain text).
-        closing: what is written behind a conversation that asks for no answer; it belongs to no turn.
-        verified: whether a test compares the style's text with a source from outside, which the docstring names.
-        day: what a text that tells today's date has as today; None: the day it is.
+        message_keys: of messages, beside role and content, that it writes: "reasoning_content", "thinking".
+        adds_bos: whether the tokenizer's prefix (BOS) belongs before the text (styles of plain text).
+        suffix: what follows a conversation that asks for no answer; it belongs to no message.
+        unverified: whether no test compares the text with an external source, which the docstring otherwise names.
+        current_date: what the text gives as today's date; None: the actual date.
     """
 
     name: str = ""
     stop: tuple[str, ...] = ()
     roles: tuple[str, ...] = ("system", "user", "assistant")
-    keys: tuple[str, ...] = ()
-    adds_prefix: bool = False
-    closing: str = ""
-    verified: bool = False
-    day: date | None = None
+    message_keys: tuple[str, ...] = ()
+    adds_bos: bool = False
+    suffix: str = ""
+    unverified: bool = False
+    current_date: date | None = None
 
-    def on(self: Style, day: str | date | None) -> Style:
-        """This style as it writes on a day (in ISO's form, 2026-07-26), so that texts do not change overnight."""
+    def with_date(self: Style, day: str | date | None) -> Style:
+        """This style with a fixed current date (ISO format: 2026-07-26), so that its text is the same every day."""
         style = copy.copy(self)
-        style.day = date.fromisoformat(day) if isinstance(day, str) else day
+        style.current_date = date.fromisoformat(day) if isinstance(day, str) else day
         return style
 
     def jinja(self) -> str | None:
-        """The style as a Jinja chat template, for other tools; None where nobody wrote it so."""
+        """The style as a Jinja chat template, for other tools; None if there is none."""
         return None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """The text of valid messages."""
+        """The text of normalized messages. May raise ValueError for conversations it can't write."""
         raise NotImplementedError
 
     def bind(
         self, tools: Sequence[Mapping[str, Any]] | None = None, template_kwargs: Mapping[str, Any] | None = None
     ) -> PromptStyle:
-        """The style for one conversation, which knows its tools (JSON schemas) and its values for the template's
-        variables (`enable_thinking`, `documents`), as transformers' `apply_chat_template` takes them. ValueError if it
-        can't write them, and most named styles can't.
+        """The style for one conversation, with its tools (JSON schemas) and template variables (`enable_thinking`,
+        `documents`), as transformers' `apply_chat_template` takes them. Raises ValueError if the style can't write
+        them; most named styles can't.
         """
-        more = dict(template_kwargs or {})
-        given = (("tools", tools), ("documents", more.pop("documents", None)), ("template_kwargs", more))
-        wanted = [name for name, value in given if value]
-        if wanted:
+        kwargs = dict(template_kwargs or {})
+        arguments = (("tools", tools), ("documents", kwargs.pop("documents", None)), ("template_kwargs", kwargs))
+        if unsupported := [name for name, value in arguments if value]:
             raise ValueError(
-                f"prompt style {self.name!r} can't write {' and '.join(wanted)}; use a checkpoint whose own chat "
+                f"prompt style {self.name!r} can't write {' and '.join(unsupported)}; use a checkpoint whose own chat "
                 "template does (and name no style), or leave them out"
             )
         return self
 
-    def accept(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """The messages as `render` takes them: see `messages.py`. ValueError that lists everything wrong with them."""
-        return accept(messages, self)
+    def normalize(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """The messages as `render` takes them, see `normalize_messages`. Raises ValueError for all that is wrong."""
+        return normalize_messages(messages, self)
 
-    def writes(self, key: str, messages: Sequence[Message]) -> bool:
-        """Whether what messages hold under `key`, beside role and content, is in their text."""
-        return key in self.keys
+    def renders_key(self, key: str, messages: Sequence[Message]) -> bool:
+        """Whether the text contains what messages hold under `key`, beside role and content."""
+        return key in self.message_keys
 
     def format(
         self,
@@ -118,171 +115,172 @@ class PromptStyle:
         tools, template_kwargs: see `bind`. Raises ValueError that lists everything wrong with the messages.
         """
         style = self.bind(tools, template_kwargs)
-        return style.render(style.accept(messages), add_generation_prompt)
+        return style.render(style.normalize(messages), add_generation_prompt)
 
     def encode(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True, **given: Any
+        self, messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True, **arguments: Any
     ) -> list[int]:
-        """Token ids of `format`, with the tokenizer's BOS only where the style wants it and the text has none.
+        """Token ids of `format`, after the tokenizer's BOS if the style wants it and the text has none.
 
-        given: tools and template_kwargs.
+        arguments: tools and template_kwargs.
         """
-        text = self.format(messages, add_generation_prompt=add_generation_prompt, **given)
-        return [*self._prefix(text, tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
+        text = self.format(messages, add_generation_prompt=add_generation_prompt, **arguments)
+        return [*self._bos_ids(text, tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
 
-    def count_tokens(self, messages: Sequence[Message], tokenizer: Tokenizer, **given: Any) -> int:
-        """Tokens of the prompt that asks for the next answer. given: tools and template_kwargs."""
-        return len(self.encode(messages, tokenizer, **given))
+    def count_tokens(self, messages: Sequence[Message], tokenizer: Tokenizer, **arguments: Any) -> int:
+        """Tokens of the prompt for the next answer. arguments: tools and template_kwargs."""
+        return len(self.encode(messages, tokenizer, **arguments))
 
     def encode_with_mask(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, *, first: int = 0, **given: Any
+        self, messages: Sequence[Message], tokenizer: Tokenizer, *, first: int = 0, **arguments: Any
     ) -> tuple[list[int], list[bool]]:
         """A finished conversation as ids, and for each whether the assistant produced it.
 
-        Returns `encode(messages, tokenizer, add_generation_prompt=False)` and a mask of the same length: True for the
-        assistant's content and the token that ends its turn, in every assistant turn from message `first` on. A token
-        that holds both prompt and answer characters counts as the assistant's. Where the style writes no token after
-        the last answer (`plain`, `alpaca`), `tokenizer.eos_id` is appended to both, True. given: tools and
-        template_kwargs.
+        Returns `encode(messages, tokenizer, add_generation_prompt=False)` and a mask of the same length. The mask is
+        True for the content and end token of the assistant's messages from message `first` on. A token with characters
+        of both prompt and answer counts as the assistant's. If the style writes no token after the last answer
+        (`plain`, `alpaca`), `tokenizer.eos_id` is appended, True. arguments: tools and template_kwargs.
 
-        Templates that write earlier turns differently from the last (Qwen3 drops their reasoning) show the model
-        earlier turns that it would not have written so: then only the last assistant turn is True. Raises ValueError
-        where even that turn does not continue its own prompt.
+        Some templates write earlier answers differently from how they were generated (Qwen3 drops their reasoning):
+        then only the last answer is True. Raises ValueError if even that is not a continuation of its own prompt.
         """
-        return self.encode_marked(self.mark(messages, first=first, **given), tokenizer)
+        return self.encode_rendered(self.render_with_spans(messages, first=first, **arguments), tokenizer)
 
-    def mark(
+    def render_with_spans(
         self,
         messages: Sequence[Message],
         *,
         first: int = 0,
         skip: Collection[int] = (),
-        without_thoughts: bool = False,
+        allow_missing_thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
-    ) -> Marked:
-        """The text of a finished conversation and where the assistant's turns from message `first` on are in it.
+    ) -> RenderedConversation:
+        """The text of a finished conversation, and where the assistant's messages from `first` on are in it.
 
-        skip: messages that are not looked for. without_thoughts: templates that ask with an opened thought
-        (DeepSeek-R1: `<think>`) and write answers without it are refused, because no such answer continues its prompt;
-        take the answers as they are written instead. tools, template_kwargs: see `bind`.
+        skip: messages to leave out of the spans. allow_missing_thinking: some templates open a thought in the prompt
+        (DeepSeek-R1: `<think>`) and write answers without it, which continue no prompt; take such answers as they are
+        written. tools, template_kwargs: see `bind`. Raises ValueError if the last answer does not continue its prompt.
         """
         style = self.bind(tools, template_kwargs)
-        messages = style.accept(messages)
+        messages = style.normalize(messages)
         text = style.render(messages, False)
-        said = (i for i, message in enumerate(messages) if message["role"] == "assistant")
-        turns = [i for i in said if i >= first and i not in skip]
-        spans = {i: style._turn(messages, i, text) for i in turns}
-        bare = without_thoughts and bool(turns) and spans[turns[-1]] is None
-        if bare:
-            spans = {i: span or style._turn(messages, i, text, bare=True) for i, span in spans.items()}
-        if turns and None in spans.values():
-            spans = {turns[-1]: spans[turns[-1]]}
+        answers = (i for i, message in enumerate(messages) if message["role"] == "assistant")
+        answers = [i for i in answers if i >= first and i not in skip]
+        spans = {i: style._answer_span(messages, i, text) for i in answers}
+        missing_thinking = allow_missing_thinking and bool(answers) and spans[answers[-1]] is None
+        if missing_thinking:
+            spans = {i: span or style._answer_span(messages, i, text, shared=True) for i, span in spans.items()}
+        if answers and None in spans.values():
+            spans = {answers[-1]: spans[answers[-1]]}
         for i, span in spans.items():
             if span is None:
                 raise ValueError(
                     f"prompt style {self.name!r}: message {i}, the last assistant turn, is not written as a "
-                    "continuation of its own prompt, so its tokens cannot be told from the template's; end the "
+                    "continuation of its own prompt, so its tokens can't be distinguished from the template's; end the "
                     "conversation with it, or use another template"
                 )
         found = tuple(span for span in spans.values() if span is not None)
-        return Marked(text, found, len(turns) - len(found), messages[-1]["role"] == "assistant", bare)
+        ends_with_answer = messages[-1]["role"] == "assistant"
+        return RenderedConversation(text, found, len(answers) - len(found), ends_with_answer, missing_thinking)
 
-    def encode_marked(self, marked: Marked, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
-        """Ids and mask, as `encode_with_mask` returns them, of what `mark` returned."""
-        text = marked.text
-        ids, places = tokenizer.encode_with_spans(text)
+    def encode_rendered(self, rendered: RenderedConversation, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+        """Ids and mask, as `encode_with_mask` returns them, of what `render_with_spans` returned."""
+        text = rendered.text
+        ids, offsets = tokenizer.encode_with_spans(text)
         mask = [False] * len(ids)
-        starts, ends = [left for left, _ in places], [right for _, right in places]
-        for start, end in marked.spans:
+        starts, ends = [left for left, _ in offsets], [right for _, right in offsets]
+        for start, end in rendered.spans:
             inside = range(bisect.bisect_right(ends, start), bisect.bisect_left(starts, end))
             for k in inside:
                 mask[k] = True
-            # what a template writes after the end-of-turn token ("\n", mostly) is not the assistant's
+            # what a template writes after the end-of-turn token (mostly "\n") is not the assistant's
             last = next((k for k in reversed(inside) if ids[k] in tokenizer.special_ids), None)
             tail = [k for k in inside if last is not None and k > last]
-            if tail and not text[places[tail[0]][0] : end].strip():
+            if tail and not text[offsets[tail[0]][0] : end].strip():
                 for k in tail:
                     mask[k] = False
-        prefix = self._prefix(text, tokenizer)
-        ids, mask = [*prefix, *ids], [*[False] * len(prefix), *mask]
-        if marked.finished and tokenizer.eos_id is not None:
-            if marked.spans:
+        bos = self._bos_ids(text, tokenizer)
+        ids, mask = [*bos, *ids], [*[False] * len(bos), *mask]
+        if rendered.ends_with_answer and tokenizer.eos_id is not None:
+            if rendered.spans:
                 n = next((k + 1 for k in reversed(range(len(ids))) if mask[k]), 0)
-            else:  # the last token that is not of the blank end
-                n = len(prefix) + bisect.bisect_left(starts, len(text.rstrip()))
+            else:  # up to the last token that is not trailing whitespace
+                n = len(bos) + bisect.bisect_left(starts, len(text.rstrip()))
             if n == 0 or ids[n - 1] not in tokenizer.special_ids.union(tokenizer.eos_ids):
-                ids, mask = [*ids, tokenizer.eos_id], [*mask, bool(marked.spans)]
+                ids, mask = [*ids, tokenizer.eos_id], [*mask, bool(rendered.spans)]
         return ids, mask
 
-    def _turn(self, messages: Sequence[Message], i: int, text: str, *, bare: bool = False) -> tuple[int, int] | None:
-        """Where in the whole text message i's answer is, from behind its header; None if that is not well defined.
+    def _answer_span(
+        self, messages: Sequence[Message], i: int, text: str, *, shared: bool = False
+    ) -> tuple[int, int] | None:
+        """Where answer i is in the text, without its header; None if that is not well defined.
 
-        bare: its header is what the prompt and any written answer have in common.
+        shared: its header is what the prompt and any written answer have in common.
         """
-        answers = any(message["role"] == "user" for message in messages[:i]) and messages[i - 1]["role"] != "assistant"
+        asked = any(message["role"] == "user" for message in messages[:i]) and messages[i - 1]["role"] != "assistant"
         try:
-            start = (self._start if answers else self._compared_start)(messages, i, text, bare)
-            end = self._end(messages, i, text)
+            start = (self._answer_start if asked else self._unasked_start)(messages, i, text, shared)
+            end = self._answer_end(messages, i, text)
         except ValueError:  # a template may refuse any conversation
             return None
         return None if start is None or end is None or start > end else (start, end)
 
-    def _start(self, messages: Sequence[Message], i: int, text: str, bare: bool) -> int | None:
+    def _answer_start(self, messages: Sequence[Message], i: int, text: str, shared: bool) -> int | None:
         """Where the answer begins: where its prompt ends."""
         header = self.render(messages[:i], True)
-        if bare:
-            before = self.render(messages[:i], False).removesuffix(self.closing)
-            other = self.render([*messages[:i], {"role": "assistant", "content": PROBE}], False)
+        if shared:
+            before = self.render(messages[:i], False).removesuffix(self.suffix)
+            other = self.render([*messages[:i], {"role": "assistant", "content": PLACEHOLDER}], False)
             header = os.path.commonprefix([header, other])
             if not header.startswith(before):
                 return None
         return len(header) if text.startswith(header) else None
 
-    def _compared_start(self, messages: Sequence[Message], i: int, text: str, bare: bool) -> int | None:
-        """The same where nobody asks: before the user has spoken, or behind another answer. There, templates may write
-        no header, or leave out their own system text.
+    def _unasked_start(self, messages: Sequence[Message], i: int, text: str, shared: bool) -> int | None:
+        """Where an answer begins that follows no user message. There, templates may write no header, or leave out
+        their own system text.
 
-        It is behind what stands before any other answer there, or inside, where what asks for an answer ends.
+        That is after what precedes any other answer there, or within it, at the end of the generation prompt.
         """
         try:
-            other = self.render([*messages[:i], {"role": "assistant", "content": PROBE}], False)
+            other = self.render([*messages[:i], {"role": "assistant", "content": PLACEHOLDER}], False)
         except ValueError:
-            other = self.render(_with_content(messages, i, PROBE), False)
-        known = os.path.commonprefix([text, other])
-        question = [*messages[:i], {"role": "user", "content": PROBE}]
-        quiet = self.render(question, False).removesuffix(self.closing)
-        asking = self.render(question, True)
-        before = len(os.path.commonprefix([known, quiet]))
-        opening = asking[len(os.path.commonprefix([asking, quiet])) :]
-        if not opening:
+            other = self.render(_with_content(messages, i, PLACEHOLDER), False)
+        common = os.path.commonprefix([text, other])
+        question = [*messages[:i], {"role": "user", "content": PLACEHOLDER}]
+        without_prompt = self.render(question, False).removesuffix(self.suffix)
+        with_prompt = self.render(question, True)
+        before = len(os.path.commonprefix([common, without_prompt]))
+        generation_prompt = with_prompt[len(os.path.commonprefix([with_prompt, without_prompt])) :]
+        if not generation_prompt:
             return before
-        start = known.rfind(opening) + len(opening)
-        return start if opening in known and start > before else len(known) if bare else None
+        start = common.rfind(generation_prompt) + len(generation_prompt)
+        return start if generation_prompt in common and start > before else len(common) if shared else None
 
-    def _end(self, messages: Sequence[Message], i: int, text: str) -> int | None:
+    def _answer_end(self, messages: Sequence[Message], i: int, text: str) -> int | None:
         """Where the answer ends: with the conversation, if it ended there; None if it is written differently then."""
         if i == len(messages) - 1:
-            return len(text.removesuffix(self.closing))
+            return len(text.removesuffix(self.suffix))
         try:
-            written = self.render(messages[: i + 1], False).removesuffix(self.closing)
+            written = self.render(messages[: i + 1], False).removesuffix(self.suffix)
             return len(written) if text.startswith(written) else None
         except ValueError:
             if any(message["role"] == "user" for message in messages[:i]):
                 raise
-        # no conversation without a user: what follows its content here, as far as it follows every answer
-        answered = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}]
-        ends = [self.render(m, False).rpartition(PROBE)[2] for m in (answered, [*answered, answered[0]])]
-        ending = os.path.commonprefix([ends[0].removesuffix(self.closing), ends[1]])
-        other = self.render(_with_content(messages, i, PROBE), False)
+        # the template wants a user message: take what follows the content here and follows every other answer
+        answered = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PLACEHOLDER}]
+        ends = [self.render(m, False).rpartition(PLACEHOLDER)[2] for m in (answered, [*answered, answered[0]])]
+        ending = os.path.commonprefix([ends[0].removesuffix(self.suffix), ends[1]])
+        other = self.render(_with_content(messages, i, PLACEHOLDER), False)
         at = len(text) - len(os.path.commonprefix([text[::-1], other[::-1]]))
         return at + len(ending) if text.startswith(ending, at) else None
 
-    def _prefix(self, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-        if not self.adds_prefix or not tokenizer.prefix_ids:
+    def _bos_ids(self, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+        if not self.adds_bos or not tokenizer.prefix_ids:
             return ()
-        doubled = text.startswith(str(tokenizer.id_to_token(tokenizer.prefix_ids[0])))
-        return () if doubled else tokenizer.prefix_ids
+        has_bos = text.startswith(str(tokenizer.id_to_token(tokenizer.prefix_ids[0])))
+        return () if has_bos else tokenizer.prefix_ids
 
 
 def _with_content(messages: Sequence[Message], i: int, content: str) -> list[Message]:
@@ -293,18 +291,18 @@ _STYLES: dict[str, type[PromptStyle]] = {}
 
 
 def register_style(style: type[Style]) -> type[Style]:
-    """Class decorator: make a style known by its `name`. A taken name is an error."""
+    """Class decorator that registers a style under its `name`. Raises ValueError if the name is empty or taken."""
     if not style.name:
         raise ValueError(f"{style.__name__}.name is empty: give the prompt style a name")
     taken = _STYLES.setdefault(style.name, style)
     if (taken.__module__, taken.__qualname__) != (style.__module__, style.__qualname__):
         raise ValueError(f"name={style.name!r} is already the prompt style {taken.__qualname__}; choose another name")
-    _STYLES[style.name] = style  # the same class again: a notebook cell that was run twice
+    _STYLES[style.name] = style  # the same class may come again: a notebook cell that was run twice
     return style
 
 
 def get_style(name: str) -> PromptStyle:
-    """The registered style of that name; ValueError with the closest names otherwise."""
+    """The registered style of that name. Raises ValueError with the closest names if there is none."""
     if name not in _STYLES:
         close = difflib.get_close_matches(str(name), _STYLES, n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from litlm.prompts import jinja
 from litlm.prompts.base import Message, register_style
-from litlm.prompts.turns import Turn, Turns, answer, one_system, same, split_reasoning
+from litlm.prompts.turns import MarkerStyle, Turn, first_system_only, shared_markers, split_reasoning, without_reasoning
+
+_SYSTEM_TURN = r'{{- "<|im_start|>system\n" + system + "<|im_end|>\n" -}}'
 
 
 @register_style
-class ChatML(Turns):
-    """ChatML as it is: Yi, OpenHermes, Hermes 2 and 3, Qwen3-Instruct-2507, Qwen3-Coder. Verified against Axolotl's
+class ChatML(MarkerStyle):
+    """Plain ChatML: Yi, OpenHermes, Hermes 2 and 3, Qwen3-Instruct-2507, Qwen3-Coder. Verified against Axolotl's
     template and Qwen's.
     """
 
     name = "chatml"
     stop = ("<|im_end|>",)
-    verified = True
-    markers = same("<|im_start|>{role}\n", "<|im_end|>\n")
+    markers = shared_markers("<|im_start|>{role}\n", "<|im_end|>\n")
 
 
 @register_style
@@ -31,7 +32,7 @@ class SmolLM2(ChatML):
 
 @register_style
 class SmolLM3(ChatML):
-    """SmolLM3: a system turn that tells whether to reason; `/think` and `/no_think` in a system message switch it.
+    """SmolLM3: a system turn that says whether to reason; `/think` and `/no_think` in a system message switch it.
 
     date: "Today Date" in the system turn, such as "08 July 2025"; left out if None. Verified, without a date, against
     llama.cpp's copy of the template.
@@ -52,13 +53,16 @@ class SmolLM3(ChatML):
         "should be logical, accurate, and concise and detail necessary steps needed to reach the conclusion."
     )
 
+    _brief = "You are a helpful AI assistant named SmolLM, trained by Hugging Face."
+
     def __init__(self, *, thinking: bool = True, date: str | None = None) -> None:
         self.thinking, self.date = thinking, date
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Starts with a system turn of metadata; writes no other system messages."""
         given = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
         thinking = "/no_think" not in given and (self.thinking or "/think" in given)
-        own = self._reason if thinking else "You are a helpful AI assistant named SmolLM, trained by Hugging Face."
+        own = self._reason if thinking else self._brief
         dated = "" if self.date is None else f"Today Date: {self.date}\n"
         system = (
             f"## Metadata\n\nKnowledge Cutoff Date: June 2025\n{dated}Reasoning Mode: "
@@ -75,16 +79,14 @@ class SmolLM3(ChatML):
         return text + (header if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
-        own, brief = map(
-            jinja.text, (self._reason, "You are a helpful AI assistant named SmolLM, trained by Hugging Face.")
-        )
+        """With this style's reasoning mode and date."""
+        own, brief = map(jinja.literal, (self._reason, self._brief))
         thinking = "true" if self.thinking else '"/think" in given'
         dated = "" if self.date is None else f"Today Date: {self.date}\n"
-        about = jinja.text(
+        about = jinja.literal(
             f"<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\n{dated}Reasoning Mode: "
         )
-        return jinja.fill(
-            r"""
+        template = r"""
 {%- set given = messages[0].content if messages and messages[0].role == "system" else "" -%}
 {%- set thinking = "/no_think" not in given and ($thinking) -%}
 {%- set system = given.replace("/no_think", "").replace("/think", "").rstrip() or ($own if thinking else $brief) -%}
@@ -97,12 +99,8 @@ class SmolLM3(ChatML):
 {%- elif message.role != "system" -%}$refuse
 {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- header -}}{%- endif -%}""",
-            thinking=thinking,
-            own=own,
-            brief=brief,
-            about=about,
-        )
+{%- if add_generation_prompt -%}{{- header -}}{%- endif -%}"""
+        return jinja.fill(template, thinking=thinking, own=own, brief=brief, about=about)
 
 
 @register_style
@@ -144,16 +142,17 @@ class QwQ(ChatML):
     """QwQ-32B: asked to think; earlier answers lose their reasoning. Verified against its template."""
 
     name = "qwq"
-    opening = "<|im_start|>assistant\n<think>\n"
+    generation_prompt = "<|im_start|>assistant\n<think>\n"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Earlier answers lose their reasoning."""
         *earlier, last = super().turns(messages) or [("", "")]
-        turns = [(role, answer(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier]
+        turns = [
+            (role, without_reasoning(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier
+        ]
         return [*turns, last] if last[0] else turns
 
-    def jinja(self) -> str | None:
-        kept = r'(content if loop.last else content.split("</think>")[-1].lstrip("\n"))'
-        return jinja.table(self, content={"assistant": kept})
+    jinja_parts = {"content": {"assistant": r'(content if loop.last else content.split("</think>")[-1].lstrip("\n"))'}}
 
 
 @register_style
@@ -165,10 +164,11 @@ class Qwen3(ChatML):
     """
 
     name = "qwen3"
-    keys = ("reasoning_content",)
+    message_keys = ("reasoning_content",)
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        queries = [i for i, message in enumerate(messages) if message["role"] == "user" and not _tool_answer(message)]
+        """Answers after the last question get their reasoning, earlier ones lose it."""
+        queries = [i for i, m in enumerate(messages) if m["role"] == "user" and not _is_tool_result(m)]
         last_query = max(queries, default=len(messages))
         turns = []
         for i, message in enumerate(messages):
@@ -182,38 +182,37 @@ class Qwen3(ChatML):
             turns.append((message["role"], content))
         return turns
 
-    def jinja(self) -> str | None:
-        answer = (
-            jinja.REASONING
+    jinja_parts = {
+        "turn": {
+            "assistant": jinja.REASONING
             + r"""
 {%- if loop.index0 > last.query and (reasoning or loop.last) -%}
 {%- set content = "<think>\n" + reasoning.strip("\n") + "\n</think>\n\n" + content.lstrip("\n") -%}
 {%- endif -%}
 {{- "<|im_start|>assistant\n" + content + "<|im_end|>\n" -}}"""
-        )
-        begin = """
-{%- set last = namespace(query=messages | length) -%}
+        },
+        "setup": """{%- set last = namespace(query=messages | length) -%}
 {%- for message in messages -%}
 {%- if message.role == "user" -%}
 {%- if not (message.content.startswith("<tool_response>") and message.content.endswith("</tool_response>")) -%}
 {%- set last.query = loop.index0 -%}
 {%- endif -%}
 {%- endif -%}
-{%- endfor -%}"""
-        return jinja.table(self, begin=begin.lstrip(), turn={"assistant": answer})
+{%- endfor -%}""",
+    }
 
 
-def _tool_answer(message: Message) -> bool:
-    """Qwen's way of passing a tool's result: as the user, in tags."""
+def _is_tool_result(message: Message) -> bool:
+    """Whether a user message is a tool's result, which Qwen passes in tags."""
     return message["content"].startswith("<tool_response>") and message["content"].endswith("</tool_response>")
 
 
 @register_style
 class Qwen3NoThink(Qwen3):
-    """Qwen3 that is not to think. Verified against Qwen3-0.6B's template with `enable_thinking` off."""
+    """Qwen3 with thinking disabled. Verified against Qwen3-0.6B's template with `enable_thinking` off."""
 
     name = "qwen3-no-think"
-    opening = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    generation_prompt = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 @register_style
@@ -221,8 +220,8 @@ class Qwen3Thinking(Qwen3):
     """Qwen3-Thinking-2507: as Qwen3, asked to think. Unverified: no template to compare the opening with."""
 
     name = "qwen3-thinking"
-    verified = False
-    opening = "<|im_start|>assistant\n<think>\n"
+    unverified = True
+    generation_prompt = "<|im_start|>assistant\n<think>\n"
 
 
 @register_style
@@ -245,14 +244,13 @@ class FalconH1(ChatML):
     """Falcon-H1-Instruct; later system messages are left out. Verified against Axolotl's template."""
 
     name = "falcon-h1"
-    begin = "<|begin_of_text|>"
+    prefix = "<|begin_of_text|>"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        return super().turns(one_system(messages))
+        """Without later system messages."""
+        return super().turns(first_system_only(messages))
 
-    def jinja(self) -> str | None:
-        before, after = map(jinja.text, self.markers["system"])
-        return jinja.table(self, first=jinja.say(before, "system", after), keep='message.role != "system"')
+    jinja_parts = {"system_turn": _SYSTEM_TURN, "condition": 'message.role != "system"'}
 
 
 @register_style
@@ -260,27 +258,26 @@ class LFM2(ChatML):
     """LFM2; an empty system message is left out. Verified against LFM2-8B-A1B's template."""
 
     name = "lfm2"
-    begin = "<|startoftext|>"
+    prefix = "<|startoftext|>"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Without an empty system message."""
         turns = super().turns(messages)
         return turns[1:] if turns[:1] == [("system", "")] else turns
 
-    def jinja(self) -> str | None:
-        before, after = map(jinja.text, self.markers["system"])
-        return jinja.table(self, first="{%- if system -%}" + jinja.say(before, "system", after) + "{%- endif -%}")
+    jinja_parts = {"system_turn": "{%- if system -%}" + _SYSTEM_TURN + "{%- endif -%}"}
 
 
 @register_style
 class OLMo3(ChatML):
-    """Olmo-3-Instruct: tells that there are no functions; `<|endoftext|>` ends the last answer.
+    """Olmo-3-Instruct: says that there are no functions; `<|endoftext|>` ends the last answer.
 
     Unverified: no template to compare with.
     """
 
     name = "olmo3"
     stop = ("<|endoftext|>", "<|im_end|>")
-    verified = False
+    unverified = True
     default_system = (
         "You are a helpful function-calling AI assistant. You do not currently have access to any functions. "
         "<functions></functions>"
@@ -288,23 +285,18 @@ class OLMo3(ChatML):
     _no_functions = " You do not currently have access to any functions. <functions></functions>"
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """System texts say that there are no functions; the last answer ends the text."""
         told = [{**m, "content": m["content"] + self._no_functions} if m["role"] == "system" else m for m in messages]
         text = super().render(told, add_generation_prompt)
         if messages and messages[-1]["role"] == "assistant" and not add_generation_prompt:
             return text.removesuffix("<|im_end|>\n") + "<|endoftext|>"
         return text
 
-    def jinja(self) -> str | None:
-        told, end = (
-            jinja.text(self._no_functions),
-            r'("<|endoftext|>" if loop.last and not add_generation_prompt else "<|im_end|>\n")',
-        )
-        return jinja.table(
-            self,
-            system=f"messages[0].content + {told}",
-            content={"system": f"content + {told}"},
-            after={"assistant": end},
-        )
+    jinja_parts = {
+        "given_system": f"messages[0].content + {jinja.literal(_no_functions)}",
+        "content": {"system": f"content + {jinja.literal(_no_functions)}"},
+        "after": {"assistant": r'("<|endoftext|>" if loop.last and not add_generation_prompt else "<|im_end|>\n")'},
+    }
 
 
 @register_style
@@ -317,7 +309,7 @@ class OLMo3Think(OLMo3):
         "your model weights are available at https://huggingface.co/allenai. You do not currently have access to any "
         "functions. <functions></functions>"
     )
-    opening = "<|im_start|>assistant\n<think>"
+    generation_prompt = "<|im_start|>assistant\n<think>"
 
 
 @register_style
@@ -325,7 +317,7 @@ class Phi4(ChatML):
     """phi-4. Verified against llama.cpp's copy of its template, where an answer is asked for."""
 
     name = "phi-4"
-    markers = same("<|im_start|>{role}<|im_sep|>", "<|im_end|>")
+    markers = shared_markers("<|im_start|>{role}<|im_sep|>", "<|im_end|>")
 
 
 @register_style
@@ -349,18 +341,17 @@ class Phi4Reasoning(Phi4):
     )
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        return super().turns(one_system(messages))
+        """Without later system messages."""
+        return super().turns(first_system_only(messages))
 
-    def jinja(self) -> str | None:
-        return jinja.table(self, keep='message.role != "system"')
+    jinja_parts = {"condition": 'message.role != "system"'}
 
 
 @register_style
-class KimiK2(Turns):
+class KimiK2(MarkerStyle):
     """Kimi-K2-Instruct. Verified against Moonshot's template."""
 
     name = "kimi-k2"
     stop = ("<|im_end|>",)
-    verified = True
     default_system = "You are a helpful assistant"
-    markers = same("<|im_{role}|>{role}<|im_middle|>", "<|im_end|>")
+    markers = shared_markers("<|im_{role}|>{role}<|im_middle|>", "<|im_end|>")

@@ -1,4 +1,4 @@
-"""Prompt styles with a marker for each role before its content."""
+"""Prompt styles with a header for each role before its content."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Sequence
 
 from litlm.prompts import jinja
 from litlm.prompts.base import Message, register_style
-from litlm.prompts.turns import Turn, Turns, by_role, same, today
+from litlm.prompts.turns import MarkerStyle, Turn, role_markers, shared_markers, today
 
 
 @register_style
-class Llama3(Turns):
+class Llama3(MarkerStyle):
     """Llama 3's header tokens; contents are stripped. Verified against Llama 3's template."""
 
     name = "llama3"
     stop = ("<|eot_id|>", "<|eom_id|>")
-    verified = True
-    begin = "<|begin_of_text|>"
-    markers = same("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
+    prefix = "<|begin_of_text|>"
+    markers = shared_markers("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
     strip = ("system", "user", "assistant")
 
 
@@ -34,16 +33,18 @@ class Llama31(Llama3):
         self.date = date
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """The system turn begins with dates."""
         turns = super().turns(messages)
         given = turns.pop(0)[1] if turns and turns[0][0] == "system" else ""
-        date = self.date or today("%d %b %Y", self.day)
+        date = self.date or today("%d %b %Y", self.current_date)
         return [("system", f"Cutting Knowledge Date: December 2023\nToday Date: {date}\n\n{given}"), *turns]
 
     def jinja(self) -> str | None:
-        date = jinja.text(self.date) if self.date else 'strftime_now("%d %b %Y")'
+        """With this style's date, or today's."""
+        date = jinja.literal(self.date) if self.date else 'strftime_now("%d %b %Y")'
         told = r'"Cutting Knowledge Date: December 2023\nToday Date: " + ' + date + r' + "\n\n" + system'
-        before, after = map(jinja.text, self.markers["system"])
-        return jinja.table(self, default='""', first=jinja.say(before, told, after))
+        before, after = map(jinja.literal, self.markers["system"])
+        return jinja.marker_template(self, default_system='""', system_turn=jinja.emit(before, told, after))
 
 
 @register_style
@@ -57,25 +58,23 @@ class Llama32(Llama31):
 
 
 @register_style
-class Llama4(Turns):
+class Llama4(MarkerStyle):
     """Llama 4; only the system text is stripped. Verified against Axolotl's copy of its template."""
 
     name = "llama4"
     stop = ("<|eot|>", "<|eom|>")
-    verified = True
-    begin = "<|begin_of_text|>"
-    markers = same("<|header_start|>{role}<|header_end|>\n\n", "<|eot|>")
+    prefix = "<|begin_of_text|>"
+    markers = shared_markers("<|header_start|>{role}<|header_end|>\n\n", "<|eot|>")
     strip = ("system",)
 
 
 @register_style
-class Zephyr(Turns):
+class Zephyr(MarkerStyle):
     """`<|role|>`, content, `</s>`: Zephyr. Verified against a template of that form."""
 
     name = "zephyr"
     stop = ("</s>",)
-    verified = True
-    markers = same("<|{role}|>\n", "</s>\n")
+    markers = shared_markers("<|{role}|>\n", "</s>\n")
 
 
 @register_style
@@ -87,23 +86,21 @@ class TinyLlama(Zephyr):
 
 
 @register_style
-class StableLMZephyr(Turns):
+class StableLMZephyr(MarkerStyle):
     """stablelm-zephyr-3b, stablelm-2-zephyr. Verified against LitGPT for one turn."""
 
     name = "stablelm-zephyr"
     stop = ("<|endoftext|>",)
-    verified = True
-    markers = same("<|{role}|>\n", "<|endoftext|>\n")
+    markers = shared_markers("<|{role}|>\n", "<|endoftext|>\n")
 
 
 @register_style
-class StableLMAlpha(Turns):
+class StableLMAlpha(MarkerStyle):
     """stablelm-tuned-alpha. Verified against FastChat."""
 
     name = "stablelm-alpha"
     stop = ("<|USER|>", "<|SYSTEM|>", "<|ASSISTANT|>")
-    verified = True
-    markers = by_role(("<|SYSTEM|>", ""), ("<|USER|>", ""), ("<|ASSISTANT|>", ""))
+    markers = role_markers(("<|SYSTEM|>", ""), ("<|USER|>", ""), ("<|ASSISTANT|>", ""))
     default_system = (
         "# StableLM Tuned (Alpha version)\n"
         "- StableLM is a helpful and harmless open-source AI language model developed by StabilityAI.\n"
@@ -116,31 +113,30 @@ class StableLMAlpha(Turns):
 
 
 @register_style
-class OLMo(Turns):
+class OLMo(MarkerStyle):
     """OLMo-7B-Instruct (the first OLMo). Verified against LitGPT for one turn."""
 
     name = "olmo"
     stop = ("<|endoftext|>",)
-    verified = True
-    begin = "<|endoftext|>"
-    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
+    prefix = "<|endoftext|>"
+    markers = role_markers(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
 
 
-class Tulu(Turns):
+class Tulu(MarkerStyle):
     """Ai2's Tulu form: no line end behind the last answer's end token."""
 
-    verified = True
-
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Without a newline after the last answer."""
         text = super().render(messages, False)
         if messages and messages[-1]["role"] == "assistant":
             text = text.removesuffix("\n")
         return text + (self.markers["assistant"][0] if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
+        """Without a newline after the last answer."""
         before, after = self.markers["assistant"]
-        last = f"({jinja.text(after.removesuffix(chr(10)))} if loop.last else {jinja.text(after)})"
-        return jinja.table(self, after={"assistant": last})
+        last = f"({jinja.literal(after.removesuffix(chr(10)))} if loop.last else {jinja.literal(after)})"
+        return jinja.marker_template(self, after={"assistant": last})
 
 
 @register_style
@@ -149,8 +145,8 @@ class OLMo2(Tulu):
 
     name = "olmo2"
     stop = ("<|endoftext|>",)
-    begin = "<|endoftext|>"
-    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
+    prefix = "<|endoftext|>"
+    markers = role_markers(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
 
 
 @register_style
@@ -159,8 +155,8 @@ class OLMoE(Tulu):
 
     name = "olmoe"
     stop = ("|||IP_ADDRESS|||", "<|endoftext|>")
-    begin = "|||IP_ADDRESS|||"
-    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "|||IP_ADDRESS|||\n"))
+    prefix = "|||IP_ADDRESS|||"
+    markers = role_markers(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "|||IP_ADDRESS|||\n"))
 
 
 @register_style
@@ -169,8 +165,8 @@ class Tulu3(Tulu):
 
     name = "tulu3"
     stop = ("<|end_of_text|>",)
-    verified = False
-    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|end_of_text|>\n"))
+    unverified = True
+    markers = role_markers(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|end_of_text|>\n"))
 
 
 @register_style
@@ -179,36 +175,34 @@ class Falcon3(Tulu):
 
     name = "falcon3"
     stop = ("<|endoftext|>",)
-    verified = False
-    markers = by_role(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
+    unverified = True
+    markers = role_markers(("<|system|>\n", "\n"), ("<|user|>\n", "\n"), ("<|assistant|>\n", "<|endoftext|>\n"))
 
 
 @register_style
-class Phi3(Turns):
+class Phi3(MarkerStyle):
     """Phi-3, Phi-3.5, Phi-3.5-MoE; an empty system message is left out. Verified against Phi-3.5-mini's template."""
 
     name = "phi-3"
     stop = ("<|end|>", "<|endoftext|>")
-    verified = True
-    markers = same("<|{role}|>\n", "<|end|>\n")
-    closing = "<|endoftext|>"
+    markers = shared_markers("<|{role}|>\n", "<|end|>\n")
+    suffix = "<|endoftext|>"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Without empty system messages."""
         return [turn for turn in super().turns(messages) if turn != ("system", "")]
 
-    def jinja(self) -> str | None:
-        return jinja.table(self, keep='message.role != "system" or message.content')
+    jinja_parts = {"condition": 'message.role != "system" or message.content'}
 
 
 @register_style
-class Phi4Mini(Turns):
+class Phi4Mini(MarkerStyle):
     """Phi-4-mini-instruct. Verified against LitGPT for one turn."""
 
     name = "phi-4-mini"
     stop = ("<|end|>", "<|endoftext|>")
-    verified = True
-    markers = same("<|{role}|>", "<|end|>")
-    closing = "<|endoftext|>"
+    markers = shared_markers("<|{role}|>", "<|end|>")
+    suffix = "<|endoftext|>"
 
 
 @register_style
@@ -220,13 +214,12 @@ class Phi4MiniReasoning(Phi4Mini):
 
 
 @register_style
-class Granite(Turns):
+class Granite(MarkerStyle):
     """Granite 3.0, dense and MoE. Verified against Granite 3.0's template."""
 
     name = "granite"
     stop = ("<|end_of_text|>",)
-    verified = True
-    markers = same("<|start_of_role|>{role}<|end_of_role|>", "<|end_of_text|>\n")
+    markers = shared_markers("<|start_of_role|>{role}<|end_of_role|>", "<|end_of_text|>\n")
 
 
 @register_style
@@ -244,14 +237,16 @@ class Granite33(Granite):
         self.date = date
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Its own system text gives the date."""
         turns = super().turns(messages)
         if messages and messages[0]["role"] == "system":
             return turns
-        return [("system", (self.date or today("%B %d, %Y", self.day)).join(self._own)), *turns]
+        return [("system", (self.date or today("%B %d, %Y", self.current_date)).join(self._own)), *turns]
 
     def jinja(self) -> str | None:
-        date = jinja.text(self.date) if self.date else 'strftime_now("%B %d, %Y")'
-        return jinja.table(self, default=f" + {date} + ".join(map(jinja.text, self._own)))
+        """With this style's date, or today's."""
+        date = jinja.literal(self.date) if self.date else 'strftime_now("%B %d, %Y")'
+        return jinja.marker_template(self, default_system=f" + {date} + ".join(map(jinja.literal, self._own)))
 
 
 @register_style
@@ -262,15 +257,14 @@ class Granite4(Granite):
     default_system = "You are a helpful assistant. Please ensure responses are professional, accurate, and safe."
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Its own system text replaces an empty one."""
         empty = messages and messages[0]["role"] == "system" and not messages[0]["content"]
         return super().turns(messages[1:] if empty else messages)
 
-    def jinja(self) -> str | None:
-        return jinja.table(
-            self,
-            begin='{%- if messages and messages[0].role == "system" and not messages[0].content -%}\n'
-            "{%- set messages = messages[1:] -%}\n{%- endif -%}",
-        )
+    jinja_parts = {
+        "setup": '{%- if messages and messages[0].role == "system" and not messages[0].content -%}\n'
+        "{%- set messages = messages[1:] -%}\n{%- endif -%}"
+    }
 
 
 @register_style
@@ -282,81 +276,79 @@ class Granite41(Granite4):
 
 
 @register_style
-class Exaone(Turns):
+class Exaone(MarkerStyle):
     """EXAONE 3.x; user turns have no end token. Verified against Axolotl's copy of its template."""
 
     name = "exaone"
     stop = ("[|endofturn|]",)
-    verified = True
     default_system = ""
-    markers = by_role(
+    markers = role_markers(
         ("[|system|]", "[|endofturn|]\n"), ("[|user|]", "\n"), ("[|assistant|]", "[|endofturn|]\n")
     )  # fmt: skip
 
 
 @register_style
-class Danube(Turns):
+class Danube(MarkerStyle):
     """H2O-Danube 2 and 3 chat: no system messages. Verified against FastChat's h2oGPT."""
 
     name = "danube"
     stop = ("</s>",)
     roles = ("user", "assistant")
-    verified = True
-    markers = by_role(None, ("<|prompt|>", "</s>"), ("<|answer|>", "</s>"))
+    markers = role_markers(None, ("<|prompt|>", "</s>"), ("<|answer|>", "</s>"))
 
 
 @register_style
-class OpenChat(Turns):
+class OpenChat(MarkerStyle):
     """OpenChat 3.5, Starling. Verified against OpenChat's template."""
 
     name = "openchat"
     stop = ("<|end_of_turn|>",)
-    verified = True
-    begin = "<s>"
-    markers = same(
+    prefix = "<s>"
+    markers = shared_markers(
         "GPT4 Correct {role}: ", "<|end_of_turn|>", system="System", user="User", assistant="Assistant"
     )  # fmt: skip
-    opening = "GPT4 Correct Assistant:"
+    generation_prompt = "GPT4 Correct Assistant:"
 
 
 @register_style
-class SeedOSS(Turns):
+class SeedOSS(MarkerStyle):
     """Seed-OSS; answers are stripped, an empty one has no end token. Verified against its template."""
 
     name = "seed-oss"
     stop = ("<seed:eos>",)
-    verified = True
-    markers = same("<seed:bos>{role}\n", "<seed:eos>")
+    markers = shared_markers("<seed:bos>{role}\n", "<seed:eos>")
     strip = ("assistant",)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """An empty answer is only its header."""
         text = ""
         for role, content in self.turns(messages):
             silent = role == "assistant" and not content
             text += "<seed:bos>assistant" if silent else f"<seed:bos>{role}\n{content}<seed:eos>"
         return text + ("<seed:bos>assistant\n" if add_generation_prompt else "")
 
-    def jinja(self) -> str | None:
-        full = r'("\n" + content + "<seed:eos>" if content else "")'
-        return jinja.table(self, turn={"assistant": jinja.say('"<seed:bos>assistant"', full)})
+    jinja_parts = {
+        "turn": {
+            "assistant": jinja.emit('"<seed:bos>assistant"', r'("\n" + content + "<seed:eos>" if content else "")')
+        }
+    }
 
 
 @register_style
-class CommandA(Turns):
-    """Command A: its own preamble comes first, a system message adds to it; an answer is always asked for, of one kind
-    or the other. Verified against Axolotl's copy of its template.
+class CommandA(MarkerStyle):
+    """Command A: its own preamble comes first, and a system message adds to it; the text always ends with a request for
+    an answer. Verified against Axolotl's copy of its template.
     """
 
     name = "command-a"
     stop = ("<|END_OF_TURN_TOKEN|>",)
-    verified = True
-    begin = "<BOS_TOKEN>"
-    markers = by_role(
+    prefix = "<BOS_TOKEN>"
+    markers = role_markers(
         ("<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
         ("<|START_OF_TURN_TOKEN|><|USER_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
         ("<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>", "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"),
     )
-    closing = "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
+    suffix = "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
     _preamble = (
         "# System Preamble\n"
         "You are in contextual safety mode. You will reject requests to generate child sexual abuse material and child "
@@ -399,76 +391,74 @@ class CommandA(Turns):
     )
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """The system turn begins with the preamble."""
         turns, system = super().turns(messages), self._preamble
         if turns and turns[0][0] == "system" and turns[0][1]:
             system += self._more + turns.pop(0)[1]
         return [("system", system), *turns]
 
     def jinja(self) -> str | None:
-        start, end = map(jinja.text, self.markers["system"])
-        told = f"({jinja.text(self._more)} + system if system else {jinja.text('')})"
-        empty = (
-            '{%- if system == "" and rest | length < messages | length -%}' + jinja.say(start, end) + "{%- endif -%}"
-        )
-        return jinja.table(
-            self, default='""', first=jinja.say(start, jinja.text(self._preamble), told, end) + "\n" + empty
-        )
+        """The system turn begins with the preamble."""
+        start, end = map(jinja.literal, self.markers["system"])
+        told = f"({jinja.literal(self._more)} + system if system else {jinja.literal('')})"
+        preamble = jinja.emit(start, jinja.literal(self._preamble), told, end)
+        is_empty = '{%- if system == "" and rest | length < messages | length -%}'
+        turn = preamble + "\n" + is_empty + jinja.emit(start, end) + "{%- endif -%}"
+        return jinja.marker_template(self, default_system='""', system_turn=turn)
 
 
 @register_style
-class Glm4(Turns):
+class Glm4(MarkerStyle):
     """GLM-4 chat; turns have no end token, empty ones are left out. Verified against ChatGLM4's template."""
 
     name = "glm4"
     stop = ("<|user|>", "<|observation|>", "<|endoftext|>")
-    verified = True
-    begin = "[gMASK]<sop>"
-    markers = same("<|{role}|>\n", "")
+    prefix = "[gMASK]<sop>"
+    markers = shared_markers("<|{role}|>\n", "")
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Without empty turns."""
         return [turn for turn in super().turns(messages) if turn[1]]
 
-    def jinja(self) -> str | None:
-        return jinja.table(self, keep="message.content")
+    jinja_parts = {"condition": "message.content"}
 
 
 @register_style
-class Ernie45(Turns):
+class Ernie45(MarkerStyle):
     """ERNIE 4.5. Verified against ms-swift's table, for prompts."""
 
     name = "ernie4.5"
     stop = ("<|end_of_sentence|>", "</s>")
-    verified = True
-    begin = "<|begin_of_sentence|>"
-    markers = by_role(("", "\n"), ("User: ", "\n"), ("Assistant: ", "<|end_of_sentence|>"))
+    prefix = "<|begin_of_sentence|>"
+    markers = role_markers(("", "\n"), ("User: ", "\n"), ("Assistant: ", "<|end_of_sentence|>"))
 
 
 @register_style
-class Hunyuan(Turns):
+class Hunyuan(MarkerStyle):
     """Hunyuan 0.5B to 7B and Hunyuan-MT. Verified against ms-swift's table, for prompts."""
 
     name = "hunyuan"
     stop = ("<｜hy_place▁holder▁no▁2｜>",)
-    verified = True
-    begin = "<｜hy_begin▁of▁sentence｜>"
-    markers = by_role(
+    prefix = "<｜hy_begin▁of▁sentence｜>"
+    markers = role_markers(
         ("", "<｜hy_place▁holder▁no▁3｜>"), ("<｜hy_User｜>", ""), ("<｜hy_Assistant｜>", "<｜hy_place▁holder▁no▁2｜>")
     )  # fmt: skip
 
 
 @register_style
-class HunyuanA13B(Turns):
+class HunyuanA13B(MarkerStyle):
     """Hunyuan-A13B. Verified against ms-swift's table, for prompts."""
 
     name = "hunyuan-a13b"
     stop = ("<|eos|>",)
-    verified = True
-    markers = by_role(("<|startoftext|>", "<|extra_4|>"), ("<|startoftext|>", "<|extra_0|>"), ("", "<|eos|>"))
+    markers = role_markers(("<|startoftext|>", "<|extra_4|>"), ("<|startoftext|>", "<|extra_0|>"), ("", "<|eos|>"))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """A system text shares the user's start token."""
         text = super().render(messages, add_generation_prompt)
         return text.replace("<|extra_4|><|startoftext|>", "<|extra_4|>", 1)  # a system text shares the user's start
 
     def jinja(self) -> str | None:
+        """A system text shares the user's start token."""
         shared = '{{- text | replace("<|extra_4|><|startoftext|>", "<|extra_4|>", 1) -}}'
-        return "{%- set text -%}\n" + jinja.table(self) + "\n{%- endset -%}\n" + shared
+        return "{%- set text -%}\n" + jinja.marker_template(self) + "\n{%- endset -%}\n" + shared

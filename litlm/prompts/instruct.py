@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
-from litlm.prompts.turns import Turn, Turns, by_role, same
+from litlm.prompts.turns import MarkerStyle, Turn, role_markers, shared_markers
 
 
 @register_style
-class Gemma(Turns):
+class Gemma(MarkerStyle):
     """Gemma 1 and 2, CodeGemma: no system messages; contents are stripped. Verified against Gemma 2's template."""
 
     name = "gemma"
     stop = ("<end_of_turn>",)
     roles = ("user", "assistant")
-    verified = True
-    begin = "<bos>"
-    markers = same("<start_of_turn>{role}\n", "<end_of_turn>\n", assistant="model")
+    prefix = "<bos>"
+    markers = shared_markers("<start_of_turn>{role}\n", "<end_of_turn>\n", assistant="model")
     strip = ("user", "assistant")
     alternating = True
 
@@ -29,26 +27,25 @@ class Gemma3(Gemma):
 
     name = "gemma3"
     roles = PromptStyle.roles
-    merge = ("", "\n\n")
+    merge_system = ("", "\n\n")
 
 
 @register_style
-class Llama2(Turns):
+class Llama2(MarkerStyle):
     """Llama-2-Chat: the system text begins the first user message; contents are stripped. Verified against FastChat."""
 
     name = "llama2"
     stop = ("</s>",)
-    verified = True
-    markers = by_role(None, ("<s>[INST] ", " [/INST]"), (" ", " </s>"))
+    markers = role_markers(None, ("<s>[INST] ", " [/INST]"), (" ", " </s>"))
     alternating = True
-    merge = ("<<SYS>>\n", "\n<</SYS>>\n\n")
-    opening = ""
+    merge_system = ("<<SYS>>\n", "\n<</SYS>>\n\n")
+    generation_prompt = ""
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Contents are stripped, also with a system text in them."""
         return [(role, content.strip()) for role, content in super().turns(messages)]
 
-    def jinja(self) -> str | None:
-        return jinja.table(self, content=dict.fromkeys(self.markers, "(content | trim)"))
+    jinja_parts = {"content": dict.fromkeys(markers, "(content | trim)")}
 
 
 @register_style
@@ -66,14 +63,14 @@ class Llama2FunctionCalling(Llama2):
     """
 
     name = "llama2-function-calling"
-    markers = by_role(None, ("[INST]", "[/INST]\n\n"), ("", "</s>"))
+    markers = role_markers(None, ("[INST]", "[/INST]\n\n"), ("", "</s>"))
 
     def __init__(self, functions: str = "") -> None:
-        self.begin = f"<FUNCTIONS>{functions}</FUNCTIONS>\n\n" if functions else ""
+        self.prefix = f"<FUNCTIONS>{functions}</FUNCTIONS>\n\n" if functions else ""
 
 
 @register_style
-class MistralV1(Turns):
+class MistralV1(MarkerStyle):
     """Mistral-7B-Instruct v0.1 and v0.2, Mixtral-8x7B-Instruct: the system text begins the first user message.
 
     Verified against mistral-common, text and token ids.
@@ -81,12 +78,11 @@ class MistralV1(Turns):
 
     name = "mistral-v1"
     stop = ("</s>",)
-    verified = True
-    begin = "<s>"
-    markers = by_role(None, (" [INST] ", " [/INST]"), (" ", "</s>"))
-    opening = ""
+    prefix = "<s>"
+    markers = role_markers(None, (" [INST] ", " [/INST]"), (" ", "</s>"))
+    generation_prompt = ""
     alternating = True
-    merge = ("", "\n\n")
+    merge_system = ("", "\n\n")
 
 
 @register_style
@@ -97,7 +93,7 @@ class MistralV3(MistralV1):
     """
 
     name = "mistral-v3"
-    markers = by_role(None, ("[INST] ", "[/INST]"), (" ", "</s>"))
+    markers = role_markers(None, ("[INST] ", "[/INST]"), (" ", "</s>"))
     merge_into = -1
 
 
@@ -106,7 +102,7 @@ class MistralV3Tekken(MistralV3):
     """Mistral-Nemo-Instruct-2407, Ministral-8B-2410. Verified against mistral-common."""
 
     name = "mistral-v3-tekken"
-    markers = by_role(None, ("[INST]", "[/INST]"), ("", "</s>"))
+    markers = role_markers(None, ("[INST]", "[/INST]"), ("", "</s>"))
 
 
 @register_style
@@ -114,8 +110,8 @@ class MistralV7(MistralV1):
     """Mistral-Large-2411: system messages are turns. Verified against mistral-common, text and token ids."""
 
     name = "mistral-v7"
-    markers = by_role(("[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]"), ("[INST] ", "[/INST]"), (" ", "</s>"))
-    merge = None
+    markers = role_markers(("[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]"), ("[INST] ", "[/INST]"), (" ", "</s>"))
+    merge_system = None
 
 
 @register_style
@@ -123,7 +119,7 @@ class MistralV7Tekken(MistralV7):
     """Mistral-Small 3 to 3.2, Devstral; their own system texts are not added. Verified against mistral-common."""
 
     name = "mistral-v7-tekken"
-    markers = by_role(("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), ("[INST]", "[/INST]"), ("", "</s>"))
+    markers = role_markers(("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), ("[INST]", "[/INST]"), ("", "</s>"))
 
 
 @register_style
@@ -134,14 +130,13 @@ class MistralV13(MistralV7Tekken):
 
 
 @register_style
-class CommandR(Turns):
+class CommandR(MarkerStyle):
     """Command R and R+, Aya 23, Aya Expanse; all but system texts are stripped. Verified against their templates."""
 
     name = "command-r"
     stop = ("<|END_OF_TURN_TOKEN|>",)
-    verified = True
-    begin = "<BOS_TOKEN>"
-    markers = same(
+    prefix = "<BOS_TOKEN>"
+    markers = shared_markers(
         "<|START_OF_TURN_TOKEN|><|{role}_TOKEN|>", "<|END_OF_TURN_TOKEN|>", system="SYSTEM", user="USER",
         assistant="CHATBOT",
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Prompt styles as Jinja chat templates, so that other tools ask a model as it was trained; and what ends an answer.
+"""Prompt styles as Jinja chat templates, so that other tools prompt a model as it was trained; and its end tokens.
 
-A style's `jinja` writes the template: for tables here, for the rest beside their `render`. It counts only where nothing
-that it mirrors was overridden below it (a subclass with a `render` of its own needs a `jinja` of its own).
+A style's `jinja` writes the template: `marker_template` for tables of markers, other styles their own beside `render`.
+It is ignored in subclasses that override what it mirrors (`render`, `turns`) without overriding it too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING
 from litlm.prompts.base import PromptStyle
 
 if TYPE_CHECKING:
-    from litlm.prompts.turns import Turns
+    from litlm.prompts.turns import MarkerStyle
     from litlm.tokenizer import Tokenizer
 
-_MIRRORED = ("render", "turns")
-
-# an answer's `reasoning` and the rest, `content`, as `turns.split_reasoning` tells them apart
+# splits an answer into `reasoning` and `content`, as `turns.split_reasoning` does
 REASONING = r"""{%- set content = message.content -%}
 {%- set reasoning = message.reasoning_content or "" -%}
 {%- if message.reasoning_content is not defined and "</think>" in content -%}
@@ -27,7 +25,7 @@ REASONING = r"""{%- set content = message.content -%}
 {%- set content = content.split("</think>")[-1].lstrip("\n") -%}
 {%- endif -%}"""
 
-# where the last question is
+# sets last.user to the index of the last user message
 LAST_USER = """{%- set last = namespace(user=-1) -%}
 {%- for message in messages -%}
 {%- if message.role == "user" -%}{%- set last.user = loop.index0 -%}{%- endif -%}
@@ -35,122 +33,138 @@ LAST_USER = """{%- set last = namespace(user=-1) -%}
 
 
 def chat_template(style: PromptStyle, tokenizer: Tokenizer) -> str | None:
-    """The style as a chat template for this tokenizer; None where there is none.
+    """The style as a chat template for this tokenizer; None if it has none.
 
-    Tools add no BOS to what a template writes, so styles that leave it to the tokenizer have it in their template.
+    Other tools add no BOS to what a template writes, so styles that leave it to the tokenizer have it in the template.
     """
     classes = type(style).__mro__
-    depth = {n: next((i for i, c in enumerate(classes) if n in vars(c)), len(classes)) for n in ("jinja", *_MIRRORED)}
-    template = style.jinja() if all(depth["jinja"] <= depth[name] for name in _MIRRORED) else None
-    if template is None or not style.adds_prefix:
+    depth = lambda name: next((i for i, c in enumerate(classes) if name in vars(c)), len(classes))  # noqa: E731
+    mirrors = min(depth("jinja"), depth("jinja_parts")) <= min(depth("render"), depth("turns"))
+    template = style.jinja() if mirrors else None
+    if template is None or not style.adds_bos:
         return template
-    prefix = "".join(tokenizer.id_to_token(token) or "" for token in tokenizer.prefix_ids)
-    return (say(text(prefix)) if prefix else "") + template
+    bos = "".join(tokenizer.id_to_token(token) or "" for token in tokenizer.prefix_ids)
+    return emit(literal(bos)) + template
 
 
-def turn_ends(style: PromptStyle, tokenizer: Tokenizer) -> frozenset[int]:
-    """The special tokens that end an answer in this style: those it stops at, and what it has answers learned with."""
+def end_of_turn_ids(style: PromptStyle, tokenizer: Tokenizer) -> frozenset[int]:
+    """The special tokens that end an answer in this style: its stop tokens, and the last one of trained answers."""
     ends = {i for stop in style.stop if (i := tokenizer.token_to_id(stop)) in tokenizer.special_ids}
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    if (tool_use := getattr(style, "tool_use_style", None)) is not None:
+        ends |= end_of_turn_ids(tool_use, tokenizer)
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        ids, learned = style.encode_marked(style.mark(talk, without_thoughts=True), tokenizer)
-    except ValueError:  # a template that refuses it, or that writes answers unlike how they are asked for
+        rendered = style.render_with_spans(messages, allow_missing_thinking=True)
+        ids, mask = style.encode_rendered(rendered, tokenizer)
+    except ValueError:  # a template that refuses it, or that writes answers differently from their prompts
         return frozenset(ends)
-    last = max((k for k, yes in enumerate(learned) if yes), default=None)
+    last = max((k for k, trained in enumerate(mask) if trained), default=None)
     return frozenset(ends if last is None else ends | ({ids[last]} & tokenizer.special_ids))
 
 
-def text(literal: str) -> str:
-    """A text in a template's expression."""
-    return json.dumps(literal, ensure_ascii=False)
+# --- parts of templates -------------------------------------------------------------------------------------------
+def literal(text: str) -> str:
+    """A text as a Jinja expression."""
+    return json.dumps(text, ensure_ascii=False)
 
 
-def say(*parts: str) -> str:
-    """Write expressions, one after another."""
-    return "{{- " + " + ".join(part for part in parts if part != '""') + " -}}" if any(p != '""' for p in parts) else ""
+def emit(*expressions: str) -> str:
+    """A statement that writes the concatenated expressions; "" if they are all empty."""
+    parts = [part for part in expressions if part != '""']
+    return "{{- " + " + ".join(parts) + " -}}" if parts else ""
+
+
+def refuse(reason: str) -> str:
+    """A statement that raises an error."""
+    return "{{- raise_exception(" + literal(reason) + ") -}}"
 
 
 def fill(template: str, **values: str) -> str:
-    """A template with texts of Jinja in the place of `$name`."""
-    refused = refuse("roles are system, user, assistant")
-    return string.Template(template.strip()).substitute(values, refuse=refused)
+    """A template with Jinja code in place of each `$name`."""
+    return string.Template(template.strip()).substitute(values, refuse=refuse("roles are system, user, assistant"))
 
 
-def refuse(why: str) -> str:
-    return "{{- raise_exception(" + text(why) + ") -}}"
-
-
-def table(
-    style: Turns,
+def marker_template(
+    style: MarkerStyle,
     *,
-    begin: str = "",
-    default: str = "",
-    system: str = "messages[0].content",
-    first: str = "",
-    keep: str = "",
+    setup: str = "",
+    default_system: str = "",
+    given_system: str = "messages[0].content",
+    system_turn: str = "",
+    condition: str = "",
     content: Mapping[str, str] | None = None,
     after: Mapping[str, str] | None = None,
     turn: Mapping[str, str] | None = None,
 ) -> str:
-    """The template of a style that is a table. What differs from the table is given in Jinja:
+    """The template of a table of markers. The arguments are Jinja code, for styles that differ from the table.
 
-    begin: statements to begin with. default: the expression of the system text where none is given. system: that of a
-    given one. first: what writes the variable `system`. keep: which of the other messages are written. By role, the
-    expressions: content, of its text (`content` is that of the table); after, what follows it; turn, all of the turn.
+    setup: statements at the beginning. default_system, given_system: expressions of the system text, if the
+    conversation has none and if it has one. system_turn: statements that write the variable `system`. condition: which
+    of the other messages are written. By role: content, the expression of its text (the table's is the variable
+    `content`); after, of what follows it; turn, the statements of the whole turn.
     """
-    content, after, turn = content or {}, after or {}, turn or {}
-    default = default or ("none" if style.default_system is None else text(style.default_system))
-    # a first system message that is like any other turn needs no care
-    apart = style.merge is not None or style.alternating or default != "none" or bool(first)
-    lines = [begin]
-    if apart:
+    default = default_system or ("none" if style.default_system is None else literal(style.default_system))
+    # otherwise a system message is a turn like any other
+    separate = style.merge_system is not None or style.alternating or default != "none" or bool(system_turn)
+    lines = [setup]
+    if separate:
         lines += ["{%- set system = " + default + " -%}", "{%- set rest = messages -%}"]
-    if apart and "system" in style.roles:
-        given = f"({system}) | trim" if "system" in style.strip else system
-        lines += [
-            '{%- if messages and messages[0].role == "system" -%}',
-            "{%- set system = " + given + " -%}",
-            "{%- set rest = messages[1:] -%}",
-            "{%- endif -%}",
-        ]
-    lines.append(say(text(style.begin)))
-    if apart and style.merge is None and "system" in style.markers:
-        before, behind = map(text, style.markers["system"])
-        lines += ["{%- if system is not none -%}", first or say(before, "system", behind), "{%- endif -%}"]
-    if style.merge is not None:
-        unset = "" if style.merge_into else " and into.turn < 0"
+        if "system" in style.roles:
+            given = f"({given_system}) | trim" if "system" in style.strip else given_system
+            lines += [
+                '{%- if messages and messages[0].role == "system" -%}',
+                "{%- set system = " + given + " -%}",
+                "{%- set rest = messages[1:] -%}",
+                "{%- endif -%}",
+            ]
+    lines.append(emit(literal(style.prefix)))
+    if style.merge_system is not None:
+        is_first = "" if style.merge_into else " and into.turn < 0"
         lines += [
             "{%- set into = namespace(turn=-1) -%}",
             "{%- for message in rest -%}",
-            '{%- if message.role == "user"' + unset + " -%}{%- set into.turn = loop.index0 -%}{%- endif -%}",
+            '{%- if message.role == "user"' + is_first + " -%}{%- set into.turn = loop.index0 -%}{%- endif -%}",
             "{%- endfor -%}",
         ]
-    lines.append("{%- for message in " + ("rest" if apart else "messages") + (f" if {keep}" if keep else "") + " -%}")
+    elif separate and "system" in style.markers:
+        before, end = map(literal, style.markers["system"])
+        lines += ["{%- if system is not none -%}", system_turn or emit(before, "system", end), "{%- endif -%}"]
+    where = f" if {condition}" if condition else ""
+    lines.append("{%- for message in " + ("rest" if separate else "messages") + where + " -%}")
     if style.alternating:
         lines.append('{%- if (message.role == "user") != (loop.index0 % 2 == 0) -%}')
         lines += [refuse("user and assistant must take turns, after an optional system message"), "{%- endif -%}"]
-    roles = [role for role in style.markers if role in style.roles and not (role == "system" and style.alternating)]
-    for i, role in enumerate(roles):
-        before, behind = map(text, style.markers[role])
-        own = "message.content" + (" | trim" if role in style.strip else "")
-        lines.append("{%- " + ("elif" if i else "if") + f' message.role == "{role}" -%}}')
-        merged = role == "user" and style.merge is not None
-        if merged or role in content or role in turn:
-            lines.append("{%- set content = " + own + " -%}")
-        if merged and style.merge is not None:
-            around = " + ".join(
-                x for x in (text(style.merge[0]), "system", text(style.merge[1]), "content") if x != '""'
-            )
-            lines.append("{%- if system is not none and loop.index0 == into.turn -%}")
-            lines.append("{%- set content = " + around + " -%}{%- endif -%}")
-        elif role not in content and role not in turn:
-            content = {**content, role: f"({own})" if "|" in own else own}
-        lines.append(turn.get(role) or say(before, content.get(role, "content"), after.get(role, behind)))
-    lines += ["{%- else -%}", refuse(f"roles are {', '.join(roles)}"), "{%- endif -%}", "{%- endfor -%}"]
-    opening = style.markers["assistant"][0] if style.opening is None else style.opening
-    if style.closing:
-        lines += ["{%- if add_generation_prompt -%}", say(text(opening)), "{%- else -%}", say(text(style.closing))]
-        lines.append("{%- endif -%}")
-    elif opening:
-        lines += ["{%- if add_generation_prompt -%}", say(text(opening)), "{%- endif -%}"]
+    lines += [*_role_lines(style, content or {}, after or {}, turn or {}), "{%- endfor -%}", *_ending(style)]
     return "\n".join(line for line in lines if line)
+
+
+def _role_lines(
+    style: MarkerStyle, content: Mapping[str, str], after: Mapping[str, str], turn: Mapping[str, str]
+) -> list[str]:
+    """Statements that write one message, by its role."""
+    roles = [role for role in style.markers if role in style.roles and not (role == "system" and style.alternating)]
+    lines = []
+    for i, role in enumerate(roles):
+        before, end = map(literal, style.markers[role])
+        text = "message.content" + (" | trim" if role in style.strip else "")
+        lines.append("{%- " + ("elif" if i else "if") + f' message.role == "{role}" -%}}')
+        merges = role == "user" and style.merge_system is not None
+        if merges or role in content or role in turn:
+            lines.append("{%- set content = " + text + " -%}")
+            text = "content"
+        if merges and style.merge_system is not None:
+            merged = (literal(style.merge_system[0]), "system", literal(style.merge_system[1]), "content")
+            lines.append("{%- if system is not none and loop.index0 == into.turn -%}")
+            lines.append("{%- set content = " + " + ".join(x for x in merged if x != '""') + " -%}{%- endif -%}")
+        expression = content.get(role, f"({text})" if "|" in text else text)
+        lines.append(turn.get(role) or emit(before, expression, after.get(role, end)))
+    return [*lines, "{%- else -%}", refuse(f"roles are {', '.join(roles)}"), "{%- endif -%}"]
+
+
+def _ending(style: MarkerStyle) -> list[str]:
+    """Statements that write the generation prompt or the suffix."""
+    prompt = style.markers["assistant"][0] if style.generation_prompt is None else style.generation_prompt
+    if not prompt and not style.suffix:
+        return []
+    suffix = ["{%- else -%}", emit(literal(style.suffix))] if style.suffix else []
+    return ["{%- if add_generation_prompt -%}", emit(literal(prompt)), *suffix, "{%- endif -%}"]

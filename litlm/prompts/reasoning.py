@@ -1,4 +1,4 @@
-"""Prompt styles of models that reason: they write, ask for or remove what precedes an answer. Qwen's: `chatml.py`."""
+"""Prompt styles of models that reason: they write, ask for or remove thoughts before an answer. Qwen's: `chatml.py`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ from collections.abc import Sequence
 
 from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
-from litlm.prompts.turns import Turn, Turns, answer, by_role, last_user, same, split_reasoning, today
+from litlm.prompts.turns import (
+    MarkerStyle,
+    Turn,
+    role_markers,
+    shared_markers,
+    split_reasoning,
+    today,
+    without_reasoning,
+)
 
 _SYSTEMS = r"""{%- set systems = messages | selectattr("role", "equalto", "system") -%}
 {%- set systems = systems | map(attribute="content") | join("\n\n") -%}"""
 
 
+def _last_user(messages: Sequence[Message]) -> int:
+    """Its index, or -1."""
+    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
+
+
 @register_style
-class DeepSeekV2(Turns):
+class DeepSeekV2(MarkerStyle):
     """DeepSeek-V2-Chat and -Lite, DeepSeek LLM and MoE chat. Verified against DeepSeek-V2's template."""
 
     name = "deepseek-v2"
     stop = ("<｜end▁of▁sentence｜>",)
-    verified = True
-    begin = "<｜begin▁of▁sentence｜>"
-    markers = by_role(("", "\n\n"), ("User: ", "\n\n"), ("Assistant: ", "<｜end▁of▁sentence｜>"))
-    opening = "Assistant:"
+    prefix = "<｜begin▁of▁sentence｜>"
+    markers = role_markers(("", "\n\n"), ("User: ", "\n\n"), ("Assistant: ", "<｜end▁of▁sentence｜>"))
+    generation_prompt = "Assistant:"
 
 
 @register_style
@@ -29,8 +41,8 @@ class DeepSeekV25(DeepSeekV2):
     """DeepSeek-V2.5. Verified against Axolotl's template."""
 
     name = "deepseek-v2.5"
-    markers = by_role(("", "\n\n"), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
-    opening = None
+    markers = role_markers(("", "\n\n"), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
+    generation_prompt = None
 
 
 @register_style
@@ -38,44 +50,44 @@ class DeepSeekV3(DeepSeekV2):
     """DeepSeek-V3 and V3-0324; system texts come first, answers lose their reasoning. Verified against its template."""
 
     name = "deepseek-v3"
-    markers = by_role(("", ""), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
-    opening = None
+    markers = role_markers(("", ""), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
+    generation_prompt = None
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """All system texts come first; answers lose their reasoning."""
         system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
         rest = [(role, content) for role, content in super().turns(messages) if role != "system"]
         return [("system", system), *((r, self._answer(c) if r == "assistant" else c) for r, c in rest)]
 
     def _answer(self, content: str) -> str:
-        return answer(content)
+        return without_reasoning(content)
 
-    def jinja(self) -> str | None:
-        return jinja.table(
-            self,
-            begin=_SYSTEMS,
-            default="systems",
-            system="systems",
-            keep='message.role != "system"',
-            content={"assistant": 'content.split("</think>")[-1]'},
-        )
+    jinja_parts = {
+        "setup": _SYSTEMS,
+        "default_system": "systems",
+        "given_system": "systems",
+        "condition": 'message.role != "system"',
+        "content": {"assistant": 'content.split("</think>")[-1]'},
+    }
 
 
 @register_style
 class DeepSeekV31(DeepSeekV3):
-    """DeepSeek-V3.1: tells before each answer whether there is thinking.
+    """DeepSeek-V3.1: marks before each answer whether the model thinks.
 
     Unverified: llama.cpp's copy of the template writes `<think></think>` where the model card has `</think>`; the rest
     is compared with it.
     """
 
     name = "deepseek-v3.1"
-    verified = False
+    unverified = True
 
     def __init__(self, *, thinking: bool = False) -> None:
         self.thinking = thinking
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text, asked = self.begin, False
+        """An answer to a question begins with `</think>`."""
+        text, asked = self.prefix, False
         for role, content in self.turns(messages):
             if role == "assistant":
                 text += f"{'<｜Assistant｜></think>' if asked else ''}{content}<｜end▁of▁sentence｜>"
@@ -90,9 +102,9 @@ class DeepSeekV31(DeepSeekV3):
         return content.split("</think>", 1)[-1]
 
     def jinja(self) -> str | None:
-        opening = jinja.text("<｜Assistant｜>" + ("<think>" if self.thinking else "</think>"))
-        return jinja.fill(
-            r"""
+        """With or without an opened thought in the prompt."""
+        opening = jinja.literal("<｜Assistant｜>" + ("<think>" if self.thinking else "</think>"))
+        template = r"""
 $systems
 {%- set asked = namespace(yes=false) -%}
 {{- $begin + systems -}}
@@ -105,11 +117,8 @@ $systems
 {%- endif -%}
 {%- set asked.yes = message.role == "user" -%}
 {%- endfor -%}
-{%- if add_generation_prompt and asked.yes -%}{{- $opening -}}{%- endif -%}""",
-            systems=_SYSTEMS,
-            begin=jinja.text(self.begin),
-            opening=opening,
-        )
+{%- if add_generation_prompt and asked.yes -%}{{- $opening -}}{%- endif -%}"""
+        return jinja.fill(template, systems=_SYSTEMS, begin=jinja.literal(self.prefix), opening=opening)
 
 
 @register_style
@@ -117,51 +126,52 @@ class DeepSeekR1(DeepSeekV3):
     """DeepSeek-R1 and its distillations: asked to think. Verified against R1's and R1-Distill's templates."""
 
     name = "deepseek-r1"
-    opening = "<｜Assistant｜><think>\n"
+    generation_prompt = "<｜Assistant｜><think>\n"
 
 
 @register_style
-class Exaone4(Turns):
+class Exaone4(MarkerStyle):
     """EXAONE 4.0, not thinking: an empty think block stands before each answer. Verified against Axolotl's template."""
 
     name = "exaone4"
     stop = ("[|endofturn|]",)
-    verified = True
-    markers = same("[|{role}|]\n", "[|endofturn|]\n")
-    opening = "[|assistant|]\n<think>\n\n</think>\n\n"
+    markers = shared_markers("[|{role}|]\n", "[|endofturn|]\n")
+    generation_prompt = "[|assistant|]\n<think>\n\n</think>\n\n"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """An empty think block replaces the reasoning of answers."""
         turns = []
         for role, content in super().turns(messages):
             if role == "assistant" and content:
-                content = answer(content).strip() if "</think>" in content else content
+                content = without_reasoning(content).strip() if "</think>" in content else content
                 content = f"<think>\n\n</think>\n\n{content}"
             turns.append((role, content))
         return turns
 
-    def jinja(self) -> str | None:
-        bare = '(content.split("</think>")[-1] | trim if "</think>" in content else content)'
-        return jinja.table(
-            self, content={"assistant": r'("<think>\n\n</think>\n\n" + ' + bare + ' if content else "")'}
-        )
+    jinja_parts = {
+        "content": {
+            "assistant": r'("<think>\n\n</think>\n\n" + '
+            '(content.split("</think>")[-1] | trim if "</think>" in content else content) if content else "")'
+        }
+    }
 
 
 @register_style
-class Gemma4(Turns):
+class Gemma4(MarkerStyle):
     """Gemma 4: contents are stripped, answers lose their thoughts; a second answer continues the first's turn.
 
-    Verified against Gemma 4's template. thinking: ask for thoughts; if not, the text that asks for an answer holds
-    empty ones, so that no answer continues it: `encode_with_mask` refuses.
+    Verified against Gemma 4's template. thinking: ask for thoughts; without it the prompt ends with an empty
+    thought, so no answer continues it, and `encode_with_mask` refuses.
     """
 
     name = "gemma4"
     stop = ("<turn|>",)
-    verified = True
 
     def __init__(self, *, thinking: bool = False) -> None:
         self.thinking = thinking
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Consecutive answers share a turn."""
         text, before = "<bos>", ""
         if self.thinking and not (messages and messages[0]["role"] == "system"):
             text += "<|turn>system\n<|think|>\n<turn|>\n"
@@ -180,14 +190,14 @@ class Gemma4(Turns):
         return text
 
     def jinja(self) -> str | None:
+        """With or without thinking."""
         start, think = "", ""
         if self.thinking:
-            own = jinja.text("<|turn>system\n<|think|>\n<turn|>\n")
+            own = jinja.literal("<|turn>system\n<|think|>\n<turn|>\n")
             start = '{%- if not (messages and messages[0].role == "system") -%}{{- ' + own + " -}}{%- endif -%}"
             think = r'{%- if loop.first and message.role == "system" -%}{{- "<|think|>\n" -}}{%- endif -%}'
-        opening = jinja.text("<|turn>model\n" + ("" if self.thinking else "<|channel>thought\n<channel|>"))
-        return jinja.fill(
-            r"""
+        opening = jinja.literal("<|turn>model\n" + ("" if self.thinking else "<|channel>thought\n<channel|>"))
+        template = r"""
 {{- "<bos>" -}}$start
 {%- set before = namespace(role="") -%}
 {%- for message in messages -%}
@@ -205,11 +215,8 @@ class Gemma4(Turns):
 {{- said.text.strip() + "<turn|>\n" -}}
 {%- set before.role = message.role -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- $opening -}}{%- endif -%}""",
-            start=start,
-            think=think,
-            opening=opening,
-        )
+{%- if add_generation_prompt -%}{{- $opening -}}{%- endif -%}"""
+        return jinja.fill(template, start=start, think=think, opening=opening)
 
 
 @register_style
@@ -221,15 +228,14 @@ class GptOss(PromptStyle):
     """
 
     name = "gpt-oss"
-    keys = ("thinking",)
+    message_keys = ("thinking",)
     stop = ("<|return|>", "<|call|>")
-    verified = True
 
     def __init__(self, *, date: str | None = None, effort: str = "medium") -> None:
         self.date, self.effort = date, effort
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        date = self.date or today("%Y-%m-%d", self.day)
+        date = self.date or today("%Y-%m-%d", self.current_date)
         text = (
             "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: "
             f"2024-06\nCurrent date: {date}\n\nReasoning: {self.effort}\n\n# Valid channels: analysis, commentary, "
@@ -257,9 +263,8 @@ class GptOss(PromptStyle):
         return text + ("<|start|>assistant" if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
-        date = jinja.text(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
-        return jinja.fill(
-            r"""
+        date = jinja.literal(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
+        template = r"""
 {{- "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: " -}}
 {{- "2024-06\nCurrent date: " + $date + "\n\nReasoning: $effort\n\n# Valid channels: analysis, commentary, " -}}
 {{- "final. Channel must be included for every message.<|end|>" -}}
@@ -283,13 +288,9 @@ $refuse_channels
 {%- else -%}$refuse
 {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- "<|start|>assistant" -}}{%- endif -%}""",
-            date=date,
-            effort=self.effort,
-            refuse_channels=jinja.refuse(
-                "a message holds channel tokens: pass the final text as content, the analysis as thinking"
-            ),
-        )
+{%- if add_generation_prompt -%}{{- "<|start|>assistant" -}}{%- endif -%}"""
+        reason = "a message holds channel tokens: pass the final text as content, the analysis as thinking"
+        return jinja.fill(template, date=date, effort=self.effort, refuse_channels=jinja.refuse(reason))
 
 
 @register_style
@@ -300,15 +301,14 @@ class Glm45(PromptStyle):
     """
 
     name = "glm-4.5"
-    keys = ("reasoning_content",)
+    message_keys = ("reasoning_content",)
     stop = ("<|user|>", "<|observation|>", "<|endoftext|>")
-    verified = True
 
     def __init__(self, *, thinking: bool = True) -> None:
         self.thinking = thinking
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text, last_question = "[gMASK]<sop>", last_user(messages)
+        text, last_question = "[gMASK]<sop>", _last_user(messages)
         for i, message in enumerate(messages):
             role, content = message["role"], message["content"]
             if role == "assistant":
@@ -325,9 +325,8 @@ class Glm45(PromptStyle):
 
     def jinja(self) -> str | None:
         quiet = "" if self.thinking else r' + ("" if message.content.endswith("/nothink") else "/nothink")'
-        opening = jinja.text("<|assistant|>" + ("" if self.thinking else "\n<think></think>"))
-        return jinja.fill(
-            r"""
+        opening = jinja.literal("<|assistant|>" + ("" if self.thinking else "\n<think></think>"))
+        template = r"""
 {{- "[gMASK]<sop>" -}}
 $last_user
 {%- for message in messages -%}
@@ -340,12 +339,8 @@ $reasoning
 {%- else -%}$refuse
 {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- $opening -}}{%- endif -%}""",
-            last_user=jinja.LAST_USER,
-            reasoning=jinja.REASONING,
-            quiet=quiet,
-            opening=opening,
-        )
+{%- if add_generation_prompt -%}{{- $opening -}}{%- endif -%}"""
+        return jinja.fill(template, last_user=jinja.LAST_USER, reasoning=jinja.REASONING, quiet=quiet, opening=opening)
 
 
 @register_style
@@ -357,13 +352,12 @@ class Apertus(PromptStyle):
 
     name = "apertus"
     stop = ("<|assistant_end|>",)
-    verified = True
 
     def __init__(self, *, date: str | None = None, thinking: bool = False) -> None:
         self.date, self.thinking = date, thinking
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        date = self.date or today("%Y-%m-%d", self.day)
+        date = self.date or today("%Y-%m-%d", self.current_date)
         system = (
             "You are Apertus, a helpful assistant created by the SwissAI initiative.\nKnowledge cutoff: 2024-04\n"
             f"Current date: {date}"
@@ -387,10 +381,9 @@ class Apertus(PromptStyle):
         return text + ("<|assistant_start|>" if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
-        date = jinja.text(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
+        date = jinja.literal(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
         enabled = "enabled" if self.thinking else "disabled"
-        return jinja.fill(
-            r"""
+        template = r"""
 {%- set system = "You are Apertus, a helpful assistant created by the SwissAI initiative.\n" -%}
 {%- set system = system + "Knowledge cutoff: 2024-04\nCurrent date: " + $date -%}
 {%- set rest = messages -%}
@@ -410,11 +403,9 @@ class Apertus(PromptStyle):
 {%- endif -%}
 {%- set answering.yes = message.role == "assistant" -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- "<|assistant_start|>" -}}{%- endif -%}""",
-            date=date,
-            enabled=enabled,
-            refuse_roles=jinja.refuse("roles are user and assistant, after an optional system message"),
-        )
+{%- if add_generation_prompt -%}{{- "<|assistant_start|>" -}}{%- endif -%}"""
+        refuse = jinja.refuse("roles are user and assistant, after an optional system message")
+        return jinja.fill(template, date=date, enabled=enabled, refuse_roles=refuse)
 
 
 @register_style
@@ -422,15 +413,14 @@ class MiniMaxM2(PromptStyle):
     """MiniMax-M2: asked to think; answers to earlier questions lose their reasoning. Verified against its template."""
 
     name = "minimax-m2"
-    keys = ("reasoning_content",)
+    message_keys = ("reasoning_content",)
     stop = ("[e~[",)
-    verified = True
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         system = "You are a helpful assistant."
         if messages and messages[0]["role"] == "system":
             system, messages = messages[0]["content"] or system, messages[1:]
-        text, last_question = f"]~!b[]~b]system\n{system}[e~[\n", last_user(messages)
+        text, last_question = f"]~!b[]~b]system\n{system}[e~[\n", _last_user(messages)
         for i, message in enumerate(messages):
             if message["role"] == "user":
                 text += f"]~b]user\n{message['content']}[e~[\n"
@@ -443,8 +433,7 @@ class MiniMaxM2(PromptStyle):
         return text + ("]~b]ai\n<think>\n" if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
-        return jinja.fill(
-            r"""
+        template = r"""
 {%- set system = "You are a helpful assistant." -%}
 {%- set rest = messages -%}
 {%- if messages and messages[0].role == "system" -%}
@@ -466,7 +455,6 @@ $reasoning
 {%- elif message.role != "system" -%}$refuse
 {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- "]~b]ai\n<think>\n" -}}{%- endif -%}""",
-            last_user=jinja.LAST_USER.replace("in messages", "in rest"),
-            reasoning=jinja.REASONING,
-        )
+{%- if add_generation_prompt -%}{{- "]~b]ai\n<think>\n" -}}{%- endif -%}"""
+        last_user = jinja.LAST_USER.replace("in messages", "in rest")
+        return jinja.fill(template, last_user=last_user, reasoning=jinja.REASONING)

@@ -1,17 +1,18 @@
-"""The Jinja template a checkpoint brings, run as transformers does, and the choice between it and a named style."""
+"""A checkpoint's Jinja chat template, run as transformers does, and the choice between it and a named style."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os.path
 from collections.abc import Mapping, Sequence
 from datetime import date
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from litlm.prompts.base import Marked, Message, PromptStyle, get_style
-from litlm.prompts.messages import PROBE, REASONING
+from litlm.prompts import jinja
+from litlm.prompts.base import Message, PromptStyle, RenderedConversation, get_style
+from litlm.prompts.messages import PLACEHOLDER, REASONING_KEYS
 from litlm.prompts.turns import today
 
 if TYPE_CHECKING:
@@ -20,128 +21,126 @@ if TYPE_CHECKING:
 
     from litlm.tokenizer import Tokenizer
 
+TOOL_USE = "tool_use"  # the template that transformers takes for conversations with tools, where there is one
 
-def style_for(tokenizer: Tokenizer, style_name: str | None = None, noted: str | None = None) -> PromptStyle:
-    """How to talk to this checkpoint: its own template, else the named style, else `plain`.
 
-    noted: the style whose name litlm saved with the checkpoint, beside the template that it made of it. If that
-    template is another's by now, it is the one to follow.
+def style_for(tokenizer: Tokenizer, style_name: str | None = None, saved_style: str | None = None) -> PromptStyle:
+    """The style to prompt a checkpoint with: its own chat template, else the named style, else `plain`.
+
+    saved_style: the style that litlm saved with the checkpoint, by name and as its template. If the checkpoint has
+    another template by now, that is used. Raises ValueError for unknown names.
     """
     named = get_style(style_name or "plain")
+    tool_use = tokenizer.chat_templates.get(TOOL_USE)
     try:
         template = tokenizer.chat_template
-    except ValueError as error:
-        return _Undecided(str(error))
-    if noted is not None:
-        from litlm.prompts.jinja import chat_template
-
+    except ValueError as error:  # several templates and no default: an error only for those who need one
+        return TemplateStyle(jinja.refuse(str(error)), tool_use_template=tool_use, **tokenizer.special_tokens)
+    if saved_style is not None:
         try:
-            style = get_style(noted)
+            style = get_style(saved_style)
         except ValueError:
             if template is None:
                 raise ValueError(
-                    f"the model was trained in prompt style {noted!r}, which nothing here defines: import the code "
-                    "that does (with register_style), or ask in another style"
+                    f"the model was trained in prompt style {saved_style!r}, which is not defined: import the code "
+                    "that does (with register_style), or use another style"
                 ) from None
         else:
-            if template in (None, chat_template(style, tokenizer)):
+            if template in (None, jinja.chat_template(style, tokenizer)):
                 return style
-    return named if template is None else TemplateStyle(template, **tokenizer.special_tokens)
-
-
-class _Undecided(PromptStyle):
-    """Of a checkpoint with several templates and no default: an error for who needs it, not for who brings another."""
-
-    name = "undecided"
-    roles = ("system", "user", "assistant", "tool")
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        raise ValueError(self.reason)
+    if template is None:
+        return named
+    return TemplateStyle(template, tool_use_template=tool_use, **tokenizer.special_tokens)
 
 
 class TemplateStyle(PromptStyle):
     """A checkpoint's Jinja template, rendered as transformers' `apply_chat_template` does. Verified against it.
 
-    variables: what the template may refer to beside `messages`, `tools`, `documents` and `add_generation_prompt`:
-    `bos_token`, `eos_token`, switches such as `enable_thinking`. Templates come from strangers: they run in Jinja's
-    sandbox. What a template raises or trips over is a ValueError.
+    tool_use_template: used in its place for conversations with tools. variables: what the templates may refer to beside
+    `messages`, `tools`, `documents` and `add_generation_prompt`: `bos_token`, `eos_token`, switches such as
+    `enable_thinking`. Templates are untrusted: they run in Jinja's sandbox. Raises ValueError for a template that is
+    not valid Jinja; so do its methods for what the template raises or fails on.
     """
 
     name = "template"
     roles = ("system", "developer", "user", "assistant", "tool")
-    verified = True
 
-    def __init__(self, template: str, **variables: Any) -> None:
+    def __init__(self, template: str, *, tool_use_template: str | None = None, **variables: Any) -> None:
         import jinja2
 
-        self.source, self.variables = template, variables
+        self.source, self.tool_use_template, self.variables = template, tool_use_template, variables
         environment = _environment()
         try:
             self._template = environment.from_string(template)
-            words = [value for _, kind, value in environment.lex(template) if kind in ("name", "string")]
+            words = [value for _, token, value in environment.lex(template) if token in ("name", "string")]
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
             raise ValueError(f"the chat template is not valid Jinja: {error}{where}") from None
-        self._names = {word.strip("\"'") for word in words}  # variables, attributes and keys, among others
-        self._dropped = ""
-        self._always, self._unclear = self._always_written()
-        self.closing = self._closing()
+        self._words = {word.strip("\"'") for word in words}  # variables, attributes and keys, among others
+        self._removed_suffix = ""
+        self._unconditional_prompt, self._prompt_is_unclear = self._find_unconditional_prompt()
+        self.suffix = self._find_suffix()
+
+    @functools.cached_property
+    def tool_use_style(self) -> TemplateStyle | None:
+        """The style of `tool_use_template`, if there is one."""
+        return None if self.tool_use_template is None else TemplateStyle(self.tool_use_template, **self.variables)
 
     def bind(
         self, tools: Sequence[Mapping[str, Any]] | None = None, template_kwargs: Mapping[str, Any] | None = None
     ) -> TemplateStyle:
-        """With these tools and variables, too. ValueError for variables that the template never looks at."""
-        given = {key: value for key, value in (template_kwargs or {}).items() if value is not None}
+        """With these tools and variables. Raises ValueError for variables that the template does not use."""
+        kwargs = {key: value for key, value in (template_kwargs or {}).items() if value is not None}
         if tools and not all(isinstance(tool, Mapping) for tool in tools):
             raise ValueError("tools must be a list of JSON schemas, each a dict")
-        if own := sorted({"messages", "tools", "add_generation_prompt"} & given.keys()):
+        if own := sorted({"messages", "tools", "add_generation_prompt"} & kwargs.keys()):
             raise ValueError(f"template_kwargs can't hold {', '.join(own)}: it is passed on its own")
-        known = self._names | {"documents"}  # `accept` sees whether they are written
-        if unknown := sorted(key for key, value in given.items() if _says(value) and key not in known):
+        style = (self.tool_use_style if tools else None) or self
+        known = style._words | {"documents"}  # `normalize` checks whether they are written
+        if unknown := sorted(key for key, value in kwargs.items() if _is_set(value) and key not in known):
             raise ValueError(f"the chat template does not use {', '.join(unknown)}; leave it out of template_kwargs")
-        if not tools and not given:
+        if not tools and not kwargs:
             return self
-        bound = copy.copy(self)
-        bound.variables = self.variables | given | ({"tools": list(tools)} if tools else {})
+        bound = copy.copy(style)
+        bound.variables = self.variables | kwargs | ({"tools": list(tools)} if tools else {})
         return bound
 
-    def accept(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Refuses what the template leaves out without a word: tools and their results. Developers are the system for
-        templates that know no other, as llama.cpp has it.
+    def normalize(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Raises ValueError for what the template would silently drop: tools, their results, documents. Developer
+        messages become system messages if the template has no developer role, as in llama.cpp.
         """
-        accepted = super().accept(messages)
-        if not self._hears("developer", accepted):
-            accepted = [m | {"role": "system"} if m["role"] == "developer" else m for m in accepted]
-        if not self._hears("tool", accepted):
-            self.render(accepted, False)  # what it says itself
+        normalized = super().normalize(messages)
+        if not self._renders_role("developer", normalized):
+            normalized = [m | {"role": "system"} if m["role"] == "developer" else m for m in normalized]
+        if not self._renders_role("tool", normalized):
+            self.render(normalized, False)  # it may raise an error of its own
             raise ValueError("the chat template does not write messages of role 'tool'; leave them out")
         for key in ("tools", "documents"):
             without = copy.copy(self)
             without.variables = self.variables | {key: None}
-            if self.variables.get(key) and self._same(accepted, without, accepted):
+            if self.variables.get(key) and self._renders_same(normalized, without, normalized):
                 raise ValueError(f"the chat template does not write {key}; leave them out, or use another checkpoint")
-        return accepted
+        return normalized
 
-    def _hears(self, role: str, messages: list[dict[str, Any]]) -> bool:
-        """Whether what that role says changes the text."""
-        other = [m | {"content": f"{m.get('content', '')}{PROBE}"} if m["role"] == role else m for m in messages]
+    def _renders_role(self, role: str, messages: list[dict[str, Any]]) -> bool:
+        """Whether the text depends on the contents of that role."""
+        changed = [
+            m | {"content": f"{m.get('content', '')}{PLACEHOLDER}"} if m["role"] == role else m for m in messages
+        ]
         try:
-            return other == messages or self.render(messages, False) != self.render(other, False)
+            return changed == messages or self.render(messages, False) != self.render(changed, False)
         except ValueError:
             return False
 
-    def writes(self, key: str, messages: Sequence[Message]) -> bool:
+    def renders_key(self, key: str, messages: Sequence[Message]) -> bool:
         without = [{k: v for k, v in message.items() if k != key} for message in messages]
-        # templates take the reasoning out of earlier answers on purpose
-        return (key in REASONING and key in self._names) or not self._same(messages, self, without)
+        # templates leave the reasoning of earlier answers out on purpose
+        return (key in REASONING_KEYS and key in self._words) or not self._renders_same(messages, self, without)
 
-    def on(self, day: str | date | None) -> TemplateStyle:
-        style = super().on(day)
-        style.variables = self.variables | {"strftime_now": partial(today, day=style.day)}
+    def with_date(self, day: str | date | None) -> TemplateStyle:
+        style = super().with_date(day)
+        style.variables = self.variables | {"strftime_now": functools.partial(today, day=style.current_date)}
         return style
 
     def jinja(self) -> str:
@@ -151,73 +150,75 @@ class TemplateStyle(PromptStyle):
         own = dict(messages=list(messages), tools=None, documents=None, add_generation_prompt=add_generation_prompt)
         try:
             text = self._template.render(**(own | self.variables))
-            return text if add_generation_prompt else text.removesuffix(self._dropped)
-        except Exception as error:  # the template is a program: it raises what it likes
+            return text if add_generation_prompt else text.removesuffix(self._removed_suffix)
+        except Exception as error:  # the template is a program: it raises anything
             raise ValueError(f"the chat template rejects this conversation: {error}") from None
 
-    def mark(self, *args: Any, **given: Any) -> Marked:
-        """The conversation ends with its last turn, also where the template asks for another answer behind it."""
-        if self._unclear:
+    def render_with_spans(self, *args: Any, **options: Any) -> RenderedConversation:
+        """As `PromptStyle` does, without the generation prompt that some templates write in any case. Raises ValueError
+        if that can't be told from the text before it.
+        """
+        style = copy.copy(self)
+        style._removed_suffix = self._unconditional_prompt
+        if self._prompt_is_unclear:
             raise ValueError(
-                "the chat template asks for another answer behind the last one, whatever add_generation_prompt says, "
-                "so its answers can't be told from what follows them; put that part of the template into "
+                "the chat template asks for another answer after the last one, whatever add_generation_prompt says, so "
+                "its answers can't be distinguished from what follows them; put that part of the template into "
                 "{% if add_generation_prompt %}, or name a prompt style"
             )
-        style = copy.copy(self)
-        style._dropped = self._always
-        return super(TemplateStyle, style).mark(*args, **given)
+        return super(TemplateStyle, style).render_with_spans(*args, **options)
 
-    def _always_written(self) -> tuple[str, bool]:
-        """What asks for an answer, of templates that write it behind every conversation, wanted or not; and whether
-        they do, but it is not clear what it is.
+    def _find_unconditional_prompt(self) -> tuple[str, bool]:
+        """The generation prompt of templates that write it after every conversation, and whether there is one that
+        can't be told from the text before it.
         """
-        user, said = {"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}
+        user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": PLACEHOLDER}
         try:
             asked, answered, followed = (
-                self.render(turns, False) for turns in ([user], [user, said], [user, said, user])
+                self.render(turns, False) for turns in ([user], [user, answer], [user, answer, user])
             )
             if asked != self.render([user], True):
                 return "", False
         except ValueError:
             return "", False
-        again = os.path.commonprefix([asked[::-1], answered[::-1]])[::-1]
-        if not again.strip() or not answered.startswith(asked) or followed.startswith(answered):
+        ending = os.path.commonprefix([asked[::-1], answered[::-1]])[::-1]
+        if not ending.strip() or not answered.startswith(asked) or followed.startswith(answered):
             return "", False
         try:
             empty = self.render([], False)
         except ValueError:
             empty = ""
-        # what asks where nobody has spoken; a default system text before it would hide where it begins
-        header = empty.removeprefix(str(self.variables.get("bos_token") or ""))
-        clear = bool(header.strip()) and again.endswith(header) and followed.startswith(answered.removesuffix(header))
-        return (header, False) if clear else ("", True)
+        # what an empty conversation ends with; a default system text before it would hide where it begins
+        prompt = empty.removeprefix(str(self.variables.get("bos_token") or ""))
+        clear = bool(prompt.strip()) and ending.endswith(prompt) and followed.startswith(answered.removesuffix(prompt))
+        return (prompt, False) if clear else ("", True)
 
-    def _closing(self) -> str:
-        """Phi-3's template writes the end of text behind every conversation, after the end of the turn."""
-        end, turns = str(self.variables.get("eos_token") or ""), [{"role": "user", "content": "x"}]
+    def _find_suffix(self) -> str:
+        """The end of text that Phi-3's template writes after every conversation, after the end of the turn."""
+        eos, turns = str(self.variables.get("eos_token") or ""), [{"role": "user", "content": "x"}]
         try:
             asked = self.render(turns, False)
-            answered = self.render([*turns, {"role": "assistant", "content": PROBE}], False)
+            answered = self.render([*turns, {"role": "assistant", "content": PLACEHOLDER}], False)
         except ValueError:
             return ""
-        own_end = answered.rpartition(PROBE)[2].removesuffix(end).strip()
-        return end if own_end and asked.endswith(end) and not answered.startswith(asked) else ""
+        end_of_turn = answered.rpartition(PLACEHOLDER)[2].removesuffix(eos).strip()
+        return eos if end_of_turn and asked.endswith(eos) and not answered.startswith(asked) else ""
 
-    def _same(self, messages: Sequence[Message], style: TemplateStyle, others: Sequence[Message]) -> bool:
-        """Whether `style` writes others as this one writes messages."""
+    def _renders_same(self, messages: Sequence[Message], other: TemplateStyle, others: Sequence[Message]) -> bool:
+        """Whether `other` renders `others` as this style renders `messages`."""
         try:
-            return self.render(messages, False) == style.render(others, False)
+            return self.render(messages, False) == other.render(others, False)
         except ValueError:  # one of them is refused
             return False
 
 
-def _says(value: Any) -> bool:
-    """Whether a variable's value tells a template anything; columns of files fill up with empty ones."""
+def _is_set(value: Any) -> bool:
+    """Whether a variable's value tells a template anything; table columns are filled up with empty ones."""
     return isinstance(value, (bool, int, float)) or bool(value)
 
 
 def _environment() -> jinja2.Environment:
-    """Jinja as chat templates expect it."""
+    """Jinja as chat templates expect it (transformers utils/chat_template_utils.py)."""
     import jinja2.ext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -239,7 +240,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _generation_tag() -> type[Extension]:
-    """`{% generation %}` marks the assistant's text for transformers; here its content is just written."""
+    """`{% generation %}` marks the assistant's text for transformers; here it only writes its content."""
     from jinja2 import nodes
     from jinja2.ext import Extension
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, register_style
-from litlm.prompts.turns import Turn, Turns, by_role
+from litlm.prompts.turns import MarkerStyle, Turn, role_markers
 
 
 @register_style
 class Plain(PromptStyle):
-    """Base models: the contents one after another, nothing added. Unverified: so by definition."""
+    """Base models: the concatenated contents. Unverified: there is nothing to compare with."""
 
     name = "plain"
-    adds_prefix = True
+    unverified = True
+    adds_bos = True
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         return "".join(message["content"] for message in messages)
@@ -31,9 +32,8 @@ class Alpaca(PromptStyle):
     """
 
     name = "alpaca"
-    adds_prefix = True
+    adds_bos = True
     stop = ("### Instruction:",)
-    verified = True
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         with_input = next((message.get("input") for message in messages if message["role"] == "user"), None)
@@ -82,26 +82,27 @@ $refuse
         )
 
 
-class Sections(Turns):
-    """Formats of plain text. Most are published for one turn only: further turns repeat it.
+class Sections(MarkerStyle):
+    """Plain text formats. Most are published for one turn only; further turns repeat it.
 
-    What separates turns is not written behind a last answer: there the end token belongs.
+    The separator between turns is not written after a last answer, where the end token belongs.
     """
 
-    adds_prefix = True
+    adds_bos = True
     roles = ("user", "assistant")
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """Without the separator after a last answer."""
         text, after = super().render(messages, add_generation_prompt), self.markers["assistant"][1]
         finished = messages and messages[-1]["role"] == "assistant" and not add_generation_prompt
         return text.removesuffix(after) if finished and after.isspace() else text
 
     def jinja(self) -> str | None:
+        """Without the separator after a last answer."""
         after = self.markers["assistant"][1]
-        if not after.isspace():
-            return super().jinja()
-        last = f'("" if loop.last and not add_generation_prompt else {jinja.text(after)})'
-        return jinja.table(self, after={"assistant": last})
+        last = f'("" if loop.last and not add_generation_prompt else {jinja.literal(after)})'
+        parts = {"after": {"assistant": last}} if after.isspace() else {}
+        return jinja.marker_template(self, **parts, **self.jinja_parts)
 
 
 @register_style
@@ -109,9 +110,10 @@ class NousHermes(Sections):
     """Nous-Hermes (Llama 2): Alpaca's sections without its opening. Unverified: its model card shows one turn."""
 
     name = "nous-hermes"
+    unverified = True
     stop = ("### Instruction:",)
     roles = PromptStyle.roles
-    markers = by_role(("", "\n\n"), ("### Instruction:\n", "\n\n"), ("### Response:\n", "\n\n"))
+    markers = role_markers(("", "\n\n"), ("### Instruction:\n", "\n\n"), ("### Response:\n", "\n\n"))
 
 
 @register_style
@@ -120,8 +122,7 @@ class Platypus(Sections):
 
     name = "platypus"
     stop = ("### Instruction:",)
-    verified = True
-    markers = by_role(None, ("### Instruction:\n\n", "\n\n"), ("### Response:\n", "\n\n"))
+    markers = role_markers(None, ("### Instruction:\n\n", "\n\n"), ("### Response:\n", "\n\n"))
 
 
 @register_style
@@ -131,9 +132,8 @@ class FreeWilly2(Sections):
     name = "freewilly2"
     stop = ("### User:",)
     roles = PromptStyle.roles
-    verified = True
     default_system = "This is a system prompt, please behave and help the user."
-    markers = by_role(("### System:\n", "\n\n"), ("### User:\n", "\n\n"), ("### Assistant:\n", "\n\n"))
+    markers = role_markers(("### System:\n", "\n\n"), ("### User:\n", "\n\n"), ("### Assistant:\n", "\n\n"))
 
 
 @register_style
@@ -142,8 +142,7 @@ class StableCode(Sections):
 
     name = "stablecode"
     stop = ("###Instruction",)
-    verified = True
-    markers = by_role(None, ("###Instruction\n", ""), ("###Response\n", "\n"))
+    markers = role_markers(None, ("###Instruction\n", ""), ("###Response\n", "\n"))
 
 
 @register_style
@@ -152,8 +151,7 @@ class Phi1(Sections):
 
     name = "phi-1"
     stop = ("\nAnswer:",)
-    verified = True
-    markers = by_role(None, ("", "\n\n"), ("Answer:", "\n"))
+    markers = role_markers(None, ("", "\n\n"), ("Answer:", "\n"))
 
 
 @register_style
@@ -162,18 +160,16 @@ class Phi2(Sections):
 
     name = "phi-2"
     stop = ("\nInstruct:",)
-    verified = True
-    markers = by_role(None, ("Instruct: ", "\n"), ("Output:", "\n"))
+    markers = role_markers(None, ("Instruct: ", "\n"), ("Output:", "\n"))
 
 
 @register_style
 class Falcon(Sections):
-    """Falcon base models asked a question, LitGPT's choice for all of Falcon. Verified against it for one turn."""
+    """Falcon base models asked a question, LitGPT's style for all of Falcon. Verified against it for one turn."""
 
     name = "falcon"
     stop = ("\nUser", "User:")
-    verified = True
-    markers = by_role(None, ("", "\n"), ("Answer:", "\n"))
+    markers = role_markers(None, ("", "\n"), ("Answer:", "\n"))
 
 
 @register_style
@@ -182,17 +178,14 @@ class FalconInstruct(Sections):
 
     name = "falcon-instruct"
     stop = ("\nUser:",)
-    verified = True
-    markers = by_role(None, ("User: ", "\n\n"), ("Assistant: ", "\n\n"))
-    opening = "Assistant:"
+    markers = role_markers(None, ("User: ", "\n\n"), ("Assistant: ", "\n\n"))
+    generation_prompt = "Assistant:"
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """Empty lines become newlines."""
         return [(r, c.replace("\r\n", "\n").replace("\n\n", "\n")) for r, c in super().turns(messages)]
 
-    def jinja(self) -> str | None:
-        lines = r'content | replace("\r\n", "\n") | replace("\n\n", "\n")'
-        last = r'("" if loop.last and not add_generation_prompt else "\n\n")'
-        return jinja.table(self, content=dict.fromkeys(self.markers, f"({lines})"), after={"assistant": last})
+    jinja_parts = {"content": dict.fromkeys(markers, r'(content | replace("\r\n", "\n") | replace("\n\n", "\n"))')}
 
 
 @register_style
@@ -201,9 +194,8 @@ class RedPajamaChat(Sections):
 
     name = "redpajama-chat"
     stop = ("<human>:",)
-    verified = True
-    markers = by_role(None, ("<human>: ", "\n"), ("<bot>: ", "\n"))
-    opening = "<bot>:"
+    markers = role_markers(None, ("<human>: ", "\n"), ("<bot>: ", "\n"))
+    generation_prompt = "<bot>:"
 
 
 @register_style
@@ -211,9 +203,10 @@ class RedPajamaInstruct(Sections):
     """RedPajama-INCITE-Instruct, asked a question. Unverified: the models were made for few-shot prompts."""
 
     name = "redpajama-instruct"
+    unverified = True
     stop = ("\nQ:",)
-    markers = by_role(None, ("Q: ", "\n"), ("A: ", "\n"))
-    opening = "A:"
+    markers = role_markers(None, ("Q: ", "\n"), ("A: ", "\n"))
+    generation_prompt = "A:"
 
 
 @register_style
@@ -223,13 +216,12 @@ class Vicuna(Sections):
     name = "vicuna"
     stop = ("</s>", "USER:")
     roles = PromptStyle.roles
-    verified = True
     default_system = (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions."
     )
-    markers = by_role(("", " "), ("USER: ", " "), ("ASSISTANT: ", "</s>"))
-    opening = "ASSISTANT:"
+    markers = role_markers(("", " "), ("USER: ", " "), ("ASSISTANT: ", "</s>"))
+    generation_prompt = "ASSISTANT:"
 
 
 @register_style
@@ -237,13 +229,14 @@ class StarCoder2(Sections):
     """starcoder2-15b-instruct. Unverified: no template to compare with."""
 
     name = "starcoder2"
+    unverified = True
     stop = ("<|endoftext|>", "### Instruction")
-    adds_prefix = False
-    begin = (
+    adds_bos = False
+    prefix = (
         "<|endoftext|>You are an exceptionally intelligent coding assistant that consistently delivers accurate and "
         "reliable responses to user instructions.\n\n"
     )
-    markers = by_role(None, ("### Instruction\n", "\n\n"), ("### Response\n", "<|endoftext|>\n\n"))
+    markers = role_markers(None, ("### Instruction\n", "\n\n"), ("### Response\n", "<|endoftext|>\n\n"))
 
 
 @register_style
@@ -251,10 +244,11 @@ class Nemotron(Sections):
     """Nemotron-4, Minitron and Nemotron-Mini instruct. Unverified: no template to compare with."""
 
     name = "nemotron"
+    unverified = True
     stop = ("<extra_id_1>",)
     roles = PromptStyle.roles
-    adds_prefix = False
+    adds_bos = False
     default_system = ""
-    markers = by_role(
+    markers = role_markers(
         ("<extra_id_0>System\n", "\n\n"), ("<extra_id_1>User\n", "\n"), ("<extra_id_1>Assistant\n", "\n")
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Tokenizers: `tokenizer.json`, SentencePiece, and those rebuilt from GGUF files."""
 
-from litlm.tokenizer.tokenizer import FILES as FILES
+from litlm.tokenizer.tokenizer import TOKENIZER_FILES as TOKENIZER_FILES
 from litlm.tokenizer.tokenizer import Batch as Batch
 from litlm.tokenizer.tokenizer import Tokenizer as Tokenizer
-from litlm.tokenizer.tokenizer import chat_templates_in as chat_templates_in
-from litlm.tokenizer.tokenizer import holds_tokenizer as holds_tokenizer
-from litlm.tokenizer.tokenizer import outside as outside
+from litlm.tokenizer.tokenizer import describe_out_of_vocab as describe_out_of_vocab
+from litlm.tokenizer.tokenizer import has_tokenizer_files as has_tokenizer_files
+from litlm.tokenizer.tokenizer import read_chat_templates as read_chat_templates

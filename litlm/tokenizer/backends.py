@@ -1,10 +1,8 @@
-"""The two backends of `Tokenizer`: the libraries `tokenizers` (`Fast`) and `sentencepiece` (`SentencePiece`).
+"""The two backends of `Tokenizer`: the libraries `tokenizers` (`FastBackend`) and `sentencepiece`.
 
-A backend turns text into ids and back and knows nothing about what goes around a text. What a loader found out beside
-the vocabulary travels next to it as a `Meta`. Unusual:
-- Both decode token by token without splitting a character. The pieces add up to the text of all ids, also for ids that
-  are no valid UTF-8.
-- Loads nothing heavy: each library is imported by the functions that need it.
+A backend converts between text and ids, without special tokens around the text. What a loader reads beside the
+vocabulary is in a `TokenizerMetadata`. Both decode incrementally without splitting a character, and the pieces add up
+to the text of all ids, even for ids that are not valid UTF-8. Each library is imported on use.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 import codecs
 import importlib
 import json
+import os.path
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,13 +22,13 @@ from litlm.io.writing import write_bytes, write_text
 if TYPE_CHECKING:
     import tokenizers
 
-FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # how an added token is matched
+TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # how an added token is matched
 SPACE = "\u2581"  # SentencePiece writes a space as this
 
 
 @dataclass(frozen=True)
-class Meta:
-    """What is known beside the vocabulary. special_tokens: role (`bos_token`, ...) to text, as the files name them."""
+class TokenizerMetadata:
+    """What is known beside the vocabulary; the fields are those of `Tokenizer`. source: the directory, if any."""
 
     special_tokens: dict[str, str] = field(default_factory=dict)
     bos_id: int | None = None
@@ -39,25 +38,25 @@ class Meta:
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
     chat_templates: dict[str, str] = field(default_factory=dict)
-    source: Path | None = None  # the directory it was loaded from
+    source: Path | None = None
 
 
-def affix(token: int | None, wanted: bool) -> tuple[int, ...]:
-    """What a special token puts at one end of a text: itself or nothing."""
-    return (token,) if wanted and token is not None else ()
+def special_ids_if(token: int | None, enabled: bool) -> tuple[int, ...]:
+    """The prefix or suffix that a special token makes: itself, if there is one and it is enabled."""
+    return (token,) if enabled and token is not None else ()
 
 
 # --- backend: tokenizers ------------------------------------------------------------------------------------------
-class Fast:
-    """A `tokenizers.Tokenizer`. The caller adds what its post-processor would: `prefix_suffix` says what that is."""
+class FastBackend:
+    """A `tokenizers.Tokenizer`. The caller adds what its post-processor would, which `prefix_suffix` returns."""
 
     def __init__(self, core: tokenizers.Tokenizer) -> None:
         self.core = core
         core.no_truncation()
         core.no_padding()
-        _exact_offsets(core)
+        _keep_spaces_in_offsets(core)
         self.size = max(core.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        # Asked of the library: it goes on skipping tokens whose flag was taken back, and not those that it normalizes.
+        # By trial: the library skips tokens whose flag was removed, and does not skip those that it normalizes.
         added = core.get_added_tokens_decoder()
         self.special_ids = frozenset(
             i for i in added if core.decode([i]) != core.decode([i], skip_special_tokens=False)
@@ -65,7 +64,7 @@ class Fast:
         self._decoders = _decoder_types(core)
 
     def prefix_suffix(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What the post-processor puts before and after a text."""
+        """The ids that the post-processor puts before and after a text."""
         encoding = self.core.encode("a", add_special_tokens=True)
         ids, special = encoding.ids, encoding.special_tokens_mask
         n_text = len(self.core.encode("a", add_special_tokens=False).ids)
@@ -73,7 +72,7 @@ class Fast:
         return tuple(ids[:start]), tuple(ids[start + n_text :])
 
     def set_prefix_suffix(self, prefix: Sequence[int], suffix: Sequence[int]) -> None:
-        """Make the post-processor add these ids, for the file that `write` makes."""
+        """Make the post-processor add these ids, for the file of `write`."""
         from tokenizers.processors import TemplateProcessing
 
         if not prefix and not suffix:
@@ -83,32 +82,39 @@ class Fast:
         self.core.post_processor = TemplateProcessing(single=[*around[0], "$A", *around[1]], special_tokens=named)
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens around it."""
         return self.core.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of several texts."""
         return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and for each its (start, end) in characters."""
         encoding = self.core.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
-    def decode(self, ids: Sequence[int], skip: bool) -> str:
-        return self.core.decode(ids, skip_special_tokens=skip)
+    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        """The text of the ids."""
+        return self.core.decode(ids, skip_special_tokens=skip_special)
 
-    def stream(self, skip: bool) -> _ByteStream | _WindowStream:
-        skipped = self.special_ids if skip else frozenset()
+    def decode_stream(self, skip_special: bool) -> DecodeStream:
+        """An incremental decoder."""
+        skipped = self.special_ids if skip_special else frozenset()
         if self._decoders == ["ByteLevel"]:
             return _ByteStream(self.core, skipped)
         return _WindowStream(self.core, skipped, self._decoders)
 
     def id_to_token(self, token: int) -> str | None:
+        """The vocabulary's spelling of an id."""
         return self.core.id_to_token(token)
 
     def token_to_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it."""
         return self.core.token_to_id(token)
 
     def add(self, texts: Sequence[str]) -> list[int]:
-        """Make each text one token that is found before anything else is done to the text around it."""
+        """Make each text one token, which is found before anything else is done to the text around it."""
         import tokenizers
 
         self.core.add_tokens([tokenizers.AddedToken(text, normalized=False) for text in texts])
@@ -117,19 +123,20 @@ class Fast:
         return ids
 
     def write(self, folder: Path) -> None:
+        """Write tokenizer.json."""
         write_text(folder / "tokenizer.json", self.core.to_str(pretty=True))
 
 
 def _decoder_types(core: tokenizers.Tokenizer) -> list[str]:
-    """Names of the decoder's steps, in order."""
+    """The types of the decoder's steps, in order."""
     if core.decoder is None:
         return []
     state = json.loads(core.decoder.__getstate__())
     return [step["type"] for step in state.get("decoders", [state])]
 
 
-def _exact_offsets(core: tokenizers.Tokenizer) -> None:
-    """Make the post-processor leave spaces inside the offsets of their tokens; ids do not depend on that."""
+def _keep_spaces_in_offsets(core: tokenizers.Tokenizer) -> None:
+    """Make the post-processor keep spaces in the offsets of their tokens; ids do not depend on it."""
     processor = core.post_processor
     if processor is not None:
         state = processor.__getstate__().decode()
@@ -144,8 +151,25 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-class _ByteStream:
-    """Byte-level BPE: every token is bytes, so an incremental UTF-8 decoder is exact for any ids."""
+class DecodeStream:
+    """Incremental decoder: the texts of all `push` calls and a final `flush` add up to `decode` of the ids."""
+
+    def push(self, token: int) -> str:
+        """The text that is final after this token; may be empty, never ends inside a character."""
+        raise NotImplementedError
+
+    def flush(self) -> str:
+        """The rest: an incomplete character is U+FFFD. The stream can then be used for a new text."""
+        raise NotImplementedError
+
+    def skip(self, ids: Sequence[int]) -> None:
+        """Continue a text that ends with these ids, which are not part of the output."""
+        for token in ids:
+            self.push(token)
+
+
+class _ByteStream(DecodeStream):
+    """Byte-level BPE: tokens are bytes, so an incremental UTF-8 decoder is exact for any ids."""
 
     def __init__(self, core: tokenizers.Tokenizer, skipped: frozenset[int]) -> None:
         self._core, self._skipped = core, skipped
@@ -158,7 +182,7 @@ class _ByteStream:
             return ""
         try:
             data = bytes(self._alphabet[char] for char in piece)
-        except KeyError:  # an added token with a space, say: its text is meant literally
+        except KeyError:  # an added token, which is literal text (it may hold a space)
             data = piece.encode()
         return self._utf8.decode(data)
 
@@ -168,46 +192,49 @@ class _ByteStream:
         return rest
 
 
-class _WindowStream:
-    """Any other decoder: decode a short window, and emit what the last tokens added to it.
+class _WindowStream(DecodeStream):
+    """Any other decoder: decode a short window, and emit what the last tokens added to its text.
 
-    The window starts with tokens that decode to some text, so that a decoder which treats the first token differently
-    (strips its space) does so on both sides of the difference. A run of byte tokens is held until it ends: the
-    library's ByteFallback turns a whole run into U+FFFD where any of it is invalid.
+    The window starts with tokens that have a text, so that a decoder that treats the first token differently (strips
+    its space) does so with and without the new tokens. A run of byte tokens is held back until it ends, because the
+    library's ByteFallback turns a whole run into U+FFFD if any of it is invalid.
     """
 
     def __init__(self, core: tokenizers.Tokenizer, skipped: frozenset[int], decoders: list[str]) -> None:
         self._core, self._skipped = core, skipped
         self._byte_fallback = "ByteFallback" in decoders
         self._byte_level = "ByteLevel" in decoders
-        self._shown: list[int] = []  # already emitted: context for the next ones
-        self._waiting: list[int] = []
+        self._emitted: list[int] = []  # tokens whose text was emitted: context for the next ones
+        self._pending: list[int] = []
+
+    def skip(self, ids: Sequence[int]) -> None:
+        self._emitted += [i for i in ids if i not in self._skipped and self._core.id_to_token(i) is not None]
 
     def push(self, token: int) -> str:
         piece = None if token in self._skipped else self._core.id_to_token(token)
         if piece is None:
             return ""
-        self._waiting.append(token)
+        self._pending.append(token)
         if self._byte_fallback and _byte_value(piece) is not None:
             return ""
         return self._emit(self._byte_level)
 
     def flush(self) -> str:
         text = self._emit(False)
-        self._shown, self._waiting = [], []
+        self._emitted, self._pending = [], []
         return text
 
     def _emit(self, whole_characters: bool) -> str:
-        before = self._core.decode(self._shown, skip_special_tokens=False)
-        after = self._core.decode(self._shown + self._waiting, skip_special_tokens=False)
+        before = self._core.decode(self._emitted, skip_special_tokens=False)
+        after = self._core.decode(self._emitted + self._pending, skip_special_tokens=False)
         if whole_characters and after.endswith("\ufffd"):
             return ""
-        if self._core.decode(self._waiting, skip_special_tokens=False):
-            self._shown = self._waiting
+        if self._core.decode(self._pending, skip_special_tokens=False):
+            self._emitted = self._pending
         else:
-            self._shown = self._shown + self._waiting
-        self._waiting = []
-        return after[len(before) :]
+            self._emitted = self._emitted + self._pending
+        self._pending = []
+        return after[len(os.path.commonprefix([before, after])) :]  # a skipped prompt may end within a character
 
 
 def _byte_value(piece: str) -> int | None:
@@ -222,13 +249,13 @@ def _byte_value(piece: str) -> int | None:
 
 # --- backend: sentencepiece ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Added:
-    """A token beside the model's own vocabulary. The flags are those of Hugging Face's AddedToken."""
+class TokenSpec:
+    """A token beside the model's own vocabulary. flags: those of Hugging Face's AddedToken."""
 
     content: str
     id: int | None = None
     special: bool = False
-    flags: Mapping[str, bool] = field(default_factory=lambda: dict.fromkeys(FLAGS, False))
+    flags: Mapping[str, bool] = field(default_factory=lambda: dict.fromkeys(TOKEN_FLAGS, False))
 
     @property
     def pattern(self) -> str:
@@ -249,14 +276,14 @@ def model_proto(data: bytes | None = None) -> Any:
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, _UNUSED, BYTE = range(1, 7)  # piece types, the same numbers in GGUF
 
 
-class SentencePiece:
-    """A SentencePiece model, with added tokens found first, as Hugging Face does.
+class SentencePieceBackend:
+    """A SentencePiece model; added tokens are found first, as in transformers.
 
-    In text, control pieces, the unknown piece's spelling and the added tokens are ids of their own; user-defined pieces
-    are the library's own business. `legacy`: see `Tokenizer.from_dir`.
+    In text, control pieces, the unknown piece and added tokens are single ids; the library handles user-defined pieces.
+    legacy: see `Tokenizer.from_dir`.
     """
 
-    def __init__(self, data: bytes, added: Iterable[Added] = (), *, legacy: bool = False) -> None:
+    def __init__(self, data: bytes, added: Iterable[TokenSpec] = (), *, legacy: bool = False) -> None:
         from sentencepiece import SentencePieceProcessor
 
         proto = model_proto(data)
@@ -272,7 +299,9 @@ class SentencePiece:
         self._ids = {piece: i for i, piece in enumerate(self._pieces)}
         self._bytes = {i: _byte_value(p.piece) or 0 for i, p in enumerate(proto.pieces) if p.type == BYTE}
 
-        tokens = {p.piece: Added(p.piece, i, True) for i, p in enumerate(proto.pieces) if p.type in (UNKNOWN, CONTROL)}
+        tokens = {
+            p.piece: TokenSpec(p.piece, i, True) for i, p in enumerate(proto.pieces) if p.type in (UNKNOWN, CONTROL)
+        }
         for token in added:
             known = tokens.get(token.content)
             number = token.id if token.id is not None else known.id if known else self._ids.get(token.content)
@@ -285,12 +314,12 @@ class SentencePiece:
         self._literal = {token.id: token.content for token in tokens.values()}
         self.special_ids = frozenset(token.id for token in tokens.values() if token.special and token.id is not None)
         self.size = len(self._pieces)
-        # the longest of the tokens that start at a character wins
+        # the longest token at a position wins
         longest = sorted(tokens.values(), key=lambda token: len(token.content), reverse=True)
         self._pattern = re.compile("|".join(token.pattern for token in longest))
 
-    def named(self) -> dict[str, str]:
-        """The roles that the model itself knows (`bos_token`, ...) and their texts."""
+    def special_tokens(self) -> dict[str, str]:
+        """The model's own special tokens: role (`bos_token`, ...) to text."""
         model = self._first
         ids = dict(
             bos_token=model.bos_id(), eos_token=model.eos_id(), unk_token=model.unk_id(), pad_token=model.pad_id()
@@ -298,7 +327,7 @@ class SentencePiece:
         return {role: model.id_to_piece(number) for role, number in ids.items() if number >= 0}
 
     def _split(self, text: str) -> Iterable[tuple[int, int, int | None]]:
-        """(start, end, id): stretches of text, id None, and the added tokens between them."""
+        """Yield (start, end, id) of the added tokens, and of the text between them with id None."""
         position = 0
         for match in self._pattern.finditer(text):
             if match.start() > position:
@@ -311,6 +340,7 @@ class SentencePiece:
             yield position, len(text), None
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens around it."""
         ids: list[int] = []
         for start, end, token in self._split(text):
             if token is None:
@@ -320,9 +350,11 @@ class SentencePiece:
         return ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of several texts."""
         return [self.encode(text) for text in texts]
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and for each its (start, end) in characters."""
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         for start, end, token in self._split(text):
@@ -348,29 +380,34 @@ class SentencePiece:
             ids += new
         return ids, spans
 
-    def decode(self, ids: Sequence[int], skip: bool) -> str:
-        stream = self.stream(skip)
+    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        """The text of the ids."""
+        stream = self.decode_stream(skip_special)
         return "".join([*map(stream.push, ids), stream.flush()])
 
-    def stream(self, skip: bool) -> _PieceStream:
-        literal = {i: "" if skip and i in self.special_ids else text for i, text in self._literal.items()}
+    def decode_stream(self, skip_special: bool) -> DecodeStream:
+        """An incremental decoder."""
+        literal = {i: "" if skip_special and i in self.special_ids else text for i, text in self._literal.items()}
         return _PieceStream(self._pieces, self._bytes, literal, self._strips_first, self._strips_all)
 
     def id_to_token(self, token: int) -> str | None:
+        """The vocabulary's spelling of an id."""
         return self._pieces[token] if token < self.size else None
 
     def token_to_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it."""
         return self._ids.get(token)
 
     def write(self, folder: Path) -> None:
+        """Write tokenizer.model."""
         write_bytes(folder / "tokenizer.model", self._data)
 
 
-class _PieceStream:
+class _PieceStream(DecodeStream):
     """SentencePiece's decoding rules, one piece at a time.
 
-    The first piece loses its space. Byte pieces collect until they make a character; a byte that cannot is U+FFFD by
-    itself. literal: texts of special and added tokens ("" where skipped), which hold no escaped spaces.
+    The first piece loses its space. Byte pieces are held back until they make a character; a byte that can't becomes
+    U+FFFD. literal: texts of special and added tokens ("" if skipped), in which spaces are not escaped.
     """
 
     def __init__(
@@ -423,3 +460,6 @@ class _PieceStream:
                 text, width = text + "\ufffd", 1
             self._pending = self._pending[width:]
         return text
+
+
+Backend = FastBackend | SentencePieceBackend

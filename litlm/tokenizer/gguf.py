@@ -1,8 +1,7 @@
-"""The tokenizer that a GGUF file's metadata describes, rebuilt as the object its checkpoint had before conversion.
+"""Rebuilds the tokenizer of a GGUF file's metadata: byte-level BPE, or a SentencePiece model.
 
-That is byte-level BPE with the pre-tokenizer that `tokenizer.ggml.pre` names, or a SentencePiece model, so that text
-gives the ids the model was trained on. Unusual: takes the metadata as a mapping and reads no file, and imports neither
-torch nor the `gguf` package. `Tokenizer.from_gguf` is the way in.
+The pre-tokenizer that `tokenizer.ggml.pre` names is restored, so text gets the ids that the model was trained on. Takes
+the metadata as a mapping and imports neither torch nor the `gguf` package; used by `Tokenizer.from_gguf`.
 """
 
 from __future__ import annotations
@@ -20,14 +19,15 @@ from litlm.tokenizer.backends import (
     SPACE,
     UNKNOWN,
     USER_DEFINED,
-    Fast,
-    Meta,
-    SentencePiece,
-    affix,
+    Backend,
+    FastBackend,
+    SentencePieceBackend,
+    TokenizerMetadata,
     model_proto,
+    special_ids_if,
 )
 
-_UNUSED = 5  # one more type of piece
+_UNUSED = 5  # a piece type that only this file needs
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -62,7 +62,7 @@ _YOUTU += "[\u3105-\u312f]+|" + _CJK
 _YOUTU2 = f"{_TITLE}{_CONTRACTIONS}?|{_CAPS}{_CONTRACTIONS}?" + r"|\p{N}" + _MORE
 _SPARK = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
 _SPARK += r"| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"
-_KIMI_UPPER, _KIMI_LOWER = (f"[{kind}&&[^\\p{{Han}}]]" for kind in (_UPPER, _LOWER))
+_KIMI_UPPER, _KIMI_LOWER = (f"[{case}&&[^\\p{{Han}}]]" for case in (_UPPER, _LOWER))
 _KIMI = (
     rf"\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}*{_KIMI_LOWER}+{_CONTRACTIONS}?"
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}+{_KIMI_LOWER}*{_CONTRACTIONS}?"
@@ -81,15 +81,15 @@ _CASED = (
     "\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-"
     "\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
 )
-_DIGITS, _GPT2 = "digits", "gpt2"  # steps that the library has by name; so are "numbers" and "punctuation"
+_DIGITS, _GPT2 = "digits", "gpt2"  # named steps of the library; so are "numbers" and "punctuation"
 
 
 @dataclass(frozen=True)
-class _Pre:
-    """What `tokenizer.ggml.pre` stands for: the parts of `tokenizer.json` that GGUF does not store.
+class _PreTokenizer:
+    """The parts of `tokenizer.json` that GGUF does not store, which `tokenizer.ggml.pre` stands for.
 
-    steps: regexes (each match is split off) or named steps, applied in order. nfc: Unicode normalization first.
-    ignore_merges: a whole word that is a token is that token. add_bos: where `add_bos_token` is absent.
+    steps: regexes (each match is split off) or named steps, applied in order. nfc: apply Unicode NFC first.
+    ignore_merges: a word that is in the vocabulary is one token. add_bos: if `add_bos_token` is absent.
     """
 
     steps: tuple[str, ...]
@@ -98,82 +98,83 @@ class _Pre:
     add_bos: bool = False
 
 
-# From the tokenizer.json files of these families and llama.cpp's list of names (which ignores nfc). Left out: the names
-# that llama.cpp has for encoders (jina-v1-en, roberta-bpe, ...), for BPE without bytes (gemma4, sarvam-moe) and afmoe.
-_PRE: dict[str, _Pre] = (
+# From these families' tokenizer.json files and llama.cpp's list of names (which ignores nfc). Not included: llama.cpp's
+# names for encoders (jina-v1-en, roberta-bpe, ...), for BPE without bytes (gemma4, sarvam-moe) and afmoe.
+_PRE: dict[str, _PreTokenizer] = (
     dict.fromkeys(
         ("gpt-2", "phi-2", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "a.x-4.0", "mellum", "jina-es",
          "jina-de", "jina-v2-es", "jina-v2-de", "modern-bert"),
-        _Pre((_GPT2,)),
+        _PreTokenizer((_GPT2,)),
     )
-    | dict.fromkeys(("olmo", "mpt"), _Pre((_GPT2,), nfc=True))  # both took GPT-NeoX's tokenizer, as Pythia did
+    | dict.fromkeys(("olmo", "mpt"), _PreTokenizer((_GPT2,), nfc=True))  # both use GPT-NeoX's tokenizer
     | dict.fromkeys(
-        ("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"), _Pre((_DIGITS, _GPT2))
+        ("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"),
+        _PreTokenizer((_DIGITS, _GPT2)),
     )
-    | {"command-r": _Pre((_DIGITS, _GPT2), nfc=True)}
-    | {"falcon": _Pre(("punctuation", _GPT2, "numbers", "[0-9][0-9][0-9]"))}
+    | {"command-r": _PreTokenizer((_DIGITS, _GPT2), nfc=True)}
+    | {"falcon": _PreTokenizer(("punctuation", _GPT2, "numbers", "[0-9][0-9][0-9]"))}
     | dict.fromkeys(
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"),
-        _Pre((_LLAMA3,), ignore_merges=True, add_bos=True),
+        _PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True),
     )
-    | dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), _Pre((_LLAMA3,)))
-    | dict.fromkeys(("glm4", "glm5"), _Pre((_LLAMA3,), ignore_merges=True))
-    | {"jais-2": _Pre((_JAIS2,)), "minicpm5": _Pre((r"\p{N}{1,3}", _MINICPM5), ignore_merges=True)}
-    | dict.fromkeys(("qwen2", "deepseek-r1-qwen", "f2llmv2"), _Pre((_QWEN2,), nfc=True))
-    | dict.fromkeys(("kormo", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"), _Pre((_QWEN2,)))
-    | {"qwen35": _Pre((_QWEN35,), nfc=True), "laguna": _Pre((r"[^\n]+|[\n]+", _QWEN2))}
-    | {"ufakzeka": _Pre((_QWEN2.removeprefix(_CONTRACTIONS + "|"),)), "seed-coder": _Pre((_SEED,))}
-    | {"tekken": _Pre((_TEKKEN,), ignore_merges=True, add_bos=True)}
-    | dict.fromkeys(("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"), _Pre((_O200K,)))
-    | {"granite-embed-multi-97m": _Pre((_O200K,), ignore_merges=True)}
-    | dict.fromkeys(("tiny_aya", "cohere2moe"), _Pre((r"\d{1,3}(?=(?:\d{3})*\b)", _O200K)))
+    | dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), _PreTokenizer((_LLAMA3,)))
+    | dict.fromkeys(("glm4", "glm5"), _PreTokenizer((_LLAMA3,), ignore_merges=True))
+    | {"jais-2": _PreTokenizer((_JAIS2,)), "minicpm5": _PreTokenizer((r"\p{N}{1,3}", _MINICPM5), ignore_merges=True)}
+    | dict.fromkeys(("qwen2", "deepseek-r1-qwen", "f2llmv2"), _PreTokenizer((_QWEN2,), nfc=True))
+    | dict.fromkeys(("kormo", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"), _PreTokenizer((_QWEN2,)))
+    | {"qwen35": _PreTokenizer((_QWEN35,), nfc=True), "laguna": _PreTokenizer((r"[^\n]+|[\n]+", _QWEN2))}
+    | {"ufakzeka": _PreTokenizer((_QWEN2.removeprefix(_CONTRACTIONS + "|"),)), "seed-coder": _PreTokenizer((_SEED,))}
+    | {"tekken": _PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True)}
+    | dict.fromkeys(("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"), _PreTokenizer((_O200K,)))
+    | {"granite-embed-multi-97m": _PreTokenizer((_O200K,), ignore_merges=True)}
+    | dict.fromkeys(("tiny_aya", "cohere2moe"), _PreTokenizer((r"\d{1,3}(?=(?:\d{3})*\b)", _O200K)))
     | dict.fromkeys(
-        ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"), _Pre((r"\p{N}{1,3}", _CJK, _DEEPSEEK_V3))
+        ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"), _PreTokenizer((r"\p{N}{1,3}", _CJK, _DEEPSEEK_V3))
     )
-    | {"spark2_5": _Pre((r"\p{N}{1,3}", _CJK, _SPARK, r"\p{N}"))}
-    | {"youtu": _Pre((_YOUTU, _YOUTU2), ignore_merges=True), "kimi-k2": _Pre((_KIMI,))}
-    | dict.fromkeys(("bailingmoe", "bailingmoe2", "llada-moe"), _Pre((_BAILING,)))
-    | {"exaone-moe": _Pre((_EXAONE_MOE,)), "superbpe": _Pre((r"\p{N}+", r"(?=(\d{3})+(?!\d))"))}
-    | dict.fromkeys(("bloom", "poro-chat", "gpt3-finnish"), _Pre((_BLOOM,)))
-    | {"viking": _Pre((_BLOOM, _DIGITS))}
+    | {"spark2_5": _PreTokenizer((r"\p{N}{1,3}", _CJK, _SPARK, r"\p{N}"))}
+    | {"youtu": _PreTokenizer((_YOUTU, _YOUTU2), ignore_merges=True), "kimi-k2": _PreTokenizer((_KIMI,))}
+    | dict.fromkeys(("bailingmoe", "bailingmoe2", "llada-moe"), _PreTokenizer((_BAILING,)))
+    | {"exaone-moe": _PreTokenizer((_EXAONE_MOE,)), "superbpe": _PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))"))}
+    | dict.fromkeys(("bloom", "poro-chat", "gpt3-finnish"), _PreTokenizer((_BLOOM,)))
+    | {"viking": _PreTokenizer((_BLOOM, _DIGITS))}
     | {
-        "chameleon": _Pre(
+        "chameleon": _PreTokenizer(
             ("<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )", _DIGITS,
              r"[\p{P}!-/:-@\[-`{-~]", _GPT2),
             add_bos=True,
         ),
-        "deepseek-llm": _Pre(
+        "deepseek-llm": _PreTokenizer(
             (r"[\r\n]", rf"\s?[{_CASED}]+", "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
              r"\s+$", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}+")
         ),
-        "deepseek-coder": _Pre(
+        "deepseek-coder": _PreTokenizer(
             (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", _DIGITS)
         ),
     }
 )  # fmt: skip
-# Texts of tokens that end an answer; GGUF names at most three of them by id.
+# Tokens that end an answer; GGUF names at most three of them by id.
 _END_TEXTS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
     "<|end_of_text|>", "<end_of_utterance>",
 )  # fmt: skip
 
 
-def rebuild(fields: Mapping[str, Any]) -> tuple[Fast | SentencePiece, Meta]:
-    """What `Tokenizer.from_gguf` is made of; see there for `fields` and the errors."""
+def rebuild(fields: Mapping[str, Any]) -> tuple[Backend, TokenizerMetadata]:
+    """Backend and metadata for `Tokenizer.from_gguf`, which describes `fields`. Raises ValueError as it does."""
 
     def get(name: str, default: Any = None) -> Any:
         return fields.get(f"tokenizer.ggml.{name}", default)
 
-    kind = get("model")
-    if kind not in ("gpt2", "llama", "t5"):
+    model_type = get("model")
+    if model_type not in ("gpt2", "llama", "t5"):
         raise ValueError(
-            f"tokenizer.ggml.model={kind!r}: only 'gpt2', 'llama' and 't5' tokenizers can be rebuilt from GGUF"
+            f"tokenizer.ggml.model={model_type!r}: only 'gpt2', 'llama' and 't5' tokenizers can be rebuilt from GGUF"
         )
-    needed = ("tokens", "merges") if kind == "gpt2" else ("tokens", "scores", "token_type")
+    needed = ("tokens", "merges") if model_type == "gpt2" else ("tokens", "scores", "token_type")
     missing = [f"tokenizer.ggml.{name}" for name in needed if get(name) is None]
     if missing:
-        raise ValueError(f"The GGUF metadata lacks {', '.join(missing)}, which a {kind!r} tokenizer needs")
-    # converters pad the vocabulary with empty strings now and then, which neither library takes
+        raise ValueError(f"The GGUF metadata lacks {', '.join(missing)}, which a {model_type!r} tokenizer needs")
+    # some converters pad the vocabulary with empty strings, which neither library accepts
     tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(get("tokens"))]
     types = [int(t) for t in get("token_type", [NORMAL] * len(tokens))]
     problems = [
@@ -193,47 +194,49 @@ def rebuild(fields: Mapping[str, Any]) -> tuple[Fast | SentencePiece, Meta]:
     if problems:
         raise ValueError("; ".join(problems))
 
-    backend: Fast | SentencePiece
-    if kind == "gpt2":
+    backend: Backend
+    if model_type == "gpt2":
         backend, add_bos = _byte_level(tokens, types, get("merges"), get("pre"))
         add_eos = False
     else:
         backend = _sentencepiece(tokens, types, ids, fields)
-        add_bos, add_eos = kind == "llama", kind == "t5"
+        add_bos, add_eos = model_type == "llama", model_type == "t5"
     roles = dict(
         bos_token="bos", eos_token="eos", unk_token="unknown", sep_token="seperator", pad_token="padding",
         cls_token="cls", mask_token="mask",
     )  # fmt: skip
     ends = [ids["eos"], ids["eot"], ids["eom"]]
     ends += [i for i, token in enumerate(tokens) if types[i] == CONTROL and token in _END_TEXTS]
-    meta = Meta(
+    meta = TokenizerMetadata(
         special_tokens={role: tokens[i] for role, key in roles.items() if (i := ids[key]) is not None},
         bos_id=ids["bos"], eos_id=ids["eos"], pad_id=ids["padding"],
         eos_ids=tuple(dict.fromkeys(i for i in ends if i is not None)),
-        prefix_ids=affix(ids["bos"], get("add_bos_token", add_bos)),
-        suffix_ids=affix(ids["eos"], get("add_eos_token", add_eos)),
+        prefix_ids=special_ids_if(ids["bos"], get("add_bos_token", add_bos)),
+        suffix_ids=special_ids_if(ids["eos"], get("add_eos_token", add_eos)),
         chat_templates=_chat_templates(fields),
     )  # fmt: skip
-    if isinstance(backend, Fast):
+    if isinstance(backend, FastBackend):
         backend.set_prefix_suffix(meta.prefix_ids, meta.suffix_ids)
     return backend, meta
 
 
 def _chat_templates(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The templates by name. The first has no name in GGUF; `tokenizer.chat_templates` lists those of the others."""
+    """The chat templates by name. The default has no name in GGUF; `tokenizer.chat_templates` lists the others."""
     key = "tokenizer.chat_template"
     named = {name: fields[f"{key}.{name}"] for name in fields.get(f"{key}s") or () if f"{key}.{name}" in fields}
     return ({"default": fields[key]} if fields.get(key) else {}) | named
 
 
-def _byte_level(tokens: list[str], types: list[int], merges: Sequence[str], name: str | None) -> tuple[Fast, bool]:
-    """Byte-level BPE, and whether its family adds a BOS."""
+def _byte_level(
+    tokens: list[str], types: list[int], merges: Sequence[str], name: str | None
+) -> tuple[FastBackend, bool]:
+    """Byte-level BPE, and whether models with this pre-tokenizer add a BOS."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     if name in (None, "default"):
         warnings.warn(
-            f"tokenizer.ggml.pre is {name!r}: the file does not say how text is split into words; using GPT-2's way. "
-            "Convert the model again with a current converter if numbers or punctuation tokenize oddly.",
+            f"tokenizer.ggml.pre is {name!r}: the file does not name its pre-tokenizer; using GPT-2's. Convert the "
+            "model again with a current converter if numbers or punctuation tokenize oddly.",
             stacklevel=4,
         )
         name = "gpt-2"
@@ -266,30 +269,32 @@ def _byte_level(tokens: list[str], types: list[int], merges: Sequence[str], name
     core.decoder = decoders.ByteLevel()
     core.add_tokens(
         [
-            AddedToken(token, special=kind == CONTROL, normalized=False)
-            for token, kind in zip(tokens, types, strict=True)
-            if kind in (CONTROL, USER_DEFINED)
+            AddedToken(token, special=piece_type == CONTROL, normalized=False)
+            for token, piece_type in zip(tokens, types, strict=True)
+            if piece_type in (CONTROL, USER_DEFINED)
         ]
     )
-    return Fast(core), pre.add_bos
+    return FastBackend(core), pre.add_bos
 
 
 def _sentencepiece(
     tokens: list[str], types: list[int], ids: Mapping[str, int | None], fields: Mapping[str, Any]
-) -> SentencePiece:
-    """A SentencePiece model file's content, as its training left it."""
+) -> SentencePieceBackend:
+    """The SentencePiece model file, restored."""
     unigram = fields["tokenizer.ggml.model"] == "t5"
     proto = model_proto()
     scores = fields["tokenizer.ggml.scores"]
-    # The library insists on exactly one; some files call the padding of the vocabulary so as well.
-    padding = [kind == UNKNOWN and token.startswith("[PAD") for token, kind in zip(tokens, types, strict=True)]
-    types = [_UNUSED if pads else kind for kind, pads in zip(types, padding, strict=True)]
+    # The library requires exactly one unknown piece; some files mark the vocabulary's padding as unknown too.
+    padding = [
+        piece_type == UNKNOWN and token.startswith("[PAD") for token, piece_type in zip(tokens, types, strict=True)
+    ]
+    types = [_UNUSED if is_padding else piece_type for piece_type, is_padding in zip(types, padding, strict=True)]
     if UNKNOWN not in types:
         types[ids["unknown"] or 0] = UNKNOWN
-    for token, score, kind in zip(tokens, scores, types, strict=True):
-        # GGUF stores user-defined pieces with plain spaces; the model matches them in escaped text
-        piece = token.replace(" ", SPACE) if kind == USER_DEFINED else token
-        proto.pieces.add(piece=piece, score=float(score), type=kind)
+    for token, score, piece_type in zip(tokens, scores, types, strict=True):
+        # GGUF stores user-defined pieces with plain spaces; the model matches escaped text
+        piece = token.replace(" ", SPACE) if piece_type == USER_DEFINED else token
+        proto.pieces.add(piece=piece, score=float(score), type=piece_type)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     trainer.model_type = 1 if unigram else 2
     trainer.vocab_size = len(tokens)
@@ -307,6 +312,6 @@ def _sentencepiece(
     if charsmap is not None:
         normalizer.precompiled_charsmap = bytes(byte & 0xFF for byte in charsmap)  # stored as signed or unsigned bytes
     try:
-        return SentencePiece(proto.SerializeToString())
+        return SentencePieceBackend(proto.SerializeToString())
     except RuntimeError as error:
         raise ValueError(f"The GGUF's vocabulary makes no SentencePiece model ({error})") from None

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from litlm.checkpoint.training import Checkpoints, load_checkpoint, restore_weights
-from litlm.data.base import Batch, Dataset, Order
+from litlm.data.base import Batch, Dataset, EpochSampler
 from litlm.model import GPT
 from litlm.model.moe import RouterWatch, watch_routers
 from litlm.settings import TrainSettings
@@ -118,7 +118,7 @@ class Trainer:
         check_settings(model, settings, val)
         assert isinstance(settings.micro_batch_size, int)
         self.settings, self.objective = settings, objective or NextToken()
-        self.train_data, self.val_data, self.order = train, val, Order(len(train), seed)
+        self.train_data, self.val_data, self.order = train, val, EpochSampler(len(train), seed)
         self.report, self.checkpoints = report or Report(None, None), checkpoints
         self.micro_batch_size, self.limits = settings.micro_batch_size, Limits(settings, len(train))
         self.fabric = make_fabric(model)
@@ -129,7 +129,7 @@ class Trainer:
         self.model, self.optimizer = self.fabric.setup(model, optimizer)  # wrapped; they forward all attributes
         self.runs_ahead = runs_ahead(self.device, optimizer)
         self.fingerprint = {"seed": seed, "batch_size": settings.batch_size, "examples": len(train)}
-        self.fingerprint |= {"tokens": train.digest()} | (fingerprint or {})
+        self.fingerprint |= {"tokens": train.fingerprint()} | (fingerprint or {})
         self.state, self.result, self.spikes = State(), Result(), SpikeWatch(settings.spike_factor)
         self.pending: list[Step] = []  # launched, but not finalized
         self.setbacks, self.saved_step = 0, -1

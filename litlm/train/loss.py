@@ -83,5 +83,5 @@ class NextToken(Objective):
         return model(
             batch.tokens,
             context=batch.context(),
-            output=lambda hidden: loss_sum(model, hidden, batch.targets, batch.wanted),
+            output=lambda hidden: loss_sum(model, hidden, batch.targets, batch.target_positions),
         )

@@ -82,7 +82,7 @@ class Preference(Objective):
     def loss_sum(self, model: GPT, batch: Batch) -> Tensor:
         assert isinstance(batch, PreferenceBatch)
         s = self.settings
-        documents = send(torch.tensor(batch.places()), batch.tokens.device)  # (pairs, 2)
+        documents = send(torch.tensor(batch.answer_documents()), batch.tokens.device)  # (pairs, 2)
         ref = None if s.loss == "orpo" else self._reference(model, batch, documents)
         policy, n_tokens = (t[documents] for t in log_probs(model, batch))
         scores = policy / n_tokens if ref is None else policy - ref  # (pairs, 2)
@@ -100,12 +100,12 @@ class Preference(Objective):
     def _reference(self, model: GPT, batch: PreferenceBatch, documents: Tensor) -> Tensor:
         """The reference's log-probabilities (pairs, 2)."""
         if self.reference is None:
-            if batch.reference is None:
+            if batch.reference_logps is None:
                 raise ValueError(
                     f"loss={self.settings.loss} needs a reference model: give Preference a context that disables the "
                     "adapters, or use data from precompute_reference"
                 )
-            return send(batch.reference, batch.tokens.device)
+            return send(batch.reference_logps, batch.tokens.device)
         with _eval_mode(model), self.reference():
             return log_probs(model, batch)[0][documents]
 
@@ -131,7 +131,7 @@ def log_probs(model: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
     losses = model(
         batch.tokens,
         context=batch.context(),
-        output=lambda hidden: model_token_losses(model, hidden, batch.targets, batch.wanted),
+        output=lambda hidden: model_token_losses(model, hidden, batch.targets, batch.target_positions),
     )
     width = batch.tokens.size(1)
     sizes = [[*row, width - sum(row)] for row in batch.lengths]  # the last is padding, or nothing
@@ -156,7 +156,7 @@ def precompute_reference(
                 values = log_probs(model, batch.to(device))[0].cpu()
                 numbers = torch.tensor([n for row in batch.examples for n in row])
                 reference[start + numbers // 2, numbers % 2] = values
-    return replace(data, reference=reference)
+    return replace(data, reference_logps=reference)
 
 
 @contextmanager

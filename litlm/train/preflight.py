@@ -46,8 +46,8 @@ def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
     """Settings that contradict each other, missing files and packages, unknown names."""
     from litlm.data import text
     from litlm.data.prepare import is_prepared
-    from litlm.data.records import locate
-    from litlm.data.sources import expand
+    from litlm.data.records import resolve_source
+    from litlm.data.sources import expand_patterns
     from litlm.llm import pick_device
     from litlm.prompts import get_style
     from litlm.train.methods import get_method
@@ -73,14 +73,14 @@ def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
     if (style := getattr(data, "style", None)) is not None:
         attempt(get_style, style)
     for sources in (data.path, data.val_path):
-        if (found := attempt(expand, sources)) is None:
+        if (found := attempt(expand_patterns, sources)) is None:
             continue
         if isinstance(data, TextData):
             unprepared = [source for source in found if not is_prepared(source)]
-            attempt(text.units, unprepared, text_key=data.text_key, split=data.split)
+            attempt(text.find_sources, unprepared, text_key=data.text_key, split=data.split)
         else:
             for source in found:
-                attempt(locate, source)
+                attempt(resolve_source, source)
     if t.early_stop and not data.val_path and data.val_fraction == 0:
         problems.append(f"early_stop={t.early_stop} needs data to validate on; set val_fraction or val_path")
     if (method := attempt(get_method, settings.method.name)) is not None:
@@ -130,11 +130,11 @@ def find_checkpoint(settings: RunSettings, checkpoints: Checkpoints) -> Path | N
 
 def check_token_ids(llm: LLM, *data: Dataset | None) -> None:
     """Raises ValueError for tokens of the data that the model has no row for; on a GPU they'd be a failed assert."""
-    from litlm.tokenizer import outside
+    from litlm.tokenizer import describe_out_of_vocab
 
-    rows = llm.config.vocab_size
-    tokenizer = llm._tokenizer
-    if unknown := outside((token for part in data if part for token in part.outside(rows)), rows, tokenizer):
+    rows, tokenizer = llm.config.vocab_size, llm._tokenizer
+    ids = [token for part in data if part for token in part.out_of_vocab_ids(rows)]
+    if unknown := describe_out_of_vocab(ids, rows, tokenizer):
         size = "" if tokenizer is None else f" (the tokenizer has {tokenizer.vocab_size})"
         raise ValueError(
             f"The data holds {unknown}{size}. Use the tokenizer that the model was trained with, also for `litlm "

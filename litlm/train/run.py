@@ -40,7 +40,8 @@ def finetune(settings: FinetuneSettings, *, llm: LLM | None = None, quiet: bool 
     with preflight(settings, llm), explain_oom(settings):
         llm = load_for(settings) if llm is None else check_trainable(llm)
         settings = with_date(add_tokens(llm, settings))
-        train, val = load_sft(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, seed=settings.seed)
+        options = {"seed": settings.seed, "static_shapes": needs_static_shapes(settings, llm)}
+        train, val = load_sft(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, **options)
         use_style(llm, settings.data.style)
         method = apply_method(llm, settings.method)
         return run(settings, llm, method, train, val, quiet=quiet)
@@ -57,8 +58,8 @@ def dpo(settings: DPOSettings, *, llm: LLM | None = None, quiet: bool = False) -
     with preflight(settings, llm), explain_oom(settings):
         llm = load_for(settings) if llm is None else check_trainable(llm)
         settings = with_date(settings)
-        context_len = llm.config.max_seq_len
-        train, val = load_preference(settings.data, llm.tokenizer, llm.style, context_len, seed=settings.seed)
+        options = {"seed": settings.seed, "static_shapes": needs_static_shapes(settings, llm)}
+        train, val = load_preference(settings.data, llm.tokenizer, llm.style, llm.config.max_seq_len, **options)
         use_style(llm, settings.data.style)
         check_token_ids(llm, train, val)  # already now, because the reference model reads them
         method = apply_method(llm, settings.method)
@@ -77,7 +78,7 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
     Raises ValueError also for rows that are longer than the model's context.
     """
     from litlm.data.prepare import load_tokenizer
-    from litlm.data.shards import open_text, text_tokenizer
+    from litlm.data.shards import load_text, prepared_tokenizer
     from litlm.train.methods import apply_method
     from litlm.train.trials import explain_oom
 
@@ -91,7 +92,9 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
         if settings.tokenizer is not None:
             tokenizer = load_tokenizer(settings.tokenizer)
         else:
-            tokenizer = text_tokenizer(settings.data) or (model_tokenizer(settings) if llm is None else llm.tokenizer)
+            tokenizer = prepared_tokenizer(settings.data) or (
+                model_tokenizer(settings) if llm is None else llm.tokenizer
+            )
         if llm is None:
             llm = init_model(settings, tokenizer.vocab_size, tokenizer.eos_id)
         check_trainable(llm).tokenizer = tokenizer
@@ -101,7 +104,7 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
                 f"data.max_len={max_len} is more than the model's context of {llm.config.max_seq_len}; lower it, or "
                 f"give a new model a longer one: --model_args.max_seq_len {max_len}"
             )
-        train, val = open_text(settings.data, tokenizer, max_len, Path(settings.out_dir) / "data", seed=settings.seed)
+        train, val = load_text(settings.data, tokenizer, max_len, Path(settings.out_dir) / "data", seed=settings.seed)
         method = apply_method(llm, settings.method)
         return run(settings, llm, method, train, val, quiet=quiet)
 
@@ -119,7 +122,7 @@ def run(
     """What all runs share: resume, report, train, save. Raises ValueError if the result could not be saved."""
     from litlm.checkpoint.training import Checkpoints
     from litlm.train.fingerprint import run_fingerprint
-    from litlm.train.loop import Trainer, compiles
+    from litlm.train.loop import Trainer
     from litlm.train.precision import describe_precision, resolve_precision
     from litlm.train.report import Report
     from litlm.train.trials import explain_oom, resolve_auto_settings
@@ -133,8 +136,6 @@ def run(
     every = t.save_interval if t.on_spike == "rollback" else None
     checkpoints = Checkpoints(out_dir, export, keep=t.keep, keep_every=every)
     resume = find_checkpoint(settings, checkpoints)
-    for data in filter(None, (train, val)):
-        data.whole_rows = device.type == "cuda" or compiles(t, device)
     t = dataclasses.replace(t, precision=resolve_precision(settings, device))
     method.check()
     check_token_ids(llm, train, val)
@@ -359,6 +360,14 @@ def with_date(settings: ChatSettings) -> ChatSettings:
     return dataclasses.replace(settings, data=dataclasses.replace(settings.data, date=date or today("%Y-%m-%d")))
 
 
+def needs_static_shapes(settings: RunSettings, llm: LLM) -> bool:
+    """Whether compiled layers, or cuDNN's attention, specialize on the shapes of batches."""
+    from litlm.train.loop import compiles
+
+    device = llm.model.embed.weight.device
+    return device.type == "cuda" or compiles(settings.train, device)
+
+
 def use_style(llm: LLM, style: str | None) -> None:
     """Ask the model in the prompt style of its training data from now on, and save that style with it."""
     from litlm.prompts import get_style
@@ -376,7 +385,7 @@ def make_sampler(llm: LLM, prompts: tuple[str, ...], date: str | None) -> Callab
         return None
     from litlm.generate.decode import check_prompts
 
-    style = None if llm.style.name == "plain" else llm.style.on(date)
+    style = None if llm.style.name == "plain" else llm.style.with_date(date)
     message = lambda p: [{"role": "user", "content": p}]  # noqa: E731
     ids = [style.encode(message(p), llm.tokenizer) if style else llm.tokenizer.encode(p) for p in prompts]
     check_prompts(ids, llm.config.vocab_size, llm.config.max_seq_len, llm.tokenizer)

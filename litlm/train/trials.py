@@ -18,7 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 from litlm.checkpoint.training import get_random_states, set_random_states
-from litlm.data.base import Dataset, Order
+from litlm.data.base import Dataset, EpochSampler
 from litlm.io.writing import write_text
 from litlm.model import GPT
 from litlm.settings import PretrainSettings, RunSettings, TrainSettings
@@ -129,7 +129,7 @@ def try_rates(
 ) -> float:  # fmt: skip
     """The learning rate that a range test over steps like the run's suggests."""
     objective = objective or NextToken()
-    order, numbers = Order(len(train), seed + 1), itertools.count()
+    order, numbers = EpochSampler(len(train), seed + 1), itertools.count()
     micro_batch_size = settings.micro_batch_size
     assert isinstance(micro_batch_size, int)
     with trial(model, settings) as optimizer:

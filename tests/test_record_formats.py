@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import tiny
 
-from litlm.data.base import Example
-from litlm.data.forms import Conversation, Text, parse, template_arguments
+from litlm.data.base import Example, TokenizedDataset
 from litlm.data.preference import Pair, load_preference, parse_pair
+from litlm.data.record_formats import Conversation, Text, parse, template_arguments
 from litlm.data.records import read_records
-from litlm.data.sft import Encoder, SFTDataset, load_sft
+from litlm.data.sft import Encoder, load_sft
 from litlm.llm import LLM
 from litlm.prompts import PromptStyle, TemplateStyle, get_style
 from litlm.settings.data import DataSettings, PreferenceData
@@ -56,7 +56,9 @@ def write(path: Path, records: list[Any]) -> str:
     return str(path)
 
 
-def sft(path: Path, records: list[Any], llm: LLM, style: PromptStyle | None = None, **settings: Any) -> SFTDataset:
+def sft(
+    path: Path, records: list[Any], llm: LLM, style: PromptStyle | None = None, **settings: Any
+) -> TokenizedDataset:
     data = DataSettings(path=write(path / "d.jsonl", records), **({"val_fraction": 0} | settings))
     return load_sft(data, llm.tokenizer, style or TemplateStyle(TEMPLATE), 1000)[0]
 
@@ -211,16 +213,16 @@ def test_forms_of_messages() -> None:
         ({"content": [{"type": "image_url", "image_url": "x"}]}, "messages[1] has content with a part of type 'image"),
         ({"content": [{"type": "text", "text": "a", "weight": 0}]}, "messages[1] has content with 'weight' in a part"),
         ({"content": ["a"]}, "a part of type 'str'"),
-        ({"content": "a", "images": ["x.png"]}, "messages[1].images can't be used: litlm learns text alone"),
+        ({"content": "a", "images": ["x.png"]}, "messages[1].images can't be used: litlm trains on text only"),
         ({"content": "a", "prefix": True}, "messages[1].prefix can't be used"),
         ({"content": "a", "training_detail": [{"train": True}]}, "messages[1].training_detail can't be used"),
-        ({"content": "a", "weight": 0.5}, "messages[1].weight=0.5: a message is learned (1, true) or not"),
+        ({"content": "a", "weight": 0.5}, "messages[1].weight=0.5: a message is trained on (1, true) or not"),
         ({"content": "a", "train": "yes"}, "messages[1].train='yes'"),
         ({"tool_calls": "[{"}, "messages[1].tool_calls is not valid JSON"),
         ({"tool_calls": ["f"]}, "messages[1].tool_calls must be a list of objects"),
-        ({"tool_calls": [{"function": {"arguments": {}}}]}, "messages[1] has a call of a tool without the name"),
+        ({"tool_calls": [{"function": {"arguments": {}}}]}, "messages[1] has a tool call without the name"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": "x="}}]}, "arguments of f is not valid JSON"),
-        ({"role": "function_call", "content": "f(x)"}, "messages[1], a call of a tool, is not valid JSON"),
+        ({"role": "function_call", "content": "f(x)"}, "messages[1], a tool call, is not valid JSON"),
         ({"role": "user", "content": "a", "train": True}, "messages[1].train=True on a message of role 'user'"),
     ],
 )
@@ -262,14 +264,14 @@ def test_answers_of_weight_0_are_not_learned(key: str, tmp_path: Path, llm: LLM)
     data = sft(tmp_path, [talk(0, 0), talk(1), talk(1, 0)], llm, style, loss_on="completion")
     assert len(data) == 1
     assert data.notes[1].endswith("2 examples left out because the answers have weight 0")
-    with pytest.raises(ValueError, match=r"(?s)nothing to learn is left.*weight 0"):
+    with pytest.raises(ValueError, match=r"(?s)nothing to train on.*weight 0"):
         sft(tmp_path, [talk(0)], llm, style)
-    with pytest.raises(ValueError, match="message 1 is not to be learned.*loss_on=all"):
+    with pytest.raises(ValueError, match="message 1 is not to be trained on.*loss_on=all"):
         sft(tmp_path, [talk(0, 1)], llm, style, loss_on="all")
     assert len(sft(tmp_path, [talk(1, 1)], llm, style, loss_on="all")) == 1
     asked = {"messages": [USER | {key: 0}, SAID]}
     assert said(asked) == ["No.<|im_end|>"]
-    with pytest.raises(ValueError, match="message 0 is not to be learned.*loss_on=all"):
+    with pytest.raises(ValueError, match="message 0 is not to be trained on.*loss_on=all"):
         sft(tmp_path, [asked], llm, style, loss_on="all")
 
     prompt = talk(0, 1)["messages"]
@@ -303,18 +305,18 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("record", "text"),
     [
-        *((TOLD | {key: ["a.png"]}, f"{key} can't be used: litlm learns text alone")
+        *((TOLD | {key: ["a.png"]}, f"{key} can't be used: litlm trains on text only")
           for key in ("image", "images", "videos", "audios")),
         ({"text": "a", "image": {"bytes": "x"}}, "image can't be used"),
         (TOLD | {"available_tools": TOOLS}, "available_tools can't be used: call it tools"),
         (TOLD | {"only_last": True}, "--data.loss_on completion"),
-        (TOLD | {"history": [["x", "y"]]}, "history stands beside messages"),
-        ({"prompt": [USER], "completion": "a", "history": [["x", "y"]]}, "history stands beside a list of messages"),
+        (TOLD | {"history": [["x", "y"]]}, "history can't be used beside messages"),
+        ({"prompt": [USER], "completion": "a", "history": [["x", "y"]]}, "history can't be used beside a list of mess"),
         ({"prompt": "q", "completion": "a", "history": [["x"]]}, "history must be a list of rounds"),
         *((record | {key: false}, f"{key}={false!r} marks a bad answer")
           for record in (TOLD, {"prompt": "q", "completion": "a"}, {"question": "q", "output": "a"})
           for key in ("label", "kto_tag") for false in (False, 0, 0.0, "False", "false", "0", "no", " FALSE ")),
-        *((record | {key: false}, f"{key}={false!r} says that the record is not to be learned")
+        *((record | {key: false}, f"{key}={false!r} says not to train on the record")
           for record in (TOLD, {"prompt": "q", "completion": "a"}, {"text": "t"})
           for key in ("weight", "train", "training") for false in (False, 0, 0.0, "false", "0")),
         *((TOLD | {key: value}, f"{key} can't be used: put it into chat_template_kwargs")
@@ -322,15 +324,15 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
         *(({"text": "t", key: value}, f"{key} can't be used beside text") for key, value in (
             ("system", "s"), ("system_prompt", "s"), ("system_message", "s"), ("tools", TOOLS), ("functions", TOOLS),
             ("documents", [{"text": "d"}]), ("chat_template_kwargs", {"a": 1}), ("history", [["x", "y"]]))),
-        (TOLD | {"text": "t"}, "text stands beside messages"),
+        (TOLD | {"text": "t"}, "text can't be used beside messages"),
         (TOLD | {"conversations": ["a", "b"]}, "messages and conversations hold different messages"),
         ({"messages": [USER, SAID | {"value": "Yes."}]}, "has a content and a value that differ"),
         ({"messages": [USER | {"from": "gpt"}, SAID]}, "has a role and a from that differ"),
-        ({"prompt": "p", "question": "q", "answer": "a"}, "prompt and question are 2 questions"),
+        ({"prompt": "p", "question": "q", "answer": "a"}, "prompt and question are 2 prompts"),
         ({"prompt": "p", "output": "o", "answer": "a"}, "output and answer are 2 answers"),
-        ({"prompt": "p", "input": "o", "context": "a", "answer": "a"}, "input and context are 2 texts"),
+        ({"prompt": "p", "input": "o", "context": "a", "answer": "a"}, "input and context are 2 inputs"),
         ({"prompt": "p", "context": {"a": 1}, "answer": "a"}, "context must be text"),
-        ({"prompt": [USER], "input": "o", "completion": "a"}, "input stands beside a list of messages"),
+        ({"prompt": [USER], "input": "o", "completion": "a"}, "input can't be used beside a list of messages"),
         *(({"question": "q", key: ["x"], "answer": "a"}, f"{key} can't be used beside question")
           for key in ("choices", "options", "passage")),
         (TOLD | {"documents": ["d"]}, "documents must be a list of objects"),
@@ -344,6 +346,76 @@ def test_history_comes_first_and_is_learned_as_in_llama_factory(tmp_path: Path, 
 def test_keys_that_can_not_be_honoured_are_refused(record: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         parse(record)
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        *(({"text": "t", key: "x y"}, f"{key} can't be used beside text, which does not hold it")
+          for key in ("prompt", "question", "instruction", "input", "context", "completion", "answer", "output",
+                      "reasoning", "reasoning_content", "thinking")),
+        ({"text": "t", "prompt": [USER]}, "prompt can't be used beside text"),
+        *((TOLD | {key: "x y"}, f"{key} can't be used beside messages, which does not hold it")
+          for key in ("prompt", "question", "input", "context", "reasoning", "reasoning_content", "thinking")),
+        *(({"conversations": ["a", "b"], key: "x y"}, f"{key} can't be used beside conversations")
+          for key in ("input", "context", "reasoning")),
+        (TOLD | {"context": {"title": "x"}}, "context can't be used beside messages"),
+        (TOLD | {"input": [USER | {"content": "another"}]}, "input can't be used beside messages"),
+        ({"messages": [USER, SAID, USER], "completion": "lost"}, "completion can't be used beside messages"),
+        (TOLD | {"history": '[["x", "y"]]'}, "history can't be used beside messages"),
+        ({"prompt": "q", "completion": "a", "reasoning": "r", "thinking": "s"}, "are 2 reasoning texts"),
+        ({"prompt": "q", "completion": "a", "reasoning": ["r"]}, "reasoning can't be used: it must be text"),
+        ({"prompt": "q", "completion": [SAID], "reasoning": "r"}, "beside a text as completion"),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_is_refused_by_its_name(record: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse(record)
+
+
+def test_what_is_there_already_is_no_loss() -> None:
+    """no_robots and ultrachat repeat the first question beside the messages; Alpaca the whole record as a text."""
+    asked = [{"role": "system", "content": "s"}, {"role": "user", "content": "What  is\nit?"}, SAID]
+    for beside in (
+        {"prompt": "what is it?"},
+        {"prompt": [asked[1]]},
+        {"input": ""},
+        {"context": "[]"},
+        {"question": None},
+    ):
+        assert parse({"messages": asked} | beside) == Conversation(asked)
+    assert parse({"messages": asked, "answer": "42"}) == Conversation(asked)  # to grade with
+    whole = {"instruction": "q", "input": "i", "output": "a", "text": "### Instruction:\nq\n### Response:\na"}
+    assert parse(whole) == parse({k: v for k, v in whole.items() if k != "text"})
+    assert parse({"text": whole["text"], "prompt": "q"}) == Text(whole["text"])
+    thought = [USER, SAID | {"reasoning_content": "It is dry."}]
+    assert parse({"messages": thought, "reasoning": "It is dry."}) == Conversation(thought)
+
+
+def test_reasoning_of_a_record_comes_before_its_answer_as_in_transformers(tmp_path: Path, llm: LLM, hf: Any) -> None:
+    for key in ("reasoning", "reasoning_content", "thinking"):
+        record = {"prompt": "Rain?", "completion": "No.", key: "It is dry."}
+        messages = [USER, SAID | {"reasoning_content": "It is dry."}]
+        assert parse(record) == Conversation(messages, 1)
+        (example,) = sft(tmp_path, [record], llm)
+        assert example.ids == list(hf.apply_chat_template(messages, chat_template=TEMPLATE)["input_ids"])
+        assert learned(example, llm) == ["<think>It is dry.</think>No.<|im_end|>"]
+        with pytest.raises(ValueError, match="line 1: .*has 'reasoning_content', which this style does not write"):
+            sft(tmp_path, [record], llm, get_style("chatml"))
+        assert parse(record | {key: ""}) == parse(record | {key: None}) == Conversation([USER, SAID], 1)
+        talk = record | {"history": [["x", "y"]]}
+        assert parse(talk) == Conversation([*OLD, *messages])
+
+
+@pytest.mark.parametrize("key", ["input", "context", "reasoning", "thinking"])
+def test_pairs_lose_nothing_either(key: str) -> None:
+    whole = {"chosen": [USER, SAID], "rejected": [USER, SAID | {"content": "Yes."}]}
+    assert parse_pair(whole | {key: ""}) == parse_pair(whole | {key: "rain?"}) == parse_pair(whole)
+    with pytest.raises(ValueError, match=f"{key} can't be used beside chosen and rejected, which does not hold it"):
+        parse_pair(whole | {key: "x y"})
+    if key in ("reasoning", "thinking"):
+        with pytest.raises(ValueError, match=f"{key} can't be used beside chosen and rejected"):
+            parse_pair(PAIR | {key: "x y"})
 
 
 def test_a_false_label_in_a_cell_is_refused_and_a_true_one_is_not(tmp_path: Path, llm: LLM) -> None:
@@ -384,7 +456,7 @@ def test_empty_texts_are_left_out_and_counted(tmp_path: Path, llm: LLM) -> None:
     data = sft(tmp_path, [{"text": "ab"}, {"text": ""}, {"text": " \n"}, {"text": None, "id": 3}], llm)
     assert len(data) == 1
     assert data.notes[1].endswith("3 examples left out because the text is empty")
-    with pytest.raises(ValueError, match=r"(?s)nothing to learn is left\n.*the text is empty"):
+    with pytest.raises(ValueError, match=r"(?s)nothing to train on\n.*the text is empty"):
         sft(tmp_path, [{"text": ""}], llm)
     assert parse({"text": None}) == Text("")
 
@@ -425,23 +497,48 @@ def test_earlier_calls_tell_prompts_apart_but_not_by_their_ids(tmp_path: Path, l
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-def test_json_in_cells_is_text_unless_it_is_messages(tmp_path: Path) -> None:
+CELLS = (
+    "instruction", "prompt", "question", "input", "context", "output", "completion", "response", "answer", "chosen",
+    "rejected", "text",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("column", CELLS)
+def test_json_in_cells_is_text_unless_it_is_messages(column: str, tmp_path: Path) -> None:
     texts = [
-        '[{"name": "Ann"}]',
-        '[{"role": "admin", "content": "x"}]',
-        '[{"role": "user"}]',
-        "[]",
-        "[1]",
-        '{"a": 1}',
-        "[",
-    ]
-    messages = [[USER], [{"from": "human", "value": "q"}], [{"role": "assistant", "tool_calls": [CALL]}], TALK]
-    for column in ("prompt", "completion", "chosen", "rejected"):
+        '[{"name": "Ann"}]', '[{"role": "admin", "content": "x"}]', '[{"role": "user"}]', "[]", "[1]", '{"a": 1}', "[",
+        "{", "[{'name': 'Ann'}]", '{"content": "x"}', "null", "3",
+    ]  # fmt: skip
+    messages = [[USER], [{"from": "human", "value": "q"}], [{"role": "assistant", "tool_calls": [CALL]}], TALK, USER]
+    cells = [*texts, *map(json.dumps, messages), " " + json.dumps(messages[0])]
+    with (tmp_path / "d.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([[column, "tools"], *([text, ""] for text in cells)])
+    assert [record[column] for _, record in read_records(tmp_path / "d.csv")] == [*texts, *messages, messages[0]]
+    # what pandas makes of a list: Python, which is no JSON
+    for cell in (str([USER]), str(USER), "[{'content': 'a', 'role': 'user'}\n {'content'", '[{"role": "user", "conte'):
+        with (tmp_path / "p.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([[column], [cell]])
+        with pytest.raises(ValueError, match=f"line 2: the cell {column} is not valid JSON .*json.dumps"):
+            list(read_records(tmp_path / "p.csv"))
+
+
+def test_messages_in_cells_are_learned_as_those_of_json_lines(tmp_path: Path, llm: LLM) -> None:
+    for asked, answer in (("question", "answer"), ("instruction", "output"), ("prompt", "response")):
+        record = {asked: [USER, CALLED, RESULT], answer: [SAID]}
         with (tmp_path / "d.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(
-                [[column, "tools"], *([text, ""] for text in (*texts, *map(json.dumps, messages)))]
-            )
-        assert [record[column] for _, record in read_records(tmp_path / "d.csv")] == [*texts, *messages]
+            csv.writer(file).writerows([record, map(json.dumps, record.values())])
+        data = DataSettings(path=str(tmp_path / "d.csv"), val_fraction=0)
+        found, _ = load_sft(data, llm.tokenizer, TemplateStyle(TEMPLATE), 1000)
+        assert found[0] == sft(tmp_path, [record], llm)[0]
+    for column in ("input", "context", "text"):  # these take no messages, and say so
+        with (tmp_path / "d.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["prompt", "completion", column], ["q", "a", json.dumps([USER])]])
+            if column == "text":
+                file.seek(0)
+                file.truncate()
+                csv.writer(file).writerows([["text"], [json.dumps([USER])]])
+        with pytest.raises(ValueError, match=f"line 2: {column} must be text"):
+            load_sft(DataSettings(path=str(tmp_path / "d.csv"), val_fraction=0), llm.tokenizer, llm.style, 1000)
 
 
 def test_columns_of_structs_lose_their_padding(tmp_path: Path) -> None:
