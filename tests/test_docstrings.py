@@ -41,10 +41,19 @@ def _trees() -> Iterator[tuple[str, ast.Module]]:
 
 
 def _inherited() -> dict[tuple[str, str], str]:
-    """The docstrings of all methods, by the names of class and method."""
+    """The docstrings of all methods, also those that they have from a base, by the names of class and method."""
     classes = [node for _, tree in _trees() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     methods = [(c.name, m) for c in classes for m in c.body if isinstance(m, ast.FunctionDef)]
-    return {(name, method.name): doc for name, method in methods if (doc := ast.get_docstring(method))}
+    found = {(name, method.name): doc for name, method in methods if (doc := ast.get_docstring(method))}
+    for _ in range(4):  # bases of bases
+        for c in classes:
+            for base in map(_base_name, c.bases):
+                found |= {(c.name, m): doc for (b, m), doc in found.items() if b == base and (c.name, m) not in found}
+    return found
+
+
+def _base_name(base: ast.expr) -> str:
+    return ast.unparse(base).split("[")[0]
 
 
 INHERITED = _inherited()
@@ -59,8 +68,7 @@ def _public(where: str, body: list[ast.stmt], parent: ast.ClassDef | None = None
             continue
         docs = ast.get_docstring(node) or ""
         if parent is not None:
-            bases = [ast.unparse(base).split("[")[0] for base in parent.bases]
-            docs = docs or next((INHERITED[b, node.name] for b in bases if (b, node.name) in INHERITED), "")
+            docs = docs or INHERITED.get((parent.name, node.name), "")
             docs = docs or (ast.get_docstring(parent) or "" if node.name == "forward" else "")
         yield Item(f"{where}:{node.lineno} {node.name}", node, docs)
         if isinstance(node, ast.ClassDef):

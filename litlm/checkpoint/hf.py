@@ -181,7 +181,7 @@ def save_weights(
                 file_of[match.theirs] = file
             part = pending.enter_context(atomic_file(out_dir / file))
             save_file(tensors, part, metadata={"format": "pt"})
-            fsync(part)  # now, so that the renames at the end follow each other at once
+            fsync(part)  # now, so that nothing slow comes between the renames
         if n > 1:
             total = sum(t.nbytes for t in state.values())
             index = json.dumps({"metadata": {"total_size": total}, "weight_map": file_of}, indent=2)

@@ -75,7 +75,7 @@ class Checkpoints:
             (inner / STATE).write_text(text, encoding="utf-8")
             for file in (p for p in part.rglob("*") if p.is_file()):
                 fsync(file)
-            if path.exists():  # of the same step, saved once more
+            if path.exists():  # the same step again
                 os.replace(path, path.with_name(f".{path.name}.before"))
             os.replace(part, path)
             shutil.rmtree(path.with_name(f".{path.name}.before"), ignore_errors=True)

@@ -81,7 +81,6 @@ class SharingLayer(LayerContext):
         self.context, self.shared = context, shared
 
     def attend(self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, **options: Any) -> Tensor:
-        """As `LayerContext.attend` says."""
         if k is None or v is None:
             k, v = self.shared
         else:
@@ -106,7 +105,7 @@ class CachelessContext(Context, LayerContext):
         self._block_masks: dict[MaskKey, Any] = {}
 
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
-        """Make FlexAttention's masks, and what layers share keys and values through."""
+        """Make FlexAttention's masks, and what layers share keys and values through. x: (B, T, C)."""
         for key in needs_block_mask(x, blocks, packed=self.packed):
             self.block_mask(*key)
         for i, block in enumerate(blocks):
@@ -120,7 +119,6 @@ class CachelessContext(Context, LayerContext):
     def attend(
         self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
-        """As `LayerContext.attend` says."""
         assert k is not None
         assert v is not None
         if flex_attention_fits(q, v, spec, per_head=any_given(per_head), packed=self.packed):
@@ -159,7 +157,10 @@ def any_given(per_head: Mapping[str, object]) -> bool:
 
 
 def send(t: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`. To CUDA it goes from pinned memory: else the host would wait for all work before it."""
+    """A CPU tensor of any shape on `device`.
+
+    To CUDA it goes from pinned memory: otherwise the host would wait for all work before it.
+    """
     return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
 
 

@@ -65,7 +65,8 @@ class KVCache(Context):
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
         """Ask latent layers for their absorbed projections, before the first pass that attends to cached latents.
 
-        Once per cache, because weights (and adapters on them) may change between generations, but not within one.
+        x: (B, T, C). Once per cache, because weights (and adapters on them) may change between generations, but not
+        within one.
         """
         if self.step.is_prefill or self._has_absorbed:
             return
@@ -108,7 +109,10 @@ class CacheStep:
         self._masks: dict[Any, Tensor] = {}
 
     def mask(self, end: int, spec: AttentionSpec, dtype: torch.dtype) -> Tensor:
-        """(B or 1, 1, T, end). For a single new token as numbers to add in `dtype`, as fused kernels want it."""
+        """(B, 1, T, end), with B = 1 for rows of equal length.
+
+        For a single new token as numbers to add in `dtype`, as fused kernels want it.
+        """
 
         def make() -> Tensor:
             mask = visible(self.positions, torch.arange(end, device=self.positions.device), spec.window, spec.chunk)
@@ -140,7 +144,6 @@ class CacheLayer(LayerContext):
     def attend(
         self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
-        """As `LayerContext.attend` says."""
         step, length, end = self.step, q.size(2), self.step.end
         if k is None or v is None:
             assert self.v is not None

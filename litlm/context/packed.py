@@ -54,7 +54,6 @@ class Packed(CachelessContext):
         return self.positions
 
     def attend(self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, **options: Any) -> Tensor:
-        """As `LayerContext.attend` says."""
         if k is not None and v is not None and varlen_fits(q, v, spec, per_head=any_given(options)):
             return varlen_attention(q, k, v, spec, self.ends, q.size(2))
         return super().attend(q, k, v, spec, **options)

@@ -40,7 +40,6 @@ class StaticLayer(LayerContext):
     def attend(
         self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
     ) -> Tensor:
-        """As `LayerContext.attend` says."""
         values = self.v
         if k is not None and v is not None:  # otherwise they are another layer's, which has written them
             self.k.index_copy_(2, self.slot, k)
@@ -61,7 +60,7 @@ class StaticCache(KVCache):
     _is_static = False
 
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
-        """Bring the static layers up to this pass's token."""
+        """Bring the static layers up to this pass's token. x: (B, T, C)."""
         super().prepare(x, blocks)
         self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and not self.step.is_prefill
         if not self._is_static:

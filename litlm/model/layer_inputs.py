@@ -1,4 +1,4 @@
-"""Inputs of each layer's own (Gemma 4): beside the usual embedding, a token has a small one for every layer.
+"""Per-layer inputs (Gemma 4, transformers `modeling_gemma4.py`): a token also has a small embedding for each layer.
 
 All layers' embeddings are one table. What a layer gets is the mean (over the square root of two) of its embedding and a
 projection of the usual one; it adds them at its end, behind a gate.

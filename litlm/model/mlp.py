@@ -13,7 +13,7 @@ from litlm.ops.linear import Linear, swiglu
 
 
 def relu2(x: Tensor) -> Tensor:
-    """Squared ReLU (So et al. 2021), elementwise."""
+    """Squared ReLU (So et al. 2021) of any shape, elementwise."""
     return F.relu(x).square()
 
 
@@ -49,7 +49,7 @@ class XIELU(nn.Module):
         self.alpha_n.fill_(0.3).expm1_().log_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise."""
+        """(...) -> (...), elementwise."""
         positive = F.softplus(self.alpha_p) * x * x
         negative = (torch.expm1(torch.minimum(x, self.eps.to(x.dtype))) - x) * (self.beta + F.softplus(self.alpha_n))
         return torch.where(x > 0, positive, negative) + self.beta * x

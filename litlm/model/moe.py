@@ -236,7 +236,9 @@ class RouterWatch:
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
-        """For a log, still on the device; empty if there was no router. router_max_load: the busiest expert's tokens
+        """Scalars for a log, still on the device; empty if there was no router.
+
+        router_max_load: the busiest expert's tokens
         against an even share, worst layer. router_unused: share of experts that got none. router_entropy: of the
         probabilities, 1 for even ones, mean over layers."""
         if not self.routings:

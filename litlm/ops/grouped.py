@@ -1,4 +1,4 @@
-"""Grouped matrix products: rows sorted by expert, each times the weight of its own expert.
+"""Grouped matrix products: rows sorted by expert, each times the weight of its own expert (Gale et al. 2022).
 
 Shapes: M rows, E experts.
 """
@@ -42,7 +42,7 @@ def grouped_linear(
 
 
 def grouped_linear_loop(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`grouped_linear` as a loop: one product per expert that has rows."""
+    """`grouped_linear` as a loop over the experts that have rows. x: (M, in), weight: (E, out, in) -> (M, out)."""
     parts, start = [], 0
     for expert, end in enumerate(ends.tolist()):
         if end > start:

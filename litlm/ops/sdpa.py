@@ -191,7 +191,9 @@ def flex_attention_fits(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: 
 def flex_attention(
     q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, blocks: Any, **per_head: Unpack[PerHead]
 ) -> Tensor:
-    """`attention` of rows with nothing before them (T = S) by FlexAttention. blocks: which keys each query sees, from
+    """`attention` of rows with nothing before them (T = S) by FlexAttention (Dong et al. 2024).
+
+    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). blocks: which keys each query sees, from
     `make_block_mask`; it is made outside of compiled layers (docs/decisions.md says why).
     """
 

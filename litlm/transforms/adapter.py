@@ -76,7 +76,6 @@ class _PromptedLayer(LayerContext):
         self.context, self.attn = context, attn
 
     def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, spec: AttentionSpec, **options: Any) -> Tensor:
-        """As `LayerContext.attend` says."""
         y = self.context.attend(q, k, v, spec, **options)  # (B, H, T, D)
         adapter, cached = self.attn.adapter, self.context.cached_weights
         assert isinstance(adapter, Prompt)

@@ -174,7 +174,7 @@ def test_hidden_states_and_logit_positions(case: Case) -> None:
     base = getattr(theirs, "model", theirs.base_model)  # Llama 4 gives its own base another name than its prefix
     expected = base(ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
     close(model(ids, output="hidden"), expected)
-    close(model(ids, output=lambda hidden: hidden.sum(-1)), expected.sum(-1))
+    close(model(ids, output=lambda hidden: hidden.square().sum(-1)), expected.square().sum(-1))
     wanted = torch.tensor([[13, 0], [5, 5], [2, 9]])
     rows = torch.arange(3)[:, None]
     close(model(ids, logit_positions=wanted), hf_logits(case, ids)[rows, wanted])
