@@ -708,7 +708,7 @@ def test_written_settings_run_again(
     monkeypatch.setattr(sys, "argv", ["/x/bin/litlm", name, "--prompt", "two\nlines: {\u2028\x1b\udcff", "it's"])
     write_settings(settings, tmp_path, torch.device("cpu"))
     path = tmp_path / "settings.yaml"
-    monkeypatch.setitem(cli.COMMANDS, name, cli.Command(type(settings).__name__, "x:y"))
+    monkeypatch.setitem(cli.COMMANDS, name, cli.Command(type(settings).__name__, "x:y", ""))
     again = cli.parse(name, ["--config", str(path)])
     assert flat(again) == flat(settings)
     assert type(again) is type(settings)

@@ -15,31 +15,32 @@ from torch import Tensor
 BLOCK, WARPS = 1024, 4  # elements of a program, and its warps: eight neighbors per thread
 
 
+# `param`, not `params`: the launcher that Triton 3.6 generates has a variable of that name.
 @triton.jit(do_not_specialize=["i"])
 def _adamw(
-    params, grads, exp_avgs, exp_avg_sqs, model_params, rates, i, n, clip_coef, found_inf, decay, rest1, rest2, eps,
+    param, grad, exp_avg, exp_avg_sq, model_param, rates, i, n, clip_coef, found_inf, decay, rest1, rest2, eps,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     if found_inf is not None and tl.load(found_inf) != 0:
         return
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
-    g = tl.load(grads + at, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
     if clip_coef is not None:
         g *= tl.load(clip_coef)
-    p = tl.load(params + at, mask=inside, other=0.0)
-    m = tl.load(exp_avgs + at, mask=inside, other=0.0)
-    v = tl.load(exp_avg_sqs + at, mask=inside, other=0.0)
+    p = tl.load(param + at, mask=inside, other=0.0)
+    m = tl.load(exp_avg + at, mask=inside, other=0.0)
+    v = tl.load(exp_avg_sq + at, mask=inside, other=0.0)
     # Written with 1 - beta: in fp32 beta itself is off by enough to show after a thousand steps.
     m = m - rest1 * m + rest1 * g
     v = v - rest2 * v + rest2 * g * g
     p -= decay * p
     p -= tl.load(rates + 2 * i) * tl.div_rn(m, tl.div_rn(tl.sqrt_rn(v), tl.load(rates + 2 * i + 1)) + eps)
-    tl.store(params + at, p, mask=inside)
-    tl.store(exp_avgs + at, m, mask=inside)
-    tl.store(exp_avg_sqs + at, v, mask=inside)
-    if model_params is not None:
-        tl.store(model_params + at, p.to(model_params.dtype.element_ty), mask=inside)
+    tl.store(param + at, p, mask=inside)
+    tl.store(exp_avg + at, m, mask=inside)
+    tl.store(exp_avg_sq + at, v, mask=inside)
+    if model_param is not None:
+        tl.store(model_param + at, p.to(model_param.dtype.element_ty), mask=inside)
 
 
 # Twelve parameters, as torch's functional `adamw` has them.
