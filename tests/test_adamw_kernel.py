@@ -464,13 +464,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from litlm.ops import adamw as kernels
 names = kernels._adamw.arg_names
-types = dict(params="*fp32", exp_avgs="*fp32", exp_avg_sqs="*fp32", rates="*fp32", i="i32", n="i32")
+types = dict(param="*fp32", exp_avg="*fp32", exp_avg_sq="*fp32", rates="*fp32", i="i32", n="i32")
 types |= dict.fromkeys(("decay", "rest1", "rest2", "eps"), "fp32")
 for grad, size, more in (
-    ("*bf16", "i32", dict(model_params="*bf16", clip_coef="*fp32", found_inf="*fp32")), ("*fp32", "i64", {})
+    ("*bf16", "i32", dict(model_param="*bf16", clip_coef="*fp32", found_inf="*fp32")), ("*fp32", "i64", {})
 ):
-    known = types | more | dict(grads=grad, n=size)
-    constants = dict.fromkeys(("model_params", "clip_coef", "found_inf"), None) | dict(BLOCK=kernels.BLOCK)
+    known = types | more | dict(grad=grad, n=size)
+    constants = dict.fromkeys(("model_param", "clip_coef", "found_inf"), None) | dict(BLOCK=kernels.BLOCK)
     constants = {name: value for name, value in constants.items() if name not in more}
     aligned = [i for i, name in enumerate(names) if known.get(name, "")[:1] == "*" or name == "n"]
     source = ASTSource(

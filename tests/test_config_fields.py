@@ -132,7 +132,9 @@ def test_ignored_fields_of_every_command(tmp_path: Path, monkeypatch: pytest.Mon
     folder = with_fields(tmp_path / "m", mystery=1.5)
     data = tmp_path / "data.jsonl"
     data.write_text('{"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d"}\n')
-    apply_lora(tiny.load().model, MethodSettings(name="lora"))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     seen: list[Any] = []
 
     def load(*args: Any, **options: Any) -> Any:
@@ -143,7 +145,7 @@ def test_ignored_fields_of_every_command(tmp_path: Path, monkeypatch: pytest.Mon
     out = ["--out_dir", str(tmp_path / "out")]
     commands = [
         ["generate", str(folder), "--prompt", "x"], ["chat", str(folder)],
-        ["merge", str(tmp_path), "--base", str(folder), *out],
+        ["merge", str(adapter), "--base", str(folder), *out],
         *([name, str(folder), "--data", str(data), *out] for name in ("finetune", "dpo")),
         ["pretrain", str(folder), "--data", str(data), "--from_weights", *out],
     ]  # fmt: skip

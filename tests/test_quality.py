@@ -61,7 +61,7 @@ def test_the_model_needs_torch_alone(package: str) -> None:
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "litlm" / package).glob("*.py")]
     assert len(trees) > 3
     found = set()
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    for node in (node for tree in trees for node in _run_time(tree)):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -107,16 +107,17 @@ def _package(module: str) -> str:
     return module if module in ARROWS else module.split(".")[0]
 
 
+def _run_time(tree: ast.Module) -> list[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`."""
+    typing_only = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    left_out = {id(inner) for node in typing_only for inner in ast.walk(node)}
+    return [node for node in ast.walk(tree) if id(node) not in left_out]
+
+
 def _imports(path: Path) -> set[str]:
     """The modules within litlm that a file imports, anywhere in it."""
-    found, typing_only = set(), set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            typing_only |= {id(inner) for inner in ast.walk(node)}
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
+    found = set()
+    for node in _run_time(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "litlm":
             base = (node.module or "").removeprefix("litlm").removeprefix(".")
             for alias in node.names:

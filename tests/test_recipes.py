@@ -85,7 +85,7 @@ def test_recipe(name: str, tmp_path: Path) -> None:
     for path in paths:
         dataset = find_dataset(path)
         assert dataset is not None
-        assert dataset.kind == KINDS[command]
+        assert dataset.task == KINDS[command]
         assert not dataset.gated
     if command != "pretrain":
         assert settings.method.name in stem or settings.method.dora or settings.method.rslora

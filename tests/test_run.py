@@ -214,9 +214,11 @@ def test_the_page_names_the_model_that_was_trained(files: Files, tmp_path: Path)
     run(settings_of("lora", files, tmp_path / "a", max_steps=1))
     assert f"{path} · finetune, lora" in Page(tmp_path / "a" / "report.html").text
     adapter = str(tmp_path / "a" / "final")
-    run(settings_of("full-mixed", files, tmp_path / "b", max_steps=1, run=dict(model=adapter)))
+    with pytest.raises(ValueError, match="merge it first"):
+        run(settings_of("full-mixed", files, tmp_path / "b", max_steps=1, run=dict(model=adapter)))
+    run(settings_of("full-mixed", files, tmp_path / "b", max_steps=1))
     text = Page(tmp_path / "b" / "report.html").text
-    assert f"{path} + {adapter} · finetune, full" in text
+    assert f"{path} · finetune, full" in text
     assert "precision bf16-mixed" in text
     settings = settings_of("qlora", files, tmp_path / "c", max_steps=1, run=dict(model="another/name"))
     llm = tiny.load(quantize="nf4")

@@ -20,10 +20,16 @@ from litlm.io.reading import read_json
 from litlm.io.writing import atomic_file, write_text
 from litlm.model import GPT
 from litlm.settings import MethodSettings
-from litlm.transforms.adapter import Prompt, ScaleBias, attach_adapters, make_adapters, prompt_adapters
+from litlm.transforms.adapter import NOT_MERGEABLE, Prompt, ScaleBias, attach_adapters, make_adapters, prompt_adapters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 METHODS = {"LITLM_ADAPTER": "adapter", "LITLM_ADAPTER_V2": "adapter_v2"}  # by peft_type
+
+
+def check_mergeable(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises ValueError if the adapter of this `adapter_config.json` can't be merged into its base."""
+    if config.get("peft_type") in METHODS:
+        raise ValueError(f"{path} has {NOT_MERGEABLE}")
 
 
 def write_adapter(out_dir: Path, config: dict[str, Any], tensors: Mapping[str, Tensor], *, base: str) -> None:

@@ -295,16 +295,14 @@ def _print_result(settings: RunSettings, result: Any) -> None:
 
 def merge(settings: MergeCommand) -> None:
     """Run `litlm merge`. Raises ValueError for adapters that can't be merged."""
-    from litlm.checkpoint.adapter import METHODS
+    from litlm.checkpoint.adapter import check_mergeable
     from litlm.checkpoint.hf import check_merge_dir
     from litlm.checkpoint.peft import base_of, read_adapter_config
     from litlm.checkpoint.run_folder import model_directory
     from litlm.llm import LLM
-    from litlm.transforms.adapter import NOT_MERGEABLE
 
     adapter = model_directory(Path(settings.adapter))
-    if read_adapter_config(adapter).get("peft_type") in METHODS:
-        raise ValueError(f"{adapter} has {NOT_MERGEABLE}")
+    check_mergeable(adapter, read_adapter_config(adapter))
     base = settings.base or base_of(adapter)
     check_merge_dir(Path(settings.out_dir), base, adapter, overwrite=settings.overwrite)
     llm = LLM.load(base, adapter=adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields)
