@@ -108,8 +108,10 @@ PAGES = [
     for page in sorted(ROOT.glob(pattern))
 ]
 # They name files as they were at the time.
-LOGS = ("CHANGELOG.md", "decisions.md", "architecture.md")
-FOLDERS = {path.name for parent in (ROOT, ROOT / "litlm") for path in parent.iterdir() if path.is_dir()}
+LOGS = ("CHANGELOG.md", "decisions.md")
+# What .gitignore names, such as out/, is a user's: a page may speak of files there that don't exist yet.
+IGNORED = {line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
+FOLDERS = {path.name for parent in (ROOT, ROOT / "litlm") for path in parent.iterdir() if path.is_dir()} - IGNORED
 
 
 def headings(page: Path) -> set[str]:
