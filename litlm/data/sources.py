@@ -52,7 +52,7 @@ def open_parquet(path: str | Path) -> Iterator[Any]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise ValueError(
-            f"{path}: reading .parquet needs pyarrow: pip install 'litlm[data]', or convert the file to .jsonl"
+            f"{path}: reading .parquet needs pyarrow: pip install pyarrow, or convert the file to .jsonl"
         ) from None
     try:
         with ParquetFile(path) as file:
@@ -82,7 +82,7 @@ def load_hub(
     except ImportError:
         raise ValueError(
             f"{hub_id}: there is no such file, and reading it from the Hugging Face hub needs the datasets library: "
-            "pip install 'litlm[data]', or save it as a .jsonl file and name that"
+            "pip install datasets, or save it as a .jsonl file and name that"
         ) from None
     path, options = hub_id, dict[str, Any](split=split)
     if file is not None:

@@ -110,7 +110,7 @@ class ModelCommand(SamplingSettings):
     Args:
         model: A directory (also that of a training run), .gguf file, zoo name or hub id.
         adapter: Directory of an adapter in PEFT's format, or of the run that trained it.
-        quantize: Quantize the weights: nf4, nf4-dq, fp4, fp4-dq or int8 (pip install litlm[quant]).
+        quantize: Quantize the weights: nf4, nf4-dq, fp4, fp4-dq or int8 (needs bitsandbytes).
         compile: Decode faster on a CPU, after some seconds of compiling.
     """
 

@@ -269,7 +269,7 @@ def _classes(name: str) -> tuple[type[Optimizer], ...]:
         try:
             from bitsandbytes.optim.adamw import AdamW, AdamW8bit
         except ImportError as e:
-            raise ValueError("optimizer=adamw8bit needs bitsandbytes: pip install 'litlm[quant]'") from e
+            raise ValueError("optimizer=adamw8bit needs bitsandbytes: pip install bitsandbytes") from e
         return AdamW8bit, AdamW
     known = {n.lower(): c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)}
     known = {n: c for n, c in known.items() if c is not Optimizer and n not in _UNSUITABLE}

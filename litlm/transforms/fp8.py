@@ -51,7 +51,7 @@ def _torchao() -> Any:
     try:
         return import_module("torchao.float8")
     except ImportError as e:
-        raise ValueError(f"fp8=True needs torchao ({e}): pip install 'litlm[fp8]'") from None
+        raise ValueError(f"fp8=True needs torchao ({e}): pip install torchao") from None
 
 
 def _layers(model: GPT) -> dict[str, nn.Linear]:

@@ -51,7 +51,7 @@ def _bitsandbytes() -> Any:
     try:
         import bitsandbytes
     except ImportError as e:
-        raise ValueError(f"4-bit weights need bitsandbytes ({e}): pip install 'litlm[quant]'") from None
+        raise ValueError(f"4-bit weights need bitsandbytes ({e}): pip install bitsandbytes") from None
     return bitsandbytes
 
 

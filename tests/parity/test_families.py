@@ -98,7 +98,7 @@ def _cache(model: GPT, batch: int, room: int) -> KVCache:
 
 
 @each_case
-@pytest.mark.parametrize("chunks", [[30], [13] + [1] * 17, [1] * 30, [2, 5, 3, 1, 11, 1, 7], [1, 29], [29, 1]], ids=str)
+@pytest.mark.parametrize("chunks", [[30], [1] * 30, [2, 5, 3, 1, 11, 1, 7], [1, 29], [29, 1]], ids=str)
 @torch.no_grad()
 def test_cache_in_chunks(case: Case, chunks: list[int]) -> None:
     model, ids = ours(case), tokens(case, 3, 30)
@@ -144,26 +144,15 @@ def test_cache_takes_back_tokens(case: Case) -> None:
 @each_case
 @torch.no_grad()
 def test_greedy_text(case: Case) -> None:
-    """64 tokens as transformers.generate picks them, up to the first near tie."""
-    model, prompt = ours(case), tokens(case, 1, 6)
-    out = cases.build(case).generate(
-        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False, pad_token_id=0,
-        return_dict_in_generate=True, output_logits=True,
-        use_cache=case.hf.get("sliding_window") != 1,  # its cache keeps everything for a window of 1
-    )  # fmt: skip
-    expected = out.sequences[0, 6:]
-    assert len(expected) == 64
-    cache, step, agreed = _cache(model, 1, 70), prompt, 0
-    for theirs, logits in zip(expected, out.logits, strict=True):
-        mine = model(step, context=cache)[:, -1]
-        best = logits[0].topk(2).values
-        if mine.argmax() != theirs:
-            tie = (best[0] - best[1]).item()
-            assert tie <= 1e-4 * logits.abs().max().item(), f"token {agreed} differs with a margin of {tie}"
-            break
-        agreed += 1
-        step = theirs.view(1, 1)
-    assert agreed >= 32, f"only {agreed} tokens could be compared; choose another seed for this case"
+    """Each of 64 tokens is what transformers finds most likely after the ones before, or as likely as its first."""
+    model, text = ours(case), tokens(case, 1, 6)
+    cache, step = _cache(model, 1, 70), text
+    for _ in range(64):
+        step = model(step, context=cache)[:, -1:].argmax(-1)
+        text = torch.cat([text, step], 1)
+    theirs = hf_logits(case, text[:, :-1])[0, 5:]
+    behind = theirs.amax(-1) - theirs.gather(1, text[0, 6:, None])[:, 0]
+    assert behind.max() <= 1e-4 * theirs.abs().max(), f"token {behind.argmax()} is {behind.max()} behind the best"
 
 
 @each_case
