@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from litlm.config import (
+    DynamicScaling,
     AttentionConfig,
     Config,
     LatentConfig,
@@ -104,6 +105,20 @@ def test_layers_differ_where_the_pattern_says_so() -> None:
                 qk_norm=QKNormConfig(over="all", after_rope=True),
                 latent=LatentConfig(kv_rank=0, nope_head_dim=4, rope_head_dim=2, v_head_dim=3)), head_dim=8),
             ["after_rope must be false", "attention.latent.kv_rank=0", "head_dim=8 must be", "can't be combined"],
+        ),
+        (
+            dict(norm=NormConfig(offset=True, weight=False), attention=AttentionConfig(
+                v_norm=NormConfig(kind="layer", offset=True, bias=False), sinks=True, alibi=True,
+                qk_norm=QKNormConfig(over="each_head", norm=NormConfig(kind="layer", eps=0)))),
+            ["norm.offset=True needs weight=True", "attention.v_norm.offset=True needs weight=True, and bias=True",
+             "attention.qk_norm.norm.eps=0", "attention.qk_norm.norm.over='each_head' takes", "alibi can't be combined"],
+        ),
+        (
+            dict(mlp=MLPConfig(kind="plain", activation="clamped"), rope=RopeConfig(
+                fraction=0.5, scaling=DynamicScaling(factor=2.0, original_max_seq_len=9)), moe=MoEConfig(
+                n_expert=4, n_expert_per_token=2, intermediate_size=7, shared_gate=True)),
+            ["activation='clamped' needs a gate", "rope.scaling.kind='dynamic' needs 4 rotated dimensions",
+             "moe.shared_gate=True needs a shared expert"],
         ),
         (
             dict(rope=RopeConfig(scaling=YarnScaling(factor=2.0, original_max_seq_len=9, beta_slow=40.0))),

@@ -7,6 +7,7 @@ import math
 import random
 import weakref
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -128,14 +129,45 @@ def test_cache_has_the_sizes_of_its_layers_and_knows_its_limits() -> None:
     assert {t.dtype for t in cache.k + cache.v} == {torch.bfloat16}
     assert all(a.data_ptr() != b.data_ptr() for a, b in zip(cache.k, cache.v, strict=True))
     cache.begin(4, 10, torch.device("cpu"))
-    with pytest.raises(AssertionError, match="full"):
+    with pytest.raises(ValueError, match="holds 10 tokens a row, and this pass would make it 11"):
         cache.begin(4, 1, torch.device("cpu"))
     cache = KVCache(_config(6, 2, 8), 4, 10, dtype=torch.float32)
-    with pytest.raises(AssertionError, match="got 3"):
+    with pytest.raises(ValueError, match="tokens have 3 rows, the cache has 4"):
         cache.begin(3, 1, torch.device("cpu"))
     cache.begin(4, 2, torch.device("cpu"))
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="none above"):
         cache.truncate([3, 2, 2, 2])
+
+
+def test_a_refused_pass_changes_nothing() -> None:
+    cache = KVCache(_config(6, 2, 8), 2, 4, dtype=torch.float32)
+    cache.begin(2, 3, torch.device("cpu"))
+    for batch, length, lengths in ((2, 2, None), (3, 1, None), (2, 1, [2, 4]), (2, 1, [4])):
+        with pytest.raises(ValueError, match=r"the cache|are cached"):
+            cache.begin(batch, length, torch.device("cpu"), lengths)
+        assert cache.lengths == [3, 3]
+    assert cache.begin(2, 1, torch.device("cpu")).tolist() == [[3]]
+
+
+@pytest.mark.parametrize(("seed", "limit"), [(0, 1), (1, 40), (2, 200)])
+@torch.no_grad()
+def test_single_tokens_of_unequal_rows_a_few_heads_at_a_time(seed: int, limit: int, monkeypatch: Any) -> None:
+    """Capped scores beyond the limit of what is held at once; all heads of a row share its mask."""
+    from litlm.ops import sdpa
+
+    gen, before = torch.Generator().manual_seed(seed), [3, 7]
+    cache = KVCache(_config(6, 2, 8), 2, 16, dtype=torch.float32)
+    rows = [_qkv(2, 6, 2, 7, 8, gen), _qkv(2, 6, 2, 1, 8, gen)]
+    monkeypatch.setattr(sdpa, "_MAX_SCORES", limit)
+    for (q, k, v), lengths in zip(rows, (before, None), strict=True):
+        cache.begin(2, q.size(2), torch.device("cpu"), lengths)
+        actual = cache.layer(0).attend(q, k, v, AttentionSpec(softcap=1.5))
+    for b in range(2):
+        keys, values = (torch.cat((rows[0][j][b, :, : before[b]], rows[1][j][b]), 1).double() for j in (1, 2))
+        for h in range(6):
+            scores = 1.5 * torch.tanh(keys[h // 3] @ rows[1][0][b, h, 0].double() * 8**-0.5 / 1.5)
+            expected = scores.softmax(-1) @ values[h // 3]
+            torch.testing.assert_close(actual[b, h, 0].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -158,7 +190,7 @@ def test_a_padded_pass_that_knows_its_lengths(seed: int) -> None:
         cut.truncate(after)
         assert told.lengths == cut.lengths == after
     assert torch.equal(told.k[0], cut.k[0])
-    with pytest.raises(AssertionError, match="shorter"):
+    with pytest.raises(ValueError, match="none below"):
         told.begin(3, 1, torch.device("cpu"), [0, 0, 0])
 
 
@@ -214,3 +246,14 @@ def test_contexts_are_freed_without_the_garbage_collector() -> None:
             assert alive() is None
     finally:
         gc.enable()
+
+
+def test_packed_rows_refuse_what_does_not_fit() -> None:
+    cpu = torch.device("cpu")
+    for batch, length, lengths, message in (
+        (1, 9, None, "tokens have 1 rows, Packed was given documents for 2"),
+        (2, 4, None, "tokens have 4 a row, but a row's documents have 5 together"),
+        (2, 9, [5, 4], "lengths: a packed pass has those of its documents"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Packed([[2, 3], [4]]).begin(batch, length, cpu, lengths)

@@ -311,14 +311,14 @@ class StateSpec:
 class LayerConfig:
     """One layer, as `Config.layer(i)` resolves it. Fields of the same name as in `Config` mean the same.
 
-    block, shared_norm, residual_scale, n_embd, n_head, n_kv_head, head_dim, intermediate_size: see `Config`.
+    block, shared_norm, residual_scale, n_embd, n_head, n_kv_head, head_dim: see `Config`.
+    intermediate_size: hidden size of the MLP; 0: the layer has none.
     window: a token sees the last `window` tokens, itself included; None: all.
     chunk: a token sees its own chunk of `chunk` tokens, up to itself; None: all.
     norm, attention, mlp: see `Config`.
     moe: None: the layer has an MLP.
     rope: None: the layer has none.
     kv_layer: the earlier layer whose keys and values it reads instead of its own; None: its own.
-    kv_shared: later layers read its keys and values.
     layer_input_dim, layer_scalar: see `Config`.
     """
 
@@ -369,6 +369,19 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
+def norm_problems(norm: NormConfig, *, each_head: bool = False) -> list[str]:
+    """What is wrong with a norm, one line each. each_head: it has a weight for each head (`QKNormConfig.over`)."""
+    problems = [] if norm.eps > 0 else [f"eps={norm.eps} must be positive"]
+    has_bias = norm.kind == "layer" and norm.bias
+    if norm.offset and not (norm.weight and (has_bias or norm.kind == "rms")):
+        problems.append("offset=True needs weight=True, and bias=True where kind='layer'")
+    if each_head and (norm.offset or has_bias or not norm.weight):
+        problems.append(
+            "over='each_head' takes a norm with weight=True and offset=False, and bias=False if kind='layer'"
+        )
+    return problems
+
+
 def rope_problems(rope: RopeConfig, head_dim: int) -> list[str]:
     """What is wrong with a rope for heads of this size, one line each."""
     problems = []
@@ -388,6 +401,8 @@ def rope_problems(rope: RopeConfig, head_dim: int) -> list[str]:
         problems.append(f"scaling.kind={scaling.kind!r} can't be combined with proportional; only 'linear' can")
     if scaling.factor < 1:
         problems.append(f"scaling.factor={scaling.factor} must be at least 1")
+    if isinstance(scaling, DynamicScaling) and rotated < 4:
+        problems.append(f"scaling.kind='dynamic' needs 4 rotated dimensions or more, not {rotated}")
     if not isinstance(scaling, LinearScaling) and scaling.original_max_seq_len < 1:
         problems.append(f"scaling.original_max_seq_len={scaling.original_max_seq_len} must be at least 1")
     if isinstance(scaling, Llama3Scaling) and not 0 < scaling.low_freq_factor <= scaling.high_freq_factor:
@@ -430,6 +445,8 @@ def moe_problems(moe: MoEConfig) -> list[str]:
         problems.append(f"moe.n_group_per_token={moe.n_group_per_token} is more than n_group={moe.n_group}")
     if moe.group_score == "top2" and moe.n_group > 1 and moe.n_expert < 2 * moe.n_group:
         problems.append(f"moe.group_score='top2' needs groups of 2 experts or more, not n_group={moe.n_group}")
+    if moe.shared_gate and not moe.shared_intermediate_size:
+        problems.append("moe.shared_gate=True needs a shared expert: set shared_intermediate_size")
     if moe.scoring == "sparsemixer" and moe.n_expert_per_token != 2:
         problems.append(f"moe.scoring='sparsemixer' takes 2 experts, not n_expert_per_token={moe.n_expert_per_token}")
     return problems

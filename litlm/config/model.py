@@ -23,6 +23,7 @@ from litlm.config.layers import (
     NormConfig,
     RopeConfig,
     moe_problems,
+    norm_problems,
     rope_problems,
 )
 from litlm.io.dataclass import from_dict, type_problems
@@ -194,9 +195,21 @@ class Config:
             problems.append("rope_layers names layers with rope, so rope must say what it is")
         if self.shared_norm and self.block != "parallel":
             problems.append(f"shared_norm is for block='parallel', not {self.block!r}")
-        if self.norm.eps <= 0:
-            problems.append(f"norm.eps={self.norm.eps} must be positive")
         latent, qk = self.attention.latent, self.attention.qk_norm
+        norms = {
+            "norm": self.norm,
+            "attention.qk_norm.norm": None if qk is None else qk.norm,
+            "attention.v_norm": self.attention.v_norm,
+            "attention.latent.norm": None if latent is None else latent.norm,
+        }
+        for name, norm in norms.items():
+            each_head = name == "attention.qk_norm.norm" and qk is not None and qk.over == "each_head"
+            if norm is not None:
+                problems += [f"{name}.{problem}" for problem in norm_problems(norm, each_head=each_head)]
+        if self.attention.alibi and self.attention.sinks:
+            problems.append("attention.alibi can't be combined with sinks")
+        if self.mlp.activation == "clamped" and self.mlp.kind != "gated":
+            problems.append("mlp.activation='clamped' needs a gate: mlp.kind='gated'")
         if qk is not None and qk.over == "all" and qk.after_rope:
             problems.append("attention.qk_norm.over='all' comes before rope; after_rope must be false")
         if latent is not None:

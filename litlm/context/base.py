@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
     from litlm.model import Block
 
-KV = Tensor | None  # keys or values, None in a layer without its own
 MaskKey = tuple[int | None, int | None]  # window, chunk
 
 
 class LayerContext(ABC):
     """What one layer attends through. Equal layers get equal ones, so that they compile to one graph.
 
-    is_prefill: nothing precedes the pass's own tokens. cached_weights: tensors that follow from weights alone, by name,
-    in a context that lives through many passes; None in others.
+    is_prefill: nothing precedes the pass's own tokens. cached_weights: tensors computed from the weights, by name, kept
+    by a cache; None elsewhere.
     """
 
     is_prefill: bool = True
@@ -36,7 +35,14 @@ class LayerContext(ABC):
 
     @abstractmethod
     def attend(
-        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        spec: AttentionSpec,
+        *,
+        cache_entry: Tensor | None = None,
+        **per_head: Unpack[PerHead],
     ) -> Tensor:
         """q: (B, H, T, D); k: (B, K, T, D); v: (B, K, T, E), of the pass's tokens only -> (B, H, T, E).
 
@@ -65,8 +71,8 @@ class Context(ABC):
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:  # noqa: B027 - some contexts need nothing
         """Make what the layers will share. x: (B, T, C), the input of the first.
 
-        `GPT.forward` calls it after `begin` and before the layers, which may be compiled and computed again in the
-        backward pass: what is made inside of them does not outlive them there.
+        `GPT.forward` calls it after `begin` and before the layers. Layers may be compiled, and under activation
+        checkpointing run twice: what they make does not outlive them, so what they share is made here.
         """
 
     @abstractmethod
@@ -75,12 +81,12 @@ class Context(ABC):
 
 
 class SharingLayer(LayerContext):
-    """The context of a layer whose keys and values later layers read, and of these layers. shared: its k and v."""
+    """Lets later layers read one layer's keys and values. shared: [k, v], one list for all, filled by that layer."""
 
     def __init__(self, context: LayerContext, shared: list[Tensor]) -> None:
         self.context, self.shared = context, shared
 
-    def attend(self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, **options: Any) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, spec: AttentionSpec, **options: Any) -> Tensor:
         if k is None or v is None:
             k, v = self.shared
         else:
@@ -106,7 +112,7 @@ class CachelessContext(Context, LayerContext):
 
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
         """Make FlexAttention's masks, and what layers share keys and values through. x: (B, T, C)."""
-        for key in needs_block_mask(x, blocks, packed=self.packed):
+        for key in block_mask_keys(x, blocks, packed=self.packed):
             self.block_mask(*key)
         for i, block in enumerate(blocks):
             if (source := block.config.kv_layer) is not None:
@@ -117,7 +123,14 @@ class CachelessContext(Context, LayerContext):
         return SharingLayer(self, self._shared_kv[i]) if i in self._shared_kv else self
 
     def attend(
-        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        spec: AttentionSpec,
+        *,
+        cache_entry: Tensor | None = None,
+        **per_head: Unpack[PerHead],
     ) -> Tensor:
         assert k is not None
         assert v is not None
@@ -175,7 +188,7 @@ def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None
     return mask[:, None]
 
 
-def needs_block_mask(x: Tensor, blocks: Iterable[Block], *, packed: bool = False) -> Iterator[MaskKey]:
+def block_mask_keys(x: Tensor, blocks: Iterable[Block], *, packed: bool = False) -> Iterator[MaskKey]:
     """The (window, chunk) of the layers that go through `flex_attention`. x: (B, T, C). packed: rows hold several
     documents."""
     distinct = {(block.attn.spec, block.config.head_dim, block.config.value_dim): block for block in blocks}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from litlm.config import Config
-from litlm.context.base import KV, Context, LayerContext, any_given, cached_mask, send, visible
+from litlm.context.base import Context, LayerContext, any_given, cached_mask, send, visible
 from litlm.ops.sdpa import AttentionSpec, PerHead, attention, cached_block_mask, flex_attention, flex_attention_fits
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from litlm.model import Block
 
-_ALIGN = 16  # keys: attention with a mask on CUDA copies masks of other widths, in each layer
+_ALIGN = 16  # keys: on CUDA scaled_dot_product_attention copies masks of other widths, in each layer
 
 
 class KVCache(Context):
@@ -25,6 +25,8 @@ class KVCache(Context):
 
     Rows may have different lengths. A batch of prompts is right-padded and read in one pass that is told how long each
     row really is; what the padding leaves behind is overwritten before any query can see it.
+
+    With gradients on, what is written becomes part of the graph: use it under `torch.no_grad()`.
 
     lengths: of the rows, as they are after the pass under way. k: for each layer (B, K, S, D); v: (B, K, S, E), None
     where values are part of the keys.
@@ -50,16 +52,20 @@ class KVCache(Context):
         self._has_absorbed = False
 
     def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
-        """Positions (B, T) or (1, T). A row whose length goes beyond the pass is read as part of a longer one."""
-        assert batch == len(self.lengths), f"cache for {len(self.lengths)} rows got {batch}"
-        before, self.lengths = self.lengths, [n + length for n in self.lengths]
-        assert max(self.lengths) <= self.max_len, f"cache of {self.max_len} tokens is full"
-        self.row_lengths = None
+        """Positions (B, T) or (1, T). Raises ValueError, and changes nothing, if the cache has no place for the pass.
+
+        lengths may exceed what the pass reaches: LongRoPE then uses the frequencies of rows that long.
+        """
+        before, ends = self.lengths, [n + length for n in self.lengths]
+        if batch != len(before):
+            raise ValueError(f"tokens have {batch} rows, the cache has {len(before)}")
+        if max(ends) > self.max_len:
+            raise ValueError(f"the cache holds {self.max_len} tokens a row, and this pass would make it {max(ends)}")
+        if lengths is not None and (len(lengths) != batch or any(map(int.__lt__, lengths, before))):
+            raise ValueError(f"lengths={list(lengths)}: one for each row, none below the {before} that are cached")
         self.step.begin(before, length, device)
-        if lengths is not None:
-            assert all(n >= start for n, start in zip(lengths, before, strict=True)), "rows can't get shorter"
-            self.row_lengths = send(torch.tensor(lengths), device)[:, None]
-            self.lengths = [min(n, end) for n, end in zip(lengths, self.lengths, strict=True)]
+        self.row_lengths = None if lengths is None else send(torch.tensor(lengths), device)[:, None]
+        self.lengths = ends if lengths is None else [min(n, end) for n, end in zip(lengths, ends, strict=True)]
         return self.step.positions
 
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
@@ -81,12 +87,13 @@ class KVCache(Context):
         return self._layers[i]
 
     def truncate(self, lengths: list[int]) -> None:
-        """Take back tokens: keep the first lengths[b] of each row b."""
-        assert all(new <= old for new, old in zip(lengths, self.lengths, strict=True))
+        """Take back tokens: keep the first lengths[b] of each row b. Raises ValueError if a row has fewer."""
+        if len(lengths) != len(self.lengths) or any(map(int.__gt__, lengths, self.lengths)):
+            raise ValueError(f"lengths={lengths}: one for each row, none above the {self.lengths} that are cached")
         self.lengths = list(lengths)
 
-    def replace(self, row: int, other: KVCache) -> None:
-        """Put what `other` holds of its only row in the place of the first tokens of row `row`."""
+    def overwrite_row(self, row: int, other: KVCache) -> None:
+        """Overwrite the first tokens of row `row` with the only row of `other`; lengths stay as they are."""
         (n,) = other.lengths
         for mine, theirs in zip([*self.k, *self.v], [*other.k, *other.v], strict=True):
             if mine is not None and theirs is not None:
@@ -120,7 +127,7 @@ class CacheStep:
                 return mask
             return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
-        return cached_mask(self._masks, (spec.window, spec.chunk), make)
+        return cached_mask(self._masks, (spec.window, spec.chunk, end), make)
 
     def write(self, slots: Tensor, new: Tensor) -> None:
         """Put new (B, K, T, D), for the pass's positions, into slots (B, K, S, D)."""
@@ -142,34 +149,42 @@ class CacheLayer(LayerContext):
         return self.step.is_prefill
 
     def attend(
-        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        spec: AttentionSpec,
+        *,
+        cache_entry: Tensor | None = None,
+        **per_head: Unpack[PerHead],
     ) -> Tensor:
         step, length, end = self.step, q.size(2), self.step.end
-        if k is None or v is None:
+        if k is None or v is None:  # those of an earlier layer, which has written them
             assert self.v is not None
             k, v = self.k[:, :, :end], self.v[:, :, :end]
         else:
             step.write(self.k, k if cache_entry is None else cache_entry)
             if self.v is not None:
                 step.write(self.v, v)
-        special = any_given(per_head)
-        if step.is_prefill and flex_attention_fits(q, v, spec, per_head=special):
-            blocks = cached_block_mask(length, spec.window, spec.chunk, q.device)
-            return flex_attention(q, k, v, spec, blocks, **per_head)
+        has_per_head = any_given(per_head)
+        # A prefill: by FlexAttention, as plain causal attention, or with a mask (below).
+        if step.is_prefill and flex_attention_fits(q, v, spec, per_head=has_per_head):
+            block_mask = cached_block_mask(length, spec.window, spec.chunk, q.device)
+            return flex_attention(q, k, v, spec, block_mask, **per_head)
         if step.is_prefill and spec.is_full(end):
             return attention(q, k, v, spec, causal=length > 1, **per_head)
+        if step.is_prefill and cache_entry is not None:  # latents are cached, but not what is attended to
+            return attention(q, k, v, spec, mask=step.mask(end, spec, q.dtype), **per_head)
+        # Otherwise what is cached: for single tokens of equal rows the visible slots alone, else all, and a mask.
         first, mask = 0, None
-        if step.is_prefill and cache_entry is not None:  # what is attended to is not what is cached
-            mask = step.mask(end, spec, q.dtype)
+        if step.equal_lengths and length == 1:
+            first = spec.first_visible(end - 1)
         else:
-            if step.equal_lengths and length == 1:  # all visible keys are in one piece
-                first = spec.first_visible(end - 1)
-            else:
-                end = -(-end // _ALIGN) * _ALIGN
-                mask = step.mask(end, spec, q.dtype)
-            size, k = v.size(-1), self.k[:, :, first:end]
-            v = k[..., :size] if self.v is None else self.v[:, :, first:end]
-        if length > 1 or special:
+            end = -(-end // _ALIGN) * _ALIGN
+            mask = step.mask(end, spec, q.dtype)
+        size, k = v.size(-1), self.k[:, :, first:end]
+        v = k[..., :size] if self.v is None else self.v[:, :, first:end]
+        if length > 1 or has_per_head:
             return attention(q, k, v, spec, mask=mask, **per_head)
         return attend_one(q, k, v, spec, mask)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from litlm.context.base import KV, CachelessContext, any_given, cached_mask, send, visible
+from litlm.context.base import CachelessContext, any_given, cached_mask, send, visible
 from litlm.ops.sdpa import (
     AttentionSpec,
     PerHead,
@@ -23,8 +23,9 @@ from litlm.ops.sdpa import (
 class Packed(CachelessContext):
     """Rows that hold several documents: each token attends to itself and to what came before it in its own document.
 
-    Positions start again with each document. On a CPU each document is attended to by itself; on CUDA one kernel does
-    all of them. lengths: for each row, those of its documents in order; what is left of the row is padding.
+    Positions start again with each document. On CUDA flash attention's varlen kernel or FlexAttention does all of them
+    where one applies, and a mask elsewhere; on a CPU each document is attended to by itself. lengths: for each row,
+    those of its documents in order; what is left of the row is padding.
     """
 
     packed = True
@@ -33,9 +34,13 @@ class Packed(CachelessContext):
         self.lengths = tuple(map(tuple, lengths))
 
     def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
-        """Positions (B, T) within each document; lengths of whole rows say nothing here."""
-        assert batch == len(self.lengths), f"{len(self.lengths)} rows of lengths for {batch} rows"
-        assert max(map(sum, self.lengths)) <= length, f"documents of {max(map(sum, self.lengths))} in rows of {length}"
+        """Positions (B, T) within each document. Raises ValueError if the documents don't fit, or for `lengths`."""
+        if lengths is not None:
+            raise ValueError("lengths: a packed pass has those of its documents, Packed(lengths); leave this out")
+        if batch != len(self.lengths):
+            raise ValueError(f"tokens have {batch} rows, Packed was given documents for {len(self.lengths)}")
+        if (longest := max(map(sum, self.lengths))) > length:
+            raise ValueError(f"tokens have {length} a row, but a row's documents have {longest} together")
         self.clear()
         # Padding counts as a document of its own, so that every token is in one.
         padded = [[*row, length - sum(row)] if sum(row) < length else list(row) for row in self.lengths]
@@ -48,14 +53,14 @@ class Packed(CachelessContext):
         self.positions = send(torch.arange(batch * length).view(batch, length) - per_token(starts), device)
         self.row_lengths = send(per_token(sizes), device)
         self.documents = send(per_token(torch.arange(len(sizes))), device)  # (B, T), which one a token is in
-        # Where each ends, for the kernel of CUDA: filled up with empty ones, so that compiled code sees few shapes.
+        # Padded with empty documents to a multiple of 64, to limit recompilation.
         ends = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
-        self.ends = send(F.pad(ends, (0, -len(ends) % 64), value=batch * length).int(), device)
+        self.cu_seqlens = send(F.pad(ends, (0, -len(ends) % 64), value=batch * length).int(), device)
         return self.positions
 
-    def attend(self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, **options: Any) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, spec: AttentionSpec, **options: Any) -> Tensor:
         if k is not None and v is not None and varlen_fits(q, v, spec, per_head=any_given(options)):
-            return varlen_attention(q, k, v, spec, self.ends, q.size(2))
+            return varlen_attention(q, k, v, spec, self.cu_seqlens, q.size(2))
         return super().attend(q, k, v, spec, **options)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, per_head: PerHead) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from litlm.context.base import KV, LayerContext, any_given, visible
+from litlm.context.base import LayerContext, any_given, visible
 from litlm.context.cache import KVCache, attend_one
 from litlm.ops.sdpa import AttentionSpec, PerHead, attention
 
@@ -38,7 +38,14 @@ class StaticLayer(LayerContext):
         self.k, self.v, self.slot, self.bias = k, v, slot, bias
 
     def attend(
-        self, q: Tensor, k: KV, v: KV, spec: AttentionSpec, *, cache_entry: KV = None, **per_head: Unpack[PerHead]
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        spec: AttentionSpec,
+        *,
+        cache_entry: Tensor | None = None,
+        **per_head: Unpack[PerHead],
     ) -> Tensor:
         values = self.v
         if k is not None and v is not None:  # otherwise they are another layer's, which has written them

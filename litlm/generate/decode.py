@@ -91,7 +91,7 @@ def _decode(
         cache.truncate([min(n, model.config.max_seq_len - 1) for n in cache.lengths])
         for b, sequence in enumerate(sequences):
             if not ended[b] and len(sequence) in longrope_limits:
-                cache.replace(b, _prefill_as_longer(model, sequence))
+                cache.overwrite_row(b, _prefill_as_longer(model, sequence))
             sequence.append(step_tokens[b])
         with generation_kernels(weight.dtype, len(prompts), device):
             logits = model(sampled[:, None], context=cache)[:, -1]

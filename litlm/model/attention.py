@@ -21,7 +21,7 @@ from litlm.ops.sdpa import AttentionSpec, alibi_slopes
 
 
 def make_spec(config: LayerConfig, scale: float | None) -> AttentionSpec:
-    """How the layer attends. scale: of the scores."""
+    """How the layer attends. scale: factor of the scores; None: D ** -0.5."""
     return AttentionSpec(config.window, config.chunk, scale, config.attention.softcap)
 
 
@@ -70,6 +70,8 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.n_embd, kv_dim, bias=attention.bias) if has_kv else None
         self.v_proj = Linear(config.n_embd, kv_dim, bias=attention.bias) if has_v else None
         self.o_proj = Linear(q_dim, config.n_embd, bias=attention.out_bias)
+        at_head = "after_rope" if qk is not None and qk.after_rope else "before_rope"
+        self.norm_at = "all_heads" if qk is not None and qk.over == "all" else at_head
         self.q_norm = make_qk_norm(qk, config.n_head, D) if qk else None
         self.k_norm = make_qk_norm(qk, config.n_kv_head, D) if qk and has_kv else None
         self.v_norm = make_norm(attention.v_norm, D) if attention.v_norm and has_kv else None
@@ -79,7 +81,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C). A layer without projections of keys and values passes none to `context`."""
         B, T, _ = x.shape
-        q = self.norm_and_rope(self.q_proj(x), self.q_norm, rotary)  # (B, T, H, D)
+        q = self.to_heads(self.q_proj(x), self.q_norm, rotary)  # (B, T, H, D)
         if rotary.query_scale is not None:
             q = q * rotary.query_scale
         k = v = None
@@ -87,7 +89,7 @@ class Attention(nn.Module):
             k = self.k_proj(x)
             v = self.split_heads(k if self.v_proj is None else self.v_proj(x))
             v = (v if self.v_norm is None else self.v_norm(v)).transpose(1, 2)  # (B, K, T, D)
-            k = self.norm_and_rope(k, self.k_norm, rotary).transpose(1, 2)
+            k = self.to_heads(k, self.k_norm, rotary).transpose(1, 2)
         slopes = None if self.alibi is None else self.alibi.values
         y = context.attend(q.transpose(1, 2), k, v, self.spec, sinks=self.sinks, slopes=slopes)  # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
@@ -98,16 +100,15 @@ class Attention(nn.Module):
         x = x if clip is None else x.clamp(-clip, clip)
         return x.view(*x.shape[:2], -1, self.config.head_dim)
 
-    def norm_and_rope(self, x: Tensor, norm: nn.Module | None, rotary: RotaryInputs) -> Tensor:
-        """Queries or keys (B, T, heads * D) -> (B, T, heads, D), with norm, clip and rope."""
-        qk, rope = self.config.attention.qk_norm, self.config.rope
-        if norm is not None and qk is not None and qk.over == "all":
+    def to_heads(self, x: Tensor, norm: nn.Module | None, rotary: RotaryInputs) -> Tensor:
+        """Queries or keys (B, T, heads * D) -> (B, T, heads, D), clipped, with norm and rope."""
+        if norm is not None and self.norm_at == "all_heads":
             x = norm(x)
         x = self.split_heads(x)
-        if norm is not None and qk is not None and qk.over != "all" and not qk.after_rope:
+        if norm is not None and self.norm_at == "before_rope":
             x = norm(x)
-        if rotary.cos is not None and rotary.sin is not None and rope is not None:
-            x = apply_rope(x, rotary.cos, rotary.sin, rope.interleaved)
-        if norm is not None and qk is not None and qk.after_rope:
+        if rotary.cos is not None and rotary.sin is not None and self.config.rope is not None:
+            x = apply_rope(x, rotary.cos, rotary.sin, self.config.rope.interleaved)
+        if norm is not None and self.norm_at == "after_rope":
             x = norm(x)
         return x

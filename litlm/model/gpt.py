@@ -1,10 +1,10 @@
 """One readable decoder-only transformer for every family.
 
-What is unusual: a layer's parts are chosen by its `LayerConfig` (slots), never by a model's name; modules hold weights
-and nothing else, and `context` decides what the tokens attend to (a causal row, a cache); training, generation and
+What is unusual: a layer's parts are chosen by its `LayerConfig` (slots), never by a model's name; modules keep no state
+between passes, and `context` decides what the tokens attend to (a causal row, a cache); training, generation and
 export share this file, and everything else (LoRA, quantization, sharding) transforms the modules from outside.
 
-Shapes: B batch, T query length, S key length, C embedding, H heads, K kv heads, D head size, V vocabulary.
+Shapes: B batch, T tokens, C embedding, V vocabulary, N selected positions, L layers, P = layer_input_dim.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Block(nn.Module):
         self.post_attn_norm = norm("post", "sandwich")
         width, moe = config.intermediate_size, config.moe
         mlp = MoE(config, moe) if moe is not None else MLP(config, width) if width else None
-        normed = mlp is None or config.shared_norm or (moe is not None and moe.own_norms)
-        self.mlp_norm = nn.Identity() if normed else norm("pre", "sandwich", "parallel")
+        no_norm = mlp is None or config.shared_norm or (moe is not None and moe.own_norms)
+        self.mlp_norm = nn.Identity() if no_norm else norm("pre", "sandwich", "parallel")
         self.mlp = mlp
         self.post_mlp_norm = nn.Identity() if mlp is None else norm("post", "sandwich")
         self.layer_input = LayerInput(config, config.layer_input_dim) if config.layer_input_dim else None
@@ -124,13 +124,14 @@ class GPT(nn.Module):
         output: Literal["logits", "hidden"] | Callable[[Tensor], Tensor] = "logits",
         logit_positions: Tensor | None = None,
     ) -> Tensor:
-        """tokens: (B, T) ids -> logits (B, T, V).
+        """tokens: (B, T) ids -> logits (B, T, V), or (B, N, V) with logit_positions.
 
         output: "hidden" returns the final normed hidden states (B, T, C) instead; a callable is given these and its
         result is returned, so that a loss runs inside `forward` (FSDP2 gathers the root's parameters only there).
         logit_positions: (B, N) indexes into T; only these positions reach the head or `output`.
 
-        positions: (B, T) or (1, T), for rope; the context's own by default. lengths: how long each row is without the
+        positions: (B, T) or (1, T), for rope, learned positions and the temperature of queries; what a token attends to
+        goes by the context's own, which are the default. lengths: how long each row is without the
         padding at its end, tokens of earlier passes included; by default all positions count. context: what tokens
         attend to, plain causal by default.
         """
@@ -184,7 +185,7 @@ class GPT(nn.Module):
     def init_weights(self, *, scale_residual: bool = False) -> None:
         """New weights: matrices and embeddings normal with `config.init_std`, norms one, biases zero.
 
-        scale_residual: what writes into the residual stream (o_proj, down_proj) is smaller by sqrt(2 n_layer), so that
+        scale_residual: what writes into the residual stream (o_proj, down_proj) is divided by sqrt(2 n_layer), so that
         the stream does not grow with depth (Radford et al. 2019).
         """
         for module in self.modules():
@@ -193,6 +194,8 @@ class GPT(nn.Module):
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, (Experts, Router)):
+                if isinstance(module, Router) and module.selection_bias is not None:
+                    module.selection_bias.zero_()
                 for name, p in module.named_parameters(recurse=False):
                     if name.endswith("bias"):
                         nn.init.zeros_(p)
@@ -202,6 +205,8 @@ class GPT(nn.Module):
                         nn.init.normal_(p, std=self.config.init_std)
             elif isinstance(module, Attention) and module.sinks is not None:
                 nn.init.normal_(module.sinks, std=self.config.init_std)
+            elif isinstance(module, Block) and module.layer_scalar is not None:
+                module.layer_scalar.fill_(1)
             elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, EachHeadNorm, XIELU)):
                 module.reset_parameters()
         if self.head_bias is not None:

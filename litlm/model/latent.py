@@ -1,6 +1,7 @@
 """Multi-head latent attention (DeepSeek-V2, 2024): keys and values come from one small latent per token.
 
-Shapes: B batch, T query length, H heads, N and R size of a head's part without and with rope, E size of a value.
+Shapes: B batch, T query length, C embedding, H heads, N and R size of a head's part without and with rope, E size of a
+value, rank = kv_rank.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class LatentAttention(nn.Module):
 
     A cache keeps latents only. With nothing cached, keys and values are expanded from them. Otherwise the expansion is
     absorbed: queries are mapped into the latents' space, all heads attend to the latents themselves (as one kv head),
-    and what they read is mapped to values afterwards. A cache asks for these maps (`absorbed`) and keeps them.
+    and what they read is mapped to values afterwards. A cache asks for these maps (`absorbed`) once, and keeps them.
     """
 
     def __init__(self, config: LayerConfig) -> None:

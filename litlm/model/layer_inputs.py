@@ -1,7 +1,7 @@
 """Per-layer inputs (Gemma 4, transformers `modeling_gemma4.py`): a token also has a small embedding for each layer.
 
-All layers' embeddings are one table. What a layer gets is the mean (over the square root of two) of its embedding and a
-projection of the usual one; it adds them at its end, behind a gate.
+All layers' embeddings are one table. A layer gets the sum, divided by sqrt(2), of its embedding and a projection of the
+usual one, and adds a gated function of it to its output.
 
 Shapes: L layers, P = layer_input_dim, C embedding.
 """

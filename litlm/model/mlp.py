@@ -27,7 +27,8 @@ FUNCTIONS = {
 
 
 class XIELU(nn.Module):
-    """Integral of the ELU with learned slopes on both sides (Huang & Schlag 2024); beta and eps come with the file."""
+    """Integral of the ELU with learned slopes on both sides (Huang & Schlag 2024); beta and eps are read from the
+    checkpoint."""
 
     beta: Tensor
     eps: Tensor
@@ -44,7 +45,7 @@ class XIELU(nn.Module):
         """Its values before training (transformers activations.py, XIELUActivation)."""
         self.beta.fill_(0.5)
         self.eps.fill_(-1e-6)
-        # Both slopes start at 0.8, behind a softplus.
+        # softplus(alpha_p) = 0.8, and beta + softplus(alpha_n) = 0.5 + 0.3
         self.alpha_p.fill_(0.8).expm1_().log_()
         self.alpha_n.fill_(0.3).expm1_().log_()
 

@@ -40,7 +40,7 @@ class Router(nn.Module):
 
     last_routing: Routing | None = None  # of the pass under way, for `watch_routers`
 
-    def __init__(self, n_embd: int, config: MoEConfig, eps: float = 1e-6) -> None:
+    def __init__(self, n_embd: int, config: MoEConfig, eps: float) -> None:
         super().__init__()
         self.config, self.eps = config, eps
         self.input_scale = _weight(n_embd) if config.router_scales else None
@@ -52,7 +52,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Routing:
         """(N, C) -> the choice for each token"""
-        # In fp32 whatever the model's dtype: which expert comes next is often a matter of the last digits.
+        # In fp32 whatever the model's dtype: rounding would change which experts are chosen.
         x = x.float()
         if self.input_scale is not None:
             x = F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.input_scale.float() * x.size(-1) ** -0.5
@@ -128,8 +128,8 @@ def _weight(*shape: int) -> nn.Parameter:
 class _Dispatch(torch.autograd.Function):
     """tokens (N, C) -> one row for each of their choices, in the given order (N k, C).
 
-    Its backward, and `_Combine`'s, know that `order` is a permutation: plain gathers and sums in fixed order, where
-    autograd would add up rows that might repeat.
+    Its backward, and `_Combine`'s, rely on `order` being a permutation: rows are copied, then summed over k in fixed
+    order, where autograd would add rows atomically, in any order.
     """
 
     @staticmethod
@@ -186,12 +186,12 @@ class MoE(nn.Module):
         weights = weights.to(x.dtype)
         normed, k = self.norm(tokens), experts.size(1)
         sorted_experts, order = experts.flatten().sort(stable=True)  # (N * k,)
-        compiled = torch.compiler.is_compiling()  # which derives gradients itself
+        compiled = torch.compiler.is_compiling()  # the compiler derives the backward pass
         rows: Tensor = normed[order // k] if compiled else _Dispatch.apply(normed, order, k)  # type: ignore[assignment]
         if self.config.scale_input:
             rows = rows * weights.flatten()[order, None]
-        # Back in the tokens' order: a sum over k in fixed order, the same in every run.
         y: Tensor = self.experts(rows, sorted_experts)
+        # Back in the tokens' order: a sum over k in fixed order, the same in every run.
         y = y[order.argsort()] if compiled else _Combine.apply(y, order)  # type: ignore[assignment]
         y = y.unflatten(0, (-1, k))  # (N, k, C)
         y = self.post_norm(y.sum(1) if self.config.scale_input else (y * weights[..., None]).sum(1))
@@ -215,10 +215,11 @@ class RouterWatch:
         self.routings.clear()
 
     def balance_loss(self, mask: Tensor | None = None) -> Tensor:
-        """E * sum over experts of (share of choices) * (mean probability), over all layers' tokens together.
+        """E * sum over experts of (choices of it per token) * (mean probability), over all layers' tokens together.
 
         The load-balancing loss of Switch Transformers (Fedus et al. 2021, eq. 4) for k choices a token, as transformers
-        has it: k when perfectly balanced. mask: (B, T), True for the tokens that count.
+        has it: k when perfectly balanced. mask: (B, T), True for the tokens that count, in each pass since `clear`.
+        Raises ValueError if no router ran.
         """
         logits, experts = self._all(mask)
         n_expert = logits.size(-1)
@@ -226,11 +227,16 @@ class RouterWatch:
         return n_expert * (share * logits.softmax(-1).mean(0)).sum()
 
     def z_loss(self, mask: Tensor | None = None) -> Tensor:
-        """Mean of logsumexp(logits) squared (Zoph et al. 2022, eq. 5): keeps router logits small. mask: (B, T)"""
+        """Mean of logsumexp(logits) squared (Zoph et al. 2022, eq. 5): keeps router logits small.
+
+        mask: as of `balance_loss`. Raises ValueError if no router ran.
+        """
         return self._all(mask)[0].logsumexp(-1).square().mean()
 
     def _all(self, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """logits (N, E) and experts (N, k) of all layers' tokens that count."""
+        if not self.routings:
+            raise ValueError("no router ran with gradients on since `clear`: there is no routing to take a loss of")
         index = slice(None) if mask is None else mask.flatten()
         return torch.cat([r.logits[index] for r in self.routings]), torch.cat([r.experts[index] for r in self.routings])
 
@@ -238,9 +244,9 @@ class RouterWatch:
     def statistics(self) -> dict[str, Tensor]:
         """Scalars for a log, still on the device; empty if there was no router.
 
-        router_max_load: the busiest expert's tokens
-        against an even share, worst layer. router_unused: share of experts that got none. router_entropy: of the
-        probabilities, 1 for even ones, mean over layers."""
+        router_max_load: the busiest expert's tokens over an even share, worst layer. router_unused: share of experts
+        that got none. router_entropy: of the probabilities, 1 for even ones, mean over layers.
+        """
         if not self.routings:
             return {}
         loads, entropies = [], []
@@ -260,7 +266,7 @@ class RouterWatch:
 
 @contextmanager
 def watch_routers(model: nn.Module) -> Iterator[RouterWatch]:
-    """While the block runs, collect what every router of the model does."""
+    """While the block runs, collect the routings of passes with gradients on."""
     watch = RouterWatch()
     routers = [module for module in model.modules() if isinstance(module, Router)]
 

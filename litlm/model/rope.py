@@ -41,7 +41,8 @@ class RotaryInputs(NamedTuple):
 def rope_frequencies(config: RopeConfig, head_dim: int, device: torch.device | None = None) -> tuple[Tensor, float]:
     """Radians per position, (R / 2,) in fp32 with R = head_dim * fraction, and the factor of cos and sin.
 
-    LongRoPE (Ding et al. 2024) gives (2, R / 2): for short rows, and for long ones.
+    LongRoPE (Ding et al. 2024) gives (2, R / 2): for short rows, and for long ones. Proportional rope has R = head_dim,
+    and zeros at the end.
     """
     if config.proportional:
         frequencies, factor = rope_frequencies(replace(config, proportional=False, fraction=1.0), head_dim, device)

@@ -1,7 +1,7 @@
 """Softmax attention: PyTorch's fused kernel where it computes what is asked, plain products elsewhere.
 
-Capped scores, sinks and ALiBi have no fused kernel; long rows on CUDA go through FlexAttention instead, and packed rows
-through flash attention's kernel for sequences of different lengths.
+Softcap, sinks and ALiBi in half precision have no fused kernel; long rows on CUDA go through FlexAttention instead, and
+packed rows through flash attention's kernel for sequences of different lengths.
 
 Shapes: B batch, T query length, S key length, H heads, K kv heads, D size of a query or key, E size of a value.
 """
@@ -68,10 +68,10 @@ def attention(
 ) -> Tensor:
     """softmax(scale q k' + mask) v. q: (B, H, T, D); k: (B, K, S, D); v: (B, K, S, E) -> (B, H, T, E).
 
-    mask: (B or 1, 1, T, S), True where a key is visible, or floats to add; the spec's window and chunk are the caller's
-    to put into it. causal: query t sees keys up to t (T = S, no mask). sinks: (H,), one more score in each softmax,
-    without a value (gpt-oss). slopes: (H,), ALiBi (Press et al. 2021); a key's score grows with its position by its
-    head's slope. (Falling with the distance is the same to a softmax without sinks.)
+    mask: (B or 1, 1, T or 1, S), True where a key is visible, or floats to add; the spec's window and chunk are the
+    caller's to put into it. causal: query t sees keys up to t (T = S, no mask). sinks: (H,), one more score in each
+    softmax, without a value (gpt-oss). slopes: (H,), ALiBi (Press et al. 2021); a key's score grows with its position
+    by its head's slope. (Falling with the distance is the same to a softmax without sinks.)
     """
     plain = spec.softcap is None and sinks is None
     if slopes is not None and plain and q.dtype == torch.float32:
@@ -92,8 +92,9 @@ def attention(
     rows = max(1, _MAX_SCORES // (q.size(0) * q.size(1) * k.size(2)))
     if rows >= q.size(2) or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _math_attention(q, k, v, spec, mask, sinks=sinks, slopes=slopes)
-    masks = [None] * -(-q.size(2) // rows) if mask is None else mask.split(rows, dim=2)
-    parts = zip(q.split(rows, dim=2), masks, strict=True)
+    queries = q.split(rows, dim=2)
+    masks = [mask] * len(queries) if mask is None or mask.size(2) == 1 else mask.split(rows, dim=2)
+    parts = zip(queries, masks, strict=True)
     return torch.cat([_math_attention(part, k, v, spec, m, sinks=sinks, slopes=slopes) for part, m in parts], 2)
 
 
@@ -148,10 +149,13 @@ def varlen_fits(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: bool) ->
     return plain and sizes and half and torch.cuda.get_device_properties(q.device).major >= 8
 
 
-def varlen_attention(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, ends: Tensor, longest: int) -> Tensor:
-    """Causal `attention` within documents, which end at `ends` (0 first, int32) of all rows laid end to end.
+def varlen_attention(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, cu_seqlens: Tensor, max_seqlen: int
+) -> Tensor:
+    """Causal `attention` within each document of rows laid end to end.
 
-    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). longest: at least the longest document's length.
+    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). cu_seqlens: int32, 0 and where each document ends. max_seqlen:
+    at least the longest document's length.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -162,7 +166,7 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, ends:
     elif q.size(1) != k.size(1):
         k, v = (t.repeat_interleave(q.size(1) // k.size(1), dim=1) for t in (k, v))
     flat = [t.transpose(1, 2).flatten(0, 1) for t in (q, k, v)]  # (B T, H, D)
-    y = varlen_attn(flat[0], flat[1], flat[2], ends, ends, longest, longest, **options)
+    y = varlen_attn(flat[0], flat[1], flat[2], cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
     assert isinstance(y, Tensor)
     return y.view(q.size(0), q.size(2), q.size(1), -1).transpose(1, 2)
 
@@ -174,11 +178,12 @@ def _varlen_takes_groups() -> bool:
     return "enable_gqa" in (varlen_attn.__kwdefaults__ or {})  # not cached: the compiler warns of caches
 
 
-# --- FlexAttention (He et al. 2024) ----------------------------------------------------------------------------------
+# --- FlexAttention (Dong et al. 2024) --------------------------------------------------------------------------------
 
 
 def flex_attention_fits(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: bool, packed: bool = False) -> bool:
-    """Whether `flex_attention` is the better way: on CUDA, in half precision, for rows of some length.
+    """Whether `flex_attention` is the better way: on CUDA, in half precision, for rows of 128 tokens or
+    more and heads of 64, 128 or 256.
 
     q: (B, H, T, D); v: (B, K, T, E). per_head: there are sinks or slopes. packed: rows hold several documents, for
     which plain softmax has no other fused kernel either.
@@ -189,11 +194,11 @@ def flex_attention_fits(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: 
 
 
 def flex_attention(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, blocks: Any, **per_head: Unpack[PerHead]
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, block_mask: Any, **per_head: Unpack[PerHead]
 ) -> Tensor:
     """`attention` of rows with nothing before them (T = S) by FlexAttention (Dong et al. 2024).
 
-    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). blocks: which keys each query sees, from
+    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). block_mask: which keys each query sees, from
     `make_block_mask`; it is made outside of compiled layers (docs/decisions.md says why).
     """
 
@@ -205,7 +210,7 @@ def flex_attention(
     default = q.size(3) ** -0.5
     factor = scalar(None if spec.scale is None or spec.scale == default else spec.scale / default)
     score_mod = _score_mod(factor, scalar(spec.softcap), slopes)
-    options: dict[str, Any] = dict(score_mod=score_mod, block_mask=blocks, enable_gqa=q.size(1) != k.size(1))
+    options: dict[str, Any] = dict(score_mod=score_mod, block_mask=block_mask, enable_gqa=q.size(1) != k.size(1))
     kernel = _flex_kernel()
     if sinks is None:
         return kernel(q, k, v, **options)
@@ -289,6 +294,7 @@ def _document_starts(document: Tensor) -> Tensor:
     return torch.where(begins, index, 0).cummax(dim=1).values
 
 
+# For rows that hold one document; documents differ from batch to batch.
 cached_block_mask = lru_cache(maxsize=32)(make_block_mask)
 
 

@@ -197,6 +197,21 @@ def test_export(case: Case, tmp_path: Path) -> None:
     assert mine == theirs
 
 
+@each_case
+@torch.no_grad()
+def test_new_weights_leave_nothing_as_it_was(case: Case) -> None:
+    config = ours(case).config
+    with torch.device("meta"):
+        model = GPT(config)
+    model.to_empty(device="cpu")
+    state = model.state_dict()
+    for t in state.values():
+        t.fill_(torch.nan)
+    model.init_weights()
+    assert [name for name, t in state.items() if not t.isfinite().all()] == []
+    assert float(model(tokens(case, 1, 5)).abs().max()) < 100
+
+
 # bf16 for every case, fp16 for one of each family.
 HALVES = [(case, "BF16") for case in CASES] + [(case, "F16") for case in {c.family: c for c in CASES}.values()]
 

@@ -124,7 +124,7 @@ def test_a_row_of_a_shared_cache_is_replaced(name: str) -> None:
     for row in range(2):
         caches[1].truncate([0])
         model(ids[row : row + 1, :9], context=caches[1])
-        caches[0].replace(row, caches[1])
+        caches[0].overwrite_row(row, caches[1])
     close(model(ids[:, 9:], context=caches[0]), hf_logits(case, ids)[:, 9:])
 
 
