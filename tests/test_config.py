@@ -13,9 +13,9 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from litlm.config import (
-    DynamicScaling,
     AttentionConfig,
     Config,
+    DynamicScaling,
     LatentConfig,
     LinearScaling,
     Llama3Scaling,
@@ -111,7 +111,7 @@ def test_layers_differ_where_the_pattern_says_so() -> None:
                 v_norm=NormConfig(kind="layer", offset=True, bias=False), sinks=True, alibi=True,
                 qk_norm=QKNormConfig(over="each_head", norm=NormConfig(kind="layer", eps=0)))),
             ["norm.offset=True needs weight=True", "attention.v_norm.offset=True needs weight=True, and bias=True",
-             "attention.qk_norm.norm.eps=0", "attention.qk_norm.norm.over='each_head' takes", "alibi can't be combined"],
+             "attention.qk_norm.norm.eps=0", "norm.over='each_head' takes a norm with", "alibi can't be combined"],
         ),
         (
             dict(mlp=MLPConfig(kind="plain", activation="clamped"), rope=RopeConfig(
