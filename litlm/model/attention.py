@@ -81,7 +81,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C). A layer without projections of keys and values passes none to `context`."""
         B, T, _ = x.shape
-        q = self.to_heads(self.q_proj(x), self.q_norm, rotary)  # (B, T, H, D)
+        q = self.norm_and_rope(self.q_proj(x), self.q_norm, rotary)  # (B, T, H, D)
         if rotary.query_scale is not None:
             q = q * rotary.query_scale
         k = v = None
@@ -89,7 +89,7 @@ class Attention(nn.Module):
             k = self.k_proj(x)
             v = self.split_heads(k if self.v_proj is None else self.v_proj(x))
             v = (v if self.v_norm is None else self.v_norm(v)).transpose(1, 2)  # (B, K, T, D)
-            k = self.to_heads(k, self.k_norm, rotary).transpose(1, 2)
+            k = self.norm_and_rope(k, self.k_norm, rotary).transpose(1, 2)
         slopes = None if self.alibi is None else self.alibi.values
         y = context.attend(q.transpose(1, 2), k, v, self.spec, sinks=self.sinks, slopes=slopes)  # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         x = x if clip is None else x.clamp(-clip, clip)
         return x.view(*x.shape[:2], -1, self.config.head_dim)
 
-    def to_heads(self, x: Tensor, norm: nn.Module | None, rotary: RotaryInputs) -> Tensor:
+    def norm_and_rope(self, x: Tensor, norm: nn.Module | None, rotary: RotaryInputs) -> Tensor:
         """Queries or keys (B, T, heads * D) -> (B, T, heads, D), clipped, with norm and rope."""
         if norm is not None and self.norm_at == "all_heads":
             x = norm(x)
