@@ -107,8 +107,9 @@ class LLM:
         """Load a directory, a .gguf file, a zoo name or a hub id. Raises ValueError for what can't be loaded.
 
         A training run's directory stands for its final/, or for its newest checkpoint while there is none.
-        adapter: a directory in PEFT's format, which may also be the source itself: then its base model is loaded. The
-        adapter's tokenizer, chat template and end tokens take precedence over the model's.
+        adapter: the directory of an adapter (LoRA in PEFT's format, LLaMA-Adapter in litlm's), which may also be the
+        source itself: then its base model is loaded. The adapter's tokenizer, chat template and end tokens take
+        precedence over the model's.
         quantize: nf4, nf4-dq, fp4, fp4-dq or int8.
         compile: compile the layers for decoding one prompt at a time on a CPU, which takes some seconds at first.
         ignore_fields: fields of config.json to ignore although litlm does not know them.
@@ -291,8 +292,7 @@ class LLM:
 
     def _write(self, out_dir: Path) -> None:
         from litlm.checkpoint.hf import save_weights
-        from litlm.transforms.adapter import refuse_to_merge
-        from litlm.transforms.lora import merged_state
+        from litlm.transforms.lora import merged_state, refuse_to_merge
         from litlm.transforms.resize import tied_again
 
         refuse_to_merge(self.model)

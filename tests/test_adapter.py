@@ -29,16 +29,15 @@ from litlm.llm import LLM
 from litlm.model import GPT
 from litlm.settings import MethodSettings
 from litlm.transforms import compile as transform
-from litlm.transforms.adapter import (
+from litlm.transforms.blocks import training_blocks
+from litlm.transforms.llama_adapter import (
     NormCopy,
     Prompt,
     ScaleBias,
     apply_adapter,
     prompt_adapters,
-    refuse_to_merge,
 )
-from litlm.transforms.blocks import training_blocks
-from litlm.transforms.lora import adapters_disabled, apply_lora
+from litlm.transforms.lora import adapters_disabled, apply_lora, refuse_to_merge
 from litlm.transforms.quantize import QuantizedLinear
 
 # Grouped queries, norms of queries and keys, sliding windows, layer norms with biases, parallel blocks, a mixture.

@@ -18,11 +18,14 @@ from parity.cases import close
 from test_run import Files, run, settings_of, write_files
 from torch import Tensor
 
+from litlm.cli.main import main
 from litlm.llm import LLM
 from litlm.settings import MethodSettings
 from litlm.settings.train import METHODS, method_names
 from litlm.train.methods import AppliedMethod, Method, apply_method, get_method, register_method
 from litlm.train.methods.full import select
+from litlm.train.preflight import refuse_adapter
+from litlm.transforms.lora import adapters_disabled
 from litlm.transforms.quantize import count_parameters
 
 TOKENS = torch.tensor([[5, 9, 200, 31, 7, 7, 90]])
@@ -219,6 +222,49 @@ class Norms(Method):
 
 METHOD = Norms()
 """
+SHIFT = """
+import torch
+
+from litlm.checkpoint.adapter import read_adapter_tensors, write_adapter
+from litlm.checkpoint.adapter_formats import AdapterFormat
+from litlm.train.methods import AppliedMethod, Method
+from litlm.transforms.lora import Adapter
+
+
+class Shift(Adapter):
+    def __init__(self, n):
+        super().__init__()
+        self.by = torch.nn.Parameter(torch.zeros(n))
+
+
+def attach(model):
+    for layer in model.layers:
+        layer.mlp.add_module("shift", Shift(model.config.n_embd))
+        layer.mlp.register_forward_hook(lambda mlp, x, y: y if mlp.shift.disabled else y + mlp.shift.by)
+
+
+def save(model, folder, *, base):
+    tensors = {name: p for name, p in model.named_parameters() if ".shift." in name}
+    write_adapter(folder, dict(peft_type="SHIFT"), tensors, base=base)
+
+
+def load(model, path):
+    attach(model)
+    for name, tensor in read_adapter_tensors(path).items():
+        model.get_parameter(name).data.copy_(tensor)
+
+
+class ShiftMethod(Method):
+    name = "shift"
+
+    def apply(self, llm, settings):
+        llm.model.requires_grad_(False)
+        attach(llm.model)
+        return AppliedMethod.of_adapters(llm, ["mlp"] * llm.config.n_layer, save)
+
+
+METHOD, FORMAT = ShiftMethod(), AdapterFormat(load)
+"""
 PARSE = """
 from litlm.cli.main import main, parse
 
@@ -227,14 +273,19 @@ main(["finetune", "m", "--data", "d", "--method", "norm"])
 """
 
 
+def install(packages: Path, name: str, text: str, entry_points: str) -> None:
+    """Lay a package of one module into a folder as pip does."""
+    info = packages / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (packages / f"{name}.py").write_text(text)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
 def test_a_method_from_another_package(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed, it is known by name to settings, runs and commands; a run trains and saves what it says."""
     packages = tmp_path / "packages"
-    info = packages / "litlm_norms-1.0.dist-info"
-    info.mkdir(parents=True)
-    (packages / "litlm_norms.py").write_text(EXTENSION)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: litlm-norms\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[litlm.methods]\nnorms = litlm_norms:METHOD\n")
+    install(packages, "litlm_norms", EXTENSION, "[litlm.methods]\nnorms = litlm_norms:METHOD\n")
     monkeypatch.syspath_prepend(packages)
     assert method_names() == (*METHODS, "norms")
     settings = settings_of("full", files, tmp_path / "run", run=dict(method=MethodSettings(name="norms")))
@@ -251,6 +302,46 @@ def test_a_method_from_another_package(files: Files, tmp_path: Path, monkeypatch
     done = subprocess.run([sys.executable, "-c", PARSE], env=env, capture_output=True, text=True)
     assert done.stdout == "norms\n"
     assert "--method.name must be full, lora, qlora, adapter, adapter_v2 or norms, not 'norm'" in done.stderr
+
+
+def test_adapters_of_another_packages_format(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What such a method exports loads with the same logits, and is never silently lost."""
+    packages, final = tmp_path / "packages", tmp_path / "run" / "final"
+    points = "[litlm.methods]\nshift = litlm_shift:METHOD\n[litlm.adapters]\nSHIFT = litlm_shift:FORMAT\n"
+    install(packages, "litlm_shift", SHIFT, points)
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.delitem(sys.modules, "litlm_shift", raising=False)
+    llm = tiny.load()
+    run(settings_of("full", files, tmp_path / "run", run=dict(method=MethodSettings(name="shift")), lr=0.02), llm=llm)
+    with torch.no_grad():
+        logits = llm.model(TOKENS)
+        assert (logits - tiny.shared().model(TOKENS)).abs().max() > 0.01
+        for loaded in (LLM.load(tiny.folder(), adapter=final, device="cpu"), LLM.load(tmp_path / "run", device="cpu")):
+            close(loaded.model(TOKENS), logits)
+            with adapters_disabled(loaded.model):
+                assert torch.equal(loaded.model(TOKENS), tiny.shared().model(TOKENS))
+    with pytest.raises(ValueError, match="the model has Shift, an adapter that can't be merged into weights"):
+        loaded.save(tmp_path / "saved")
+    with pytest.raises(SystemExit):
+        main(["merge", str(final), "--out_dir", str(tmp_path / "merged")])
+    assert "has peft_type='SHIFT', an adapter that can't be merged into weights" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="it can't be merged, so train another adapter on"):
+        refuse_adapter(str(final))
+
+
+def test_adapters_that_nobody_reads_are_refused_before_training(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "packages", "litlm_shift", SHIFT, "[litlm.methods]\nshift = litlm_shift:METHOD\n")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.delitem(sys.modules, "litlm_shift", raising=False)
+    monkeypatch.setattr("litlm.train.methods._plugin", sys.modules["litlm.train.methods"]._plugin.__wrapped__)
+    settings = settings_of("full", files, tmp_path / "run", run=dict(method=MethodSettings(name="shift")))
+    with pytest.raises(ValueError, match=r"can't be saved: adapter_config.json: peft_type='SHIFT' is not supported"):
+        run(settings)
+    assert not (tmp_path / "run" / "final").exists()
 
 
 def test_a_method_of_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -547,6 +547,7 @@ def test_a_folder_may_move(tmp_path: Path) -> None:
         ),
         ('{"text": 5}', r"line 2: the field 'text' is a int, not text"),
         ('["x"]', r"line 2: a JSON list, where an object"),
+        ('{"text": "a", "id": {"b": 1, "c": 2, "c": 2}}', r"d\.jsonl, line 2: has the key 'c' twice; keep one of them"),
         ("\udcff", r"line 2: not valid JSON"),
     ],
 )

@@ -69,7 +69,7 @@ def test_the_model_needs_torch_alone(package: str) -> None:
     assert found <= {"torch", "litlm", *sys.stdlib_module_names}
 
 
-# What each package may import, also lazily; `docs/architecture.md` draws the same. A class that is only named in
+# What each package may import, also lazily; the README draws the same (test_docs.py). A class that is only named in
 # annotations (under TYPE_CHECKING) is no arrow. Slots and counts are below the families, `Config` above them.
 ARROWS = {
     "io": "",

@@ -15,6 +15,7 @@ import pytest
 
 from litlm.data import sources
 from litlm.data.named import NamedDataset
+from litlm.data.record_formats import parse
 from litlm.data.records import RecordSources, check_start, format_problems, read_records, resolve_source
 from litlm.data.sources import expand_patterns
 from litlm.data.text import documents
@@ -56,6 +57,33 @@ def test_separators_inside_texts_split_nothing(separator: str, tmp_path: Path) -
     rows = [{"instruction": f"a{separator}b", "output": separator}] * 2
     path = write(tmp_path / "d.jsonl", rows, lines=True)
     assert list(read_records(path)) == [(f"{path}, line {i}", rows[0]) for i in (1, 2)]
+
+
+@pytest.mark.parametrize("lines", [True, False])
+@pytest.mark.parametrize(
+    "twice", ['{"text": "a", "id": 3, "text": "b"}', '{"text": "a", "id": [{"c": 1}, {"text": 1, "text": 1}]}']
+)
+def test_a_key_that_is_there_twice_is_refused(twice: str, lines: bool, tmp_path: Path) -> None:
+    """Python's json keeps the last value and says nothing."""
+    rows = ['{"text": "x", "id": {"text": "y"}}', twice, '{"text": "z"}', twice]
+    path = tmp_path / ("d.jsonl" if lines else "d.json")
+    path.write_text("\n".join(rows) if lines else f"[{', '.join(rows)}]")
+    unit = "line" if lines else "record"
+    with pytest.raises(ValueError, match=rf"{path}, {unit}s 2, 4 \(2 in all\): has the key 'text' twice; keep one"):
+        read(path)
+    with pytest.raises(ValueError, match=f"{path}, {unit} 2: has the key 'text' twice; keep one of them"):
+        list(documents([str(path)]))
+
+
+def test_a_key_that_is_there_twice_in_json_text(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["messages"], ['[{"role": "user", "content": "a", "content": "b"}]']])
+    with pytest.raises(ValueError, match="line 2: the cell messages has the key 'content' twice"):
+        read(path)
+    call = {"function": {"name": "f", "arguments": '{"x": 1, "x": 2}'}}
+    with pytest.raises(ValueError, match=r"arguments of f has the key 'x' twice; keep one of them"):
+        parse({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]})
 
 
 def test_without_a_last_newline_and_with_escapes(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ HEAVY = [
     "bitsandbytes", "lightning.fabric", "matplotlib.backends.backend_agg", "matplotlib.figure", "litlm.llm",
     "litlm.train.run", "litlm.train.trials", "litlm.train.html", "litlm.train.plot", "litlm.data.sft",
     "litlm.data.preference", "litlm.data.shards", "litlm.data.prepare", "litlm.checkpoint.hf", "litlm.checkpoint.peft",
-    "litlm.checkpoint.adapter", "litlm.transforms.quantize", "litlm.transforms.lora", "litlm.transforms.adapter",
+    "litlm.checkpoint.adapter", "litlm.transforms.quantize", "litlm.transforms.lora", "litlm.transforms.llama_adapter",
     "litlm.train.preference", "jsonargparse", "litlm.tokenizer.backends", "litlm.zoo", "litlm.checkpoint.download",
     "yaml",
 ]  # fmt: skip

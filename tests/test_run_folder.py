@@ -163,6 +163,9 @@ def test_no_model_is_written_into_the_folder_of_a_run(
         with pytest.raises(SystemExit):
             main(["merge", str(adapter), "--out_dir", str(out), *more])
         assert "is the folder of a training run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["download", str(tiny.folder()), "--out_dir", str(out)])
+    assert "is the folder of a training run" in capsys.readouterr().err
     with pytest.raises(ValueError, match="is the folder of a training run"):
         tiny.shared().save(out)
     for name in ("metrics.csv", "settings.yaml"):  # one that has saved nothing yet

@@ -262,7 +262,7 @@ def test_a_sampling_parameter_lives_in_few_files() -> None:
     rooms = ("settings", "generate", "llm.py", "cli", "train", "data", "checkpoint")  # elsewhere it scales attention
     files = {path for room in rooms for path in [package / room, *(package / room).rglob("*.py")] if path.is_file()}
     found = {str(path.relative_to(package)) for path in files if re.search(r"\btemperature\b", path.read_text())}
-    assert found == {"settings/base.py", "generate/sampling.py", "cli/chat.py", "cli/hints.py"}
+    assert found == {"settings/sampling.py", "generate/sampling.py", "cli/chat.py", "cli/hints.py"}
     for name in ("top_p", "min_p", "repetition_penalty"):
         found = {str(path.relative_to(package)) for path in files if re.search(rf"\b{name}\b", path.read_text())}
-        assert found - {"cli/hints.py"} == {"settings/base.py", "generate/sampling.py"}
+        assert found - {"cli/hints.py"} == {"settings/sampling.py", "generate/sampling.py"}

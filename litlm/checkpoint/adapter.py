@@ -1,7 +1,8 @@
 """Directories of adapters, `adapter_config.json` and `adapter_model.safetensors`, and those of litlm's own format.
 
 The methods adapter and adapter_v2 are stored under our names of modules: PEFT's ADAPTION_PROMPT has one gate per layer,
-so it can't hold them. The files are named like PEFT's, and `peft_type` says what they hold. LoRA is in peft.py.
+so it can't hold them. The files are named like PEFT's, and `peft_type` says what they hold. LoRA is in peft.py, other
+formats in adapter_formats.py.
 """
 
 from __future__ import annotations
@@ -20,16 +21,10 @@ from litlm.io.reading import read_json
 from litlm.io.writing import atomic_file, write_text
 from litlm.model import GPT
 from litlm.settings import MethodSettings
-from litlm.transforms.adapter import NOT_MERGEABLE, Prompt, ScaleBias, attach_adapters, make_adapters, prompt_adapters
+from litlm.transforms.llama_adapter import Prompt, ScaleBias, attach_adapters, make_adapters, prompt_adapters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-METHODS = {"LITLM_ADAPTER": "adapter", "LITLM_ADAPTER_V2": "adapter_v2"}  # by peft_type
-
-
-def check_mergeable(path: Path, config: Mapping[str, Any]) -> None:
-    """Raises ValueError if the adapter of this `adapter_config.json` can't be merged into its base."""
-    if config.get("peft_type") in METHODS:
-        raise ValueError(f"{path} has {NOT_MERGEABLE}")
+PEFT_TYPES = {"LITLM_ADAPTER": "adapter", "LITLM_ADAPTER_V2": "adapter_v2"}  # and their methods
 
 
 def write_adapter(out_dir: Path, config: dict[str, Any], tensors: Mapping[str, Tensor], *, base: str) -> None:
@@ -73,13 +68,13 @@ def save(model: GPT, out_dir: str | Path, *, base: str) -> None:
 def read_method(config: dict[str, Any], file: Path) -> MethodSettings:
     """The method that an `adapter_config.json` describes. Raises ValueError if it isn't one of litlm's own format."""
     problems = []
-    if config.get("peft_type") not in METHODS:
-        problems.append(f"peft_type={config.get('peft_type')!r} must be {' or '.join(METHODS)}")
+    if config.get("peft_type") not in PEFT_TYPES:
+        problems.append(f"peft_type={config.get('peft_type')!r} must be {' or '.join(PEFT_TYPES)}")
     sizes = {key: config.get(key) for key in ("prompt_length", "start_layer")}
     problems += [f"{k}={v!r} must be a whole number" for k, v in sizes.items() if type(v) is not int]
     if problems:
         raise ValueError(f"{file}: {'; '.join(problems)}")
-    return MethodSettings(name=METHODS[config["peft_type"]], **sizes)  # type: ignore[arg-type]
+    return MethodSettings(name=PEFT_TYPES[config["peft_type"]], **sizes)  # type: ignore[arg-type]
 
 
 def load(model: GPT, path: str | Path) -> dict[str, Any]:

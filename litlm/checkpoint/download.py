@@ -16,7 +16,7 @@ from litlm import zoo
 from litlm.checkpoint.hub import NoHub, NoRepo, from_cache, from_hub, probe_failed_recently
 from litlm.checkpoint.local_copy import LocalCopy
 from litlm.checkpoint.pypi import PackagedFile
-from litlm.checkpoint.run_folder import model_directory
+from litlm.checkpoint.run_folder import model_directory, refuse_run_folder
 from litlm.io.errors import error_reason, unreadable
 from litlm.io.writing import atomic_file
 
@@ -47,8 +47,11 @@ def download(
     """`resolve`, then put the model's files into `out_dir` if given; returns the path to load.
 
     Weights are hard links if possible, so that they take no more disk space; other files are copied. Files appear only
-    when they are complete, config.json last. Raises ValueError as `resolve` does.
+    when they are complete, config.json last. Raises ValueError as `resolve` does, and before anything is fetched if
+    `out_dir` is the folder of a training run.
     """
+    if out_dir is not None:
+        refuse_run_folder(Path(out_dir).expanduser())
     found = _find(source, revision, token)
     if not found.fetched:
         print(f"{source} is already complete in {found.path}", file=sys.stderr)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from litlm.checkpoint.base import WeightSource, open_safetensors
-from litlm.checkpoint.run_folder import is_run_folder
+from litlm.checkpoint.run_folder import refuse_run_folder
 from litlm.config import Config
 from litlm.config.hf import config_from_hf
 from litlm.families import get_family
@@ -118,18 +118,13 @@ def weight_files(path: Path) -> list[Path]:
 def refuse_adapter_or_run(out_dir: Path) -> None:
     """Raise ValueError for directories that no model may be written to, not even with overwrite.
 
-    A model loaded from an adapter's directory would get the adapter once more; the folder of a run would no longer
-    stand for what the run trained.
+    A model loaded from an adapter's directory would get the adapter once more.
     """
     if (out_dir / "adapter_config.json").is_file():
         raise ValueError(
             f"out_dir={str(out_dir)!r} holds an adapter, and a model beside it would get it twice; name another out_dir"
         )
-    if is_run_folder(out_dir):
-        raise ValueError(
-            f"out_dir={str(out_dir)!r} is the folder of a training run, which would then stand for this model and not "
-            f"for what it trained; name another out_dir, such as {out_dir / 'merged'}"
-        )
+    refuse_run_folder(out_dir)
 
 
 def check_merge_dir(out_dir: Path, base: str, adapter: Path, *, overwrite: bool) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litlm.checkpoint import adapter
 from litlm.checkpoint.adapter import CONFIG, WEIGHTS, read_adapter_tensors, write_adapter
+from litlm.checkpoint.adapter_formats import find_format
 from litlm.checkpoint.base import bullet_list
 from litlm.checkpoint.peft_reader import PREFIX, AdapterReader
 from litlm.checkpoint.peft_targets import SWAPPED_FAMILIES, AdapterTarget, adapter_targets, loaded_name, out_features
@@ -194,7 +194,7 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
         inside = f"; did you mean {path / 'final'}?" if (path / "final" / CONFIG).is_file() else ""
         raise ValueError(f"{path} is not an adapter: it has no {CONFIG}{inside}")
     config = read_json(file)
-    if config.get("peft_type") in adapter.METHODS:
+    if find_format(config) is not None:
         return config
     unsupported = {
         "peft_type": config.get("peft_type") != "LORA",
@@ -206,7 +206,10 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
         **{key: config.get(key) for key in _VARIANTS},
     }
     if bad := [f"{key}={config.get(key)!r}" for key, is_bad in unsupported.items() if is_bad]:
-        raise ValueError(f"{file}: {', '.join(bad)} is not supported; litlm reads LoRA and DoRA adapters")
+        raise ValueError(
+            f"{file}: {', '.join(bad)} is not supported; litlm reads LoRA and DoRA adapters, and those "
+            "of its other methods and of installed extensions"
+        )
     return config
 
 
@@ -234,8 +237,9 @@ def load_adapter(model: GPT, path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     config = read_adapter_config(path)
-    if config.get("peft_type") in adapter.METHODS:
-        return adapter.load(model, path)
+    if (other := find_format(config)) is not None:
+        other.load(model, path)
+        return config
     if any(True for _ in adapters(model)) or trained_whole(model):
         raise ValueError("the model has LoRA adapters already; merge them first (litlm merge)")
     if not (path / WEIGHTS).is_file():

@@ -47,6 +47,15 @@ def is_run_folder(path: Path) -> bool:
     return _has_begun(path) or any(True for _ in _saved_models(path))
 
 
+def refuse_run_folder(out_dir: Path) -> None:
+    """Raise ValueError if the directory is a run's: with a model in it, it would not stand for what the run trained."""
+    if is_run_folder(out_dir):
+        raise ValueError(
+            f"out_dir={str(out_dir)!r} is the folder of a training run, which would then stand for this model and not "
+            f"for what it trained; name another out_dir, such as {out_dir / 'model'}"
+        )
+
+
 def _has_begun(path: Path) -> bool:
     return (path / "metrics.csv").is_file() and (path / "settings.yaml").is_file()
 

@@ -295,7 +295,7 @@ def _print_result(settings: RunSettings, result: Any) -> None:
 
 def merge(settings: MergeCommand) -> None:
     """Run `litlm merge`. Raises ValueError for adapters that can't be merged."""
-    from litlm.checkpoint.adapter import check_mergeable
+    from litlm.checkpoint.adapter_formats import check_mergeable
     from litlm.checkpoint.hf import check_merge_dir
     from litlm.checkpoint.peft import base_of, read_adapter_config
     from litlm.checkpoint.run_folder import model_directory

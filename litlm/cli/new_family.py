@@ -73,6 +73,7 @@ def new_family(settings: NewFamilyCommand) -> None:
         f"Wrote {family} and {table}; what is missing is marked FILL IN. In a checkout of litlm:\n"
         f"  mv {family} litlm/families/ && mv {table} tests/parity/\n"
         f"  python -m pytest tests/parity -k {model_type}\n"
+        "To contribute it, also name it in docs/families.md and count it there and in README.md.\n"
         "docs/adding-a-model.md explains the steps."
     )
 

@@ -7,11 +7,11 @@ refused by name. All other columns (id, source, category) are ignored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from litlm.io.reading import parse_json, repeated_key
 from litlm.prompts.messages import REASONING_KEYS, content_text
 
 Message = dict[str, Any]
@@ -390,6 +390,9 @@ def _decode_json(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value) if value.strip() else None
+        decoded = parse_json(value) if value.strip() else None
     except ValueError as e:
         raise ValueError(f"{name} is not valid JSON ({e})") from None
+    if (key := repeated_key(decoded)) is not None:
+        raise ValueError(f"{name} has the key {key!r} twice; keep one of them")
+    return decoded

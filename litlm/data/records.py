@@ -19,6 +19,7 @@ from litlm.data.named import NamedDataset, closest_names, find_dataset, list_dat
 from litlm.data.record_formats import ANSWER_KEYS, INPUT_KEYS, PROMPT_KEYS, ROLES
 from litlm.data.sources import expand_patterns, load_hub, open_parquet, split_hub_id
 from litlm.io.errors import error_reason
+from litlm.io.reading import parse_json, repeated_key
 
 Record = tuple[str, dict[str, Any]]  # location, content
 
@@ -165,15 +166,15 @@ def _from_json(path: Path, limit: int | None) -> Iterator[Record]:
 
 def _from_list(path: Path, text: str, limit: int | None) -> Iterator[Record]:
     try:
-        records = json.loads(text)
+        records = parse_json(text)
     except ValueError as e:
         raise ValueError(f"{path} is not valid JSON: {e}") from None
     problems = []
     for i, record in enumerate(records[:limit], 1):
-        if isinstance(record, dict):
-            yield f"{path}, record {i}", record
+        if problem := _problem_of(record):
+            problems.append(f"{path}, record {i}: {problem}")
         else:
-            problems.append(f"{path}, record {i}: not a JSON object")
+            yield f"{path}, record {i}", record
     if problems:
         raise ValueError(format_problems(problems))
 
@@ -184,19 +185,26 @@ def _from_lines(path: Path, file: Any, limit: int | None) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as e:
             problems.append(f"{path}, line {number}: not valid JSON ({e})")
             continue
-        if isinstance(record, dict):
-            yield f"{path}, line {number}", record
+        if problem := _problem_of(record):
+            problems.append(f"{path}, line {number}: {problem}")
         else:
-            problems.append(f"{path}, line {number}: not a JSON object")
+            yield f"{path}, line {number}", record
     if problems:
         file.seek(0)
         if _is_json(file.read()):
             raise ValueError(f"{path} holds one JSON object; needed is a list of records, or one record a line (JSONL)")
         raise ValueError(format_problems(problems))
+
+
+def _problem_of(record: Any) -> str | None:
+    if not isinstance(record, dict):
+        return "not a JSON object"
+    key = repeated_key(record)
+    return None if key is None else f"has the key {key!r} twice; keep one of them"
 
 
 def _is_json(text: str) -> bool:
@@ -247,12 +255,16 @@ def _parse_cell(column: str, text: str) -> Any:
     if not always and (column not in _TEXT_COLUMNS or text.lstrip()[:1] not in ("[", "{")):
         return text
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as e:
         if not always and not _MESSAGES.match(text):
             return text
         raise ValueError(f"the cell {column} is not valid JSON ({e}); write messages with json.dumps") from None
-    return value if always or _are_messages(value) else text
+    if not always and not _are_messages(value):
+        return text
+    if (key := repeated_key(value)) is not None:
+        raise ValueError(f"the cell {column} has the key {key!r} twice; keep one of them")
+    return value
 
 
 def _are_messages(value: Any) -> bool:

@@ -26,6 +26,7 @@ from typing import IO, Any
 
 from litlm.data.named import closest_names, find_dataset
 from litlm.data.sources import expand_patterns, hub_errors, load_hub, open_parquet, split_hub_id
+from litlm.io.reading import parse_json, repeated_key
 
 CHUNK_SIZE = 2**18  # characters after which a document is split
 _BLOCK_SIZE = 2**22  # bytes read at once
@@ -238,7 +239,7 @@ def _read_json(source: TextSource, split_long: bool) -> Iterator[Chunk]:
     with _open(source) as (file, _):
         text = "".join(_blocks(file))
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         records = list(enumerate(value if isinstance(value, list) else [value], 1))
         unit = "record"
     except ValueError:
@@ -263,7 +264,7 @@ def _read_json(source: TextSource, split_long: bool) -> Iterator[Chunk]:
 
 def _parse_json(location: str, line: str | bytes) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as e:
         raise ValueError(f"{location}: not valid JSON ({e})") from None
 
@@ -299,6 +300,8 @@ def _record(
     key = source.text_key
     if not isinstance(record, dict):
         raise ValueError(f"{location}: a JSON {type(record).__name__}, where an object with {key!r} is needed")
+    if (repeated := repeated_key(record)) is not None:
+        raise ValueError(f"{location}: has the key {repeated!r} twice; keep one of them")
     if key not in record:
         raise ValueError(_missing_key(location, key, list(record)))
     text = record[key]

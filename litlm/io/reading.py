@@ -43,6 +43,36 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return value
 
 
+class RepeatedKey(dict[str, Any]):
+    """An object of JSON text that has a key twice. key: the first such key."""
+
+    key: str
+
+
+def parse_json(text: str | bytes) -> Any:
+    """As json.loads, which of a key that an object has twice silently keeps the last; here such an object is a
+    `RepeatedKey`, so that `repeated_key` finds it. Raises ValueError as json.loads does.
+    """
+    return json.loads(text, object_pairs_hook=_to_dict)
+
+
+def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        value = RepeatedKey(value)
+        value.key = next(key for i, key in enumerate(keys) if key in keys[:i])
+    return value
+
+
+def repeated_key(value: Any) -> str | None:
+    """A key that an object in a value of `parse_json` has twice, else None."""
+    if isinstance(value, RepeatedKey):
+        return value.key
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((key for item in inner if (key := repeated_key(item)) is not None), None)
+
+
 def safetensors_header(path: str | Path) -> dict[str, dict[str, Any]]:
     """Name -> dtype, shape and offsets of each tensor in a safetensors file. Raises ValueError if it can't be read."""
     check_readable(path)

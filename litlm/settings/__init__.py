@@ -4,7 +4,7 @@ Each validates itself and reports all problems at once. `--help` shows the field
 classes share are in `Settings`.
 """
 
-from litlm.settings.base import SamplingSettings, Settings
+from litlm.settings.base import Settings
 from litlm.settings.commands import (
     QUICKSTART_TRAIN,
     ChatCommand,
@@ -21,6 +21,7 @@ from litlm.settings.commands import (
     TrainTokenizerCommand,
 )
 from litlm.settings.data import DataSettings, PreferenceData, PrepareCommand, TextData
+from litlm.settings.sampling import SamplingSettings
 from litlm.settings.train import (
     DPOSettings,
     FinetuneSettings,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from litlm.settings.base import SamplingSettings, Settings, as_tuples, below_one, raise_problems
+from litlm.settings.base import Settings, as_tuples, below_one, raise_problems
+from litlm.settings.sampling import SamplingSettings
 from litlm.settings.train import Quantization, TrainSettings
 
 
@@ -109,7 +110,7 @@ class ModelCommand(SamplingSettings):
 
     Args:
         model: A directory (also that of a training run), .gguf file, zoo name or hub id.
-        adapter: Directory of an adapter in PEFT's format, or of the run that trained it.
+        adapter: Directory of an adapter (LoRA in PEFT's format, or litlm's own), or of the run that trained it.
         quantize: Quantize the weights: nf4, nf4-dq, fp4, fp4-dq or int8 (needs bitsandbytes).
         compile: Decode faster on a CPU, after some seconds of compiling.
     """

@@ -53,7 +53,7 @@ from litlm.transforms.fp8 import fp8_training
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-Sampler = Callable[[], list[tuple[str, str]]]  # prompts and the model's continuations
+SampleFn = Callable[[], list[tuple[str, str]]]  # prompts and the model's continuations
 MAX_SETBACKS = 10  # spikes in a row, or returns to one checkpoint: with broken weights this would go on forever
 
 
@@ -80,7 +80,7 @@ def fit(
     report: Report | None = None,
     checkpoints: Checkpoints | None = None,
     resume: Path | None = None,
-    sample: Sampler | None = None,
+    sample: SampleFn | None = None,
 ) -> Result:
     """Train the parameters of `model` that require gradients.
 
@@ -147,7 +147,7 @@ class Trainer:
         patience = self.settings.early_stop
         return patience is not None and self.state.waited >= patience
 
-    def train(self, sample: Sampler | None = None) -> Result:
+    def train(self, sample: SampleFn | None = None) -> Result:
         """Run until a limit is reached, a signal arrives, or validation no longer gets better."""
         over, compiled = self.is_over, compiles(self.settings, self.device)
         self._start(sample)
@@ -178,7 +178,7 @@ class Trainer:
                     self.save()
         return self._finish()
 
-    def _start(self, sample: Sampler | None) -> None:
+    def _start(self, sample: SampleFn | None) -> None:
         self._check_early_stop()  # of a run that had ended already
         if self.is_over:
             self.report.say(f"Already at step {self.state.step}, where the run ends: {self._why_over()}")

@@ -96,7 +96,7 @@ def find_problems(settings: RunSettings, llm: LLM | None) -> list[str]:
 
 def refuse_adapter(model: str) -> None:
     """Raises ValueError if `model` is the directory of an adapter, or of a run that trained one."""
-    from litlm.checkpoint.adapter import METHODS
+    from litlm.checkpoint.adapter_formats import is_mergeable
     from litlm.io.reading import read_json
     from litlm.zoo import find_model as in_zoo
 
@@ -105,10 +105,10 @@ def refuse_adapter(model: str) -> None:
         return
     config = read_json(folder / "adapter_config.json")
     base = config.get("base_model_name_or_path") or "its base"
-    if config.get("peft_type") in METHODS:
-        advice = f"it can't be merged, so train another adapter on {base}"
-    else:
+    if is_mergeable(config):
         advice = f"merge it first (litlm merge {folder} --out_dir MODEL), then train MODEL"
+    else:
+        advice = f"it can't be merged, so train another adapter on {base}"
     raise ValueError(f"model={model!r} is an adapter for {base}, not a model by itself; {advice}")
 
 

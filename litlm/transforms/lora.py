@@ -33,6 +33,10 @@ from litlm.transforms.resize import untie
 
 ALL_LINEAR = "all-linear"
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+NOT_MERGEABLE = (
+    "an adapter that can't be merged into weights; use the model and its adapter together (MODEL --adapter DIR), or "
+    "train with method lora to merge"
+)
 
 
 class Adapter(nn.Module):
@@ -450,6 +454,13 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
         weight = state[key]
         state[key] = lora.merged_weight(weight.to(lora.A.device)).to(weight.device, weight.dtype)
     return state
+
+
+def refuse_to_merge(model: nn.Module) -> None:
+    """Raises ValueError if the model has adapters other than LoRA, which `merged_state` would leave out."""
+    others = {type(m).__name__ for m in model.modules() if isinstance(m, Adapter) and not isinstance(m, LoRA)}
+    if others:
+        raise ValueError(f"the model has {' and '.join(sorted(others))}, {NOT_MERGEABLE}")
 
 
 @torch.no_grad()

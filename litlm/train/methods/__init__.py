@@ -2,7 +2,8 @@
 
 A new method is a file here with its `Method` in `METHODS`, and a row in `litlm.settings.train.METHODS`, which says what
 settings it reads. Other packages add theirs through the entry-point group `litlm.methods` (each entry point loads a
-`Method`, under its name); a notebook calls `register_method`.
+`Method`, under its name); a notebook calls `register_method`. A method whose adapters are not LoRA's also needs a
+reader of them: `checkpoint.adapter_formats`.
 """
 
 from __future__ import annotations

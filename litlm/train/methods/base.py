@@ -32,7 +32,9 @@ class AppliedMethod:
 
     @classmethod
     def of_adapters(cls, llm: LLM, adapted: list[str], save: Callable[..., None]) -> AppliedMethod:
-        """For a method that adapts layers. save(model, folder, base=...): write the adapters, or raise ValueError."""
+        """For a method that adapts layers. save(model, folder, base=...): write the adapters in a
+        format that can be read (`checkpoint.adapter_formats`), or raise ValueError."""
+        from litlm.checkpoint.peft import read_adapter_config
         from litlm.transforms.lora import adapters_disabled
 
         def export(folder: Path, base: str) -> None:
@@ -43,6 +45,7 @@ class AppliedMethod:
             with tempfile.TemporaryDirectory(prefix="litlm-") as folder:
                 try:
                     export(Path(folder), "")
+                    read_adapter_config(Path(folder))  # that there is a reader
                 except ValueError as e:
                     text = str(e).replace(f"{folder}/", "")
                     raise ValueError(f"what is trained can't be saved: {text}") from e

@@ -1,4 +1,4 @@
-"""adapter and adapter_v2 (LLaMA-Adapter): see `transforms.adapter`."""
+"""adapter and adapter_v2 (LLaMA-Adapter): see `transforms.llama_adapter`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AdapterMethod(Method):
 
     def apply(self, llm: LLM, settings: MethodSettings) -> AppliedMethod:
         from litlm.checkpoint.adapter import save
-        from litlm.transforms.adapter import apply_adapter
+        from litlm.transforms.llama_adapter import apply_adapter
 
         adapted = apply_adapter(llm.model, settings, v2=self.v2)
         return AppliedMethod.of_adapters(llm, adapted, save)

@@ -25,15 +25,14 @@ from litlm.model.attention import EachHeadNorm
 from litlm.model.rope import RotaryInputs
 from litlm.ops.sdpa import AttentionSpec, attention
 from litlm.settings import MethodSettings
-from litlm.transforms.lora import Adapter, LoRA
-
-NOT_MERGEABLE = (
-    "adapters of method adapter or adapter_v2: their prompts can't be merged into weights; use the model and its "
-    "adapter together (MODEL --adapter DIR), or train with method lora to merge"
-)
+from litlm.transforms.lora import Adapter
 
 
-class Prompt(Adapter):
+class LLaMAAdapter(Adapter):
+    """Base of the adapters of this file."""
+
+
+class Prompt(LLaMAAdapter):
     """Positions (P, C) that all queries attend to, and a gate for each head (H,)."""
 
     def __init__(self, length: int, n_embd: int, n_head: int) -> None:
@@ -42,7 +41,7 @@ class Prompt(Adapter):
         self.gate = nn.Parameter(torch.zeros(n_head, dtype=torch.float32))
 
 
-class ScaleBias(Adapter):
+class ScaleBias(LLaMAAdapter):
     """A scale and a bias (out,) of a linear layer's output."""
 
     def __init__(self, out_features: int) -> None:
@@ -57,7 +56,7 @@ class ScaleBias(Adapter):
         return torch.addcmul(y, y, (self.scale - 1).to(y.dtype))
 
 
-class NormCopy(Adapter):
+class NormCopy(LLaMAAdapter):
     """An fp32 copy of a norm, which is trained in its place."""
 
     def __init__(self, norm: nn.Module) -> None:
@@ -112,13 +111,13 @@ def _replace_norm(norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> 
     return output if norm.adapter.disabled else norm.adapter(args[0])  # type: ignore[operator,union-attr]
 
 
-def make_adapters(model: GPT, method: MethodSettings, *, v2: bool) -> dict[str, Adapter]:
+def make_adapters(model: GPT, method: MethodSettings, *, v2: bool) -> dict[str, LLaMAAdapter]:
     """New adapters for the modules that the method adapts, by the names of these; the model is not changed.
 
     v2: those of adapter_v2. Raises ValueError if the model can't have them.
     """
     _check(model, method)
-    made: dict[str, Adapter] = {}
+    made: dict[str, LLaMAAdapter] = {}
     for name, module in model.named_modules():
         if isinstance(module, Attention):
             if int(name.split(".")[1]) >= method.start_layer:
@@ -156,7 +155,7 @@ def _check(model: GPT, method: MethodSettings) -> None:
         raise ValueError(f"method {method.name} does not fit the model:\n" + "\n".join(f"- {p}" for p in problems))
 
 
-def attach_adapters(model: GPT, adapters: dict[str, Adapter]) -> None:
+def attach_adapters(model: GPT, adapters: dict[str, LLaMAAdapter]) -> None:
     """Add the adapters to the modules that they are named after."""
     for name, adapter in adapters.items():
         module = model.get_submodule(name)
@@ -178,14 +177,8 @@ def apply_adapter(model: GPT, method: MethodSettings, *, v2: bool = False) -> li
     return list(adapters)
 
 
-def prompt_adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
+def prompt_adapters(model: nn.Module) -> Iterator[tuple[str, LLaMAAdapter]]:
     """(name of the adapted module, adapter) for each adapter of this file."""
     for name, module in model.named_modules():
-        if isinstance(module, Adapter) and not isinstance(module, LoRA):
+        if isinstance(module, LLaMAAdapter):
             yield name.removesuffix(".adapter"), module
-
-
-def refuse_to_merge(model: nn.Module) -> None:
-    """Raises ValueError if the model has prompts, which no weights of the plain model can express."""
-    if any(True for _ in prompt_adapters(model)):
-        raise ValueError(f"the model has {NOT_MERGEABLE}")
