@@ -30,7 +30,7 @@ from litlm.data.sft import TokenizedDataset
 from litlm.model import GPT
 from litlm.settings import MethodSettings, PreferenceSettings
 from litlm.train.preference import Preference, log_probs, orpo, precompute_reference
-from litlm.transforms import adapter as prompts
+from litlm.transforms import llama_adapter as prompts
 from litlm.transforms import lora
 from litlm.transforms.lora import adapters_disabled, apply_lora
 
