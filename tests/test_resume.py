@@ -256,7 +256,9 @@ def stop_at(step: int, turn: int = 1, signum: int = signal.SIGTERM) -> Iterator[
 
 
 def command(said: Path, arguments: list[str], step: int, signum: int) -> None:
-    """`litlm` as a process that gets a signal in a step."""
+    """`litlm` as a process of a terminal (`nohup make test &` ignores two signals) that gets a signal in a step."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with (
         said.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file),
         stop_at(step, signum=signum),

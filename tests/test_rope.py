@@ -199,7 +199,7 @@ def test_tables_survive_moves_and_casts(head_dim: int, rope: RopeConfig, paramet
 
 
 def test_half_precision_model_uses_fp32_tables() -> None:
-    """With tokens hundreds of positions apart, bf16 frequencies would be off by whole turns; with fp32 ones a bf16
+    """With tokens hundreds of positions apart, bf16 frequencies would be off by radians; with fp32 ones a bf16
     model is as near to its fp32 self as where tokens are neighbours."""
     config = Config(vocab_size=31, n_layer=2, n_embd=32, n_head=2, rope=RopeConfig(theta=1e4), init_std=0.2)
     torch.manual_seed(0)

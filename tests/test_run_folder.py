@@ -226,12 +226,15 @@ def test_a_signal_leaves_nothing_half_written(
         signal.raise_signal(signum)
 
     monkeypatch.setattr("litlm.checkpoint.hf.save_file", interrupted)
-    before = signal.getsignal(signum)
-    with pytest.raises(SystemExit) as e:
-        main(["merge", str(adapter), "--out_dir", str(tmp_path / "merged")])
+    before = signal.signal(signum, signal.SIG_DFL)  # `nohup make test` ignores SIGHUP
+    try:
+        with pytest.raises(SystemExit) as e:
+            main(["merge", str(adapter), "--out_dir", str(tmp_path / "merged")])
+        assert signal.getsignal(signum) == signal.SIG_DFL
+    finally:
+        signal.signal(signum, before)
     assert e.value.code == 128 + signum
     assert not (tmp_path / "merged").exists()
-    assert signal.getsignal(signum) == before
 
 
 # --- earlier runs --------------------------------------------------------------------------------------------------
