@@ -278,17 +278,23 @@ class LLM:
         Replaces a model in `out_dir` (which may be the one that was loaded) completely or, if writing fails, not at
         all. Raises ValueError if that fails, or if `out_dir` holds an adapter or is the folder of a training run.
         """
-        from litlm.checkpoint.hf import REPLACED, refuse_adapter_or_run
+        from litlm.checkpoint.hf import refuse_adapter_or_run
         from litlm.io.lock import locked
-        from litlm.io.writing import atomic_folder, clear_parts
-        from litlm.tokenizer import TOKENIZER_FILES
 
         out_dir = Path(out_dir)
         refuse_adapter_or_run(out_dir)
         with locked(out_dir):
-            clear_parts(out_dir)
-            with atomic_folder(out_dir, (*REPLACED, *(TOKENIZER_FILES if self._tokenizer is not None else ()))) as part:
-                self._write(part)
+            self.save_locked(out_dir)
+
+    def save_locked(self, out_dir: Path) -> None:
+        """`save` for callers that hold the lock of `out_dir` already."""
+        from litlm.checkpoint.hf import REPLACED
+        from litlm.io.writing import atomic_folder, clear_parts
+        from litlm.tokenizer import TOKENIZER_FILES
+
+        clear_parts(out_dir)
+        with atomic_folder(out_dir, (*REPLACED, *(TOKENIZER_FILES if self._tokenizer is not None else ()))) as part:
+            self._write(part)
 
     def _write(self, out_dir: Path) -> None:
         from litlm.checkpoint.hf import save_weights

@@ -649,6 +649,13 @@ def test_finetune_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
     assert f"litlm chat {tiny.folder()} --adapter {tmp_path}/o/final" in out
     assert f"litlm merge {tmp_path}/o/final" in out
     assert "step 2 100%" in err
+    code, out, _ = run("merge", tmp_path / "o" / "final", "--out_dir", tmp_path / "o" / "merged")
+    assert code == 0
+    code, out, _ = run(
+        "finetune", tiny.folder(), "--data", data, "--out_dir", tmp_path / "o", "--train.max_steps", "1",
+        "--device", "cpu", "--overwrite",
+    )  # fmt: skip
+    assert f"litlm merge {tmp_path}/o/final --out_dir {tmp_path}/o/merged2\n" in out  # merged/ is taken
     code, out, _ = run("merge", tmp_path / "o" / "final", "--out_dir", tmp_path / "m")
     assert code == 0
     code, again, _ = run(

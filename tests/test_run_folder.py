@@ -153,6 +153,23 @@ def test_merge_writes_over_nothing(
     assert merged != (tiny.folder() / "model.safetensors").read_bytes()
 
 
+def test_a_merge_holds_its_folder_from_the_beginning(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, arguments = LLM.load, ["merge", str(adapter), "--out_dir", str(tmp_path / "out")]
+
+    def meanwhile(*args: Any, **options: Any) -> LLM:
+        monkeypatch.setattr(LLM, "load", load)
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "is being written by another process" in capsys.readouterr().err
+        return load(*args, **options)
+
+    monkeypatch.setattr(LLM, "load", meanwhile)
+    main(arguments)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
 def test_no_model_is_written_into_the_folder_of_a_run(
     adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +190,28 @@ def test_no_model_is_written_into_the_folder_of_a_run(
     with pytest.raises(ValueError, match="is the folder of a training run"):
         tiny.shared().save(tmp_path)
     assert content(out) == before
+
+
+def test_what_a_run_saved_is_neither_merged_over_nor_trained_away(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that lies in a run, given as itself or as the run."""
+    base, again = tmp_path / "base", tmp_path / "again"
+    run(settings_of("full", files, base, max_steps=1))
+    run(settings_of("lora", files, tmp_path / "lora", max_steps=1, run=dict(model=str(base))))
+    before = content(tmp_path)
+    for model in (base, base / "final", base / "step-000001", tmp_path / "lora" / ".." / "base"):
+        with pytest.raises(ValueError, match=r"model=.* is part of the run in .*base, which --overwrite removes"):
+            run(settings_of("lora", files, base, run=dict(model=str(model), overwrite=True)))
+    with pytest.raises(ValueError, match=r"tokenizer=.* is part of the run"):
+        run(settings_of("pretrain", files, base, run=dict(tokenizer=str(base), overwrite=True)))
+    for more in ((), ("--overwrite",)):
+        with pytest.raises(SystemExit):
+            main(["merge", str(tmp_path / "lora"), "--out_dir", str(base / "final"), *more])
+        assert "is what the training run in" in capsys.readouterr().err
+    assert content(tmp_path) == before
+    run(settings_of("lora", files, again, max_steps=1, run=dict(model=str(base))))
+    run(settings_of("lora", files, again, max_steps=1, run=dict(model=str(base / "final"), overwrite=True)))
 
 
 @pytest.mark.parametrize("case", ["lora", "dpo", "pretrain"])

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from litlm.checkpoint.base import WeightSource, open_safetensors
-from litlm.checkpoint.run_folder import refuse_run_folder
+from litlm.checkpoint.run_folder import find_model, refuse_run_folder
 from litlm.config import Config
 from litlm.config.hf import config_from_hf
 from litlm.families import get_family
@@ -134,7 +134,7 @@ def check_merge_dir(out_dir: Path, base: str, adapter: Path, *, overwrite: bool)
     refuse_adapter_or_run(out_dir)
     if overwrite or not out_dir.is_dir():
         return
-    if Path(base).is_dir() and out_dir.samefile(base):
+    if (folder := find_model(Path(base).expanduser())).is_dir() and out_dir.samefile(folder):
         what = f"is the model that the adapter belongs to ({base})"
     elif held := sorted(p.name for p in out_dir.iterdir() if p.name == "config.json" or p.suffix in _WEIGHT_SUFFIXES):
         what = f"holds a model already ({', '.join(held[:3])})"

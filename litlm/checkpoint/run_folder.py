@@ -47,8 +47,19 @@ def is_run_folder(path: Path) -> bool:
     return _has_begun(path) or any(True for _ in _saved_models(path))
 
 
+def saved_by_run(path: Path, run: Path) -> bool:
+    """Whether the model in `path`, also that of a run, is what the run in folder `run` has saved: its `final/` or a
+    checkpoint."""
+    folder = find_model(path).resolve()
+    return folder.parent == run.resolve() and (folder.name == "final" or STEP.fullmatch(folder.name) is not None)
+
+
 def refuse_run_folder(out_dir: Path) -> None:
     """Raise ValueError if the directory is a run's: with a model in it, it would not stand for what the run trained."""
+    if is_run_folder(out_dir.parent) and saved_by_run(out_dir, out_dir.parent):
+        raise ValueError(
+            f"out_dir={str(out_dir)!r} is what the training run in {out_dir.parent} has saved; name another out_dir"
+        )
     if is_run_folder(out_dir):
         raise ValueError(
             f"out_dir={str(out_dir)!r} is the folder of a training run, which would then stand for this model and not "

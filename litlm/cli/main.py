@@ -290,7 +290,8 @@ def _print_result(settings: RunSettings, result: Any) -> None:
     ignored = "".join(f" --ignore_fields {name}" for name in settings.ignore_fields)
     print(f"  litlm chat {shlex.quote(settings.model)} --adapter {final}{quantize}{ignored}")
     if method.mergeable:
-        print(f"  litlm merge {final} --out_dir {shlex.quote(f'{out}/merged')}{ignored}")
+        free = next(p for p in (f"{out}/merged{n}" for n in ("", *range(2, 100))) if not Path(p).exists())
+        print(f"  litlm merge {final} --out_dir {shlex.quote(free)}{ignored}")
 
 
 def merge(settings: MergeCommand) -> None:
@@ -299,14 +300,17 @@ def merge(settings: MergeCommand) -> None:
     from litlm.checkpoint.hf import check_merge_dir
     from litlm.checkpoint.peft import base_of, read_adapter_config
     from litlm.checkpoint.run_folder import model_directory
+    from litlm.io.lock import locked
     from litlm.llm import LLM
 
     adapter = model_directory(Path(settings.adapter))
     check_mergeable(adapter, read_adapter_config(adapter))
-    base = settings.base or base_of(adapter)
-    check_merge_dir(Path(settings.out_dir), base, adapter, overwrite=settings.overwrite)
-    llm = LLM.load(base, adapter=adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields)
-    llm.save(settings.out_dir)
+    base, out_dir = settings.base or base_of(adapter), Path(settings.out_dir)
+    check_merge_dir(out_dir, base, adapter, overwrite=settings.overwrite)
+    with locked(out_dir):
+        check_merge_dir(out_dir, base, adapter, overwrite=settings.overwrite)  # another process may have been faster
+        llm = LLM.load(base, adapter=adapter, device="cpu", dtype=settings.dtype, ignore_fields=settings.ignore_fields)
+        llm.save_locked(out_dir)
     if note := llm.chat_note():
         print(f"litlm: {note}", file=sys.stderr)
     command = shlex.join(["litlm", "chat", settings.out_dir])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from litlm.checkpoint.run_folder import find_model, is_adapter, model_files
+from litlm.checkpoint.run_folder import find_model, is_adapter, model_files, saved_by_run
 from litlm.checkpoint.training import Checkpoints
 from litlm.data import record_formats, text
 from litlm.data.base import Dataset
@@ -121,6 +121,14 @@ def check_out_dir(settings: RunSettings, checkpoints: Checkpoints) -> None:
             f"{out_dir} holds a model or adapter ({', '.join(held[:3])}), and the folder would stand for that and not "
             "for what is trained; name another --out_dir"
         )
+    if settings.overwrite:
+        sources = {"model": settings.model, "tokenizer": getattr(settings, "tokenizer", None)}
+        for name, source in sources.items():
+            if source is not None and saved_by_run(Path(source).expanduser(), out_dir):
+                raise ValueError(
+                    f"{name}={source!r} is part of the run in {out_dir}, which --overwrite removes before the "
+                    f"result is written; name another --out_dir, or copy the {name} to another folder first"
+                )
     if settings.overwrite or settings.resume is not None:
         return
     if checkpoints.steps() or (out_dir / "final").exists():
