@@ -271,6 +271,16 @@ def test_a_flag_given_twice_is_pointed_out(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == ""
 
 
+def test_print_config_passes_its_flags_on(capsys: pytest.CaptureFixture[str]) -> None:
+    for line, text in (("--print_config=skip_default", "train:\n  lr: 0.001\n"), ("--print-config", "  name: lora\n")):
+        with pytest.raises(SystemExit) as e:
+            parse("finetune", ["--train.lr", "1e-3", line])
+        out = capsys.readouterr().out
+        assert e.value.code == 0
+        assert (out == text) if "skip" in line else (text in out)
+    assert 'Invalid option "foo"' in refused(["finetune", "--print_config=foo"], capsys)
+
+
 def test_lists_of_places() -> None:
     several = ("a.jsonl", "b.jsonl", "c.jsonl")
     for command in ("finetune", "dpo", "pretrain"):

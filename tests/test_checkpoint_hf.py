@@ -189,7 +189,11 @@ def test_bad_config(llama: Path) -> None:
     (llama / "config.json").write_text("{")
     _refused(llama, "config.json", "not valid JSON")
     (llama / "config.json").unlink()
-    _refused(llama, "config.json", "does not exist")
+    _refused(llama, "config.json", "does not exist; a checkpoint directory needs a config.json")
+    (llama / "adapter_config.json").touch()
+    _refused(llama, "config.json", "holds an adapter: give its model here")
+    (llama / "b.gguf").touch()
+    _refused(llama, "config.json", f"holds b.gguf: name that file ({llama / 'b.gguf'})")
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

@@ -638,6 +638,14 @@ def test_download_of_a_local_path(run: Run, tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "copy").iterdir()} == {p.name for p in tiny.folder().iterdir()}
 
 
+def test_sampling_that_has_no_effect_is_pointed_out(run: Run) -> None:
+    flags = ("generate", tiny.folder(), "--prompt", "a", "--max_new_tokens", "2", "--device", "cpu", "--top_p", "0.9")
+    code, _, err = run(*flags, "--seed", "3")
+    assert code == 0
+    assert "litlm: top_p=0.9, seed=3 without effect: temperature=0 is greedy" in err
+    assert "without effect" not in run(*flags, "--temperature", "0.7")[2]
+
+
 def test_finetune_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"instruction": f"{i}?", "output": "yes"}) + "\n" for i in range(4)))

@@ -165,7 +165,8 @@ class _CommandLine:
         self.notes: list[str] = []
         self.options_of_file: set[str] = set()
         self.of_wrong_type: set[str] = set()
-        self.help = self.print_config = False
+        self.help = False
+        self.print_config: str | None = None  # as it was typed
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +195,7 @@ class _CommandLine:
                 self.help = True
                 return
             if name == "print_config":
-                self.print_config = True
+                self.print_config = flag if value is None else f"{flag}={value}"
                 continue
             if name != "config" and not self._known(name):
                 self.problems.append(f"--{name} is unknown. {self._hint(name, flags=True)}".rstrip())
@@ -361,7 +362,7 @@ class _CommandLine:
                 parent[leaf] = option.value
         # Quoted, so that text such as "1e3" and "yes" stays text.
         files = [f"--config={yaml.safe_dump(nested, default_style=chr(34), allow_unicode=True)}"] if nested else []
-        return files + flags + (["--print_config"] if self.print_config else [])
+        return files + flags + ([self.print_config.replace("-config", "_config")] if self.print_config else [])
 
     # --- mistakes ---------------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ def load_model(settings: ModelCommand, *, is_chat: bool) -> LLM:
     from litlm.prompts import get_style
 
     style = get_style(settings.style) if settings.style is not None else None  # a wrong name needs no model
+    if sampling_note := settings.note():
+        print(f"litlm: {sampling_note}", file=sys.stderr)
     llm = LLM.load(
         settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype,
         quantize=settings.quantize, compile=settings.compile, ignore_fields=settings.ignore_fields,

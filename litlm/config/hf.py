@@ -20,12 +20,21 @@ def config_from_hf(source: str | Path | Mapping[str, Any], ignore_fields: Collec
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; a checkpoint directory needs a config.json")
+        raise ValueError(f"{path} does not exist; {_what_else(path.parent)}")
     data = read_json(path)
     try:
         return dataclasses.replace(_from_fields(data, ignore_fields), name=path.parent.resolve().name)
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
+
+
+def _what_else(folder: Path) -> str:
+    """What to do about a directory without config.json."""
+    if files := sorted(folder.glob("*.gguf")):
+        return f"the directory holds {files[0].name}: name that file ({files[0]})"
+    if (folder / "adapter_config.json").is_file():
+        return "the directory holds an adapter: give its model here, and the directory as --adapter"
+    return "a checkpoint directory needs a config.json"
 
 
 def _from_fields(data: Mapping[str, Any], ignore_fields: Collection[str]) -> Config:

@@ -52,6 +52,14 @@ class SamplingSettings(Settings):
             problems.append("stop holds an empty text, which would end every answer at once")
         raise_problems("Sampling settings", problems)
 
+    def note(self) -> str | None:
+        """What of these settings has no effect, for people; None if all have one."""
+        given = {key: getattr(self, key) for key in ("top_k", "top_p", "min_p", "seed")}
+        unused = [f"{key}={value}" for key, value in given.items() if value is not None]
+        if self.temperature or not unused:
+            return None
+        return f"{', '.join(unused)} without effect: temperature=0 is greedy; set it too, such as to 0.7, to sample"
+
     def changed(self, **options: Any) -> SamplingSettings:
         """These settings with other values. Raises ValueError for an unknown field or a value out of range."""
         known = [f.name for f in fields(SamplingSettings)]
