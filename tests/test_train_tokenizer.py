@@ -125,6 +125,14 @@ def test_trained_tokenizers_prepare_text(trained: Path, tmp_path: Path) -> None:
     assert done.tokens == len(Tokenizer.from_dir(trained).encode(Path(SOURCES[1]).read_text())) + 1
 
 
+def test_a_runs_folder_is_refused(tmp_path: Path) -> None:
+    for name in ("metrics.csv", "settings.yaml"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="is the folder of a training run; name another out_dir"):
+        train_tokenizer(TrainTokenizerCommand(data=(SOURCES[0],), out_dir=str(tmp_path)))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.csv", "settings.yaml"]
+
+
 def test_bad_settings_are_named(trained: Path, tmp_path: Path) -> None:
     before = (trained / "tokenizer.json").read_bytes()
     with pytest.raises(ValueError, match="already holds tokenizer.json; name another folder") as e:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from litlm.checkpoint.run_folder import is_run_folder
 from litlm.data import text
 from litlm.io.lock import locked
 from litlm.io.writing import atomic_folder, write_text
@@ -113,6 +114,10 @@ def _check(special_tokens: Sequence[str], out: Path) -> None:
         problems.append(f"special_tokens={list(special_tokens)} must be distinct, non-empty texts")
     if out.exists() and not out.is_dir():
         problems.append(f"out_dir={str(out)!r} is a file; name a folder")
+    if is_run_folder(out):
+        problems.append(
+            f"out_dir={str(out)!r} is the folder of a training run; name another out_dir, such as {out / 'tokenizer'}"
+        )
     taken = [name for name in ("tokenizer.json", "tokenizer.model") if (out / name).exists()]
     if taken:
         problems.append(f"out_dir={str(out)!r} already holds {' and '.join(taken)}; name another folder, or remove it")
