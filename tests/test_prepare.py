@@ -649,6 +649,8 @@ def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.Capture
     )
     assert told.count("Already complete.") == 1
     assert told.endswith(f"Go on with: litlm pretrain MODEL --data.path {tmp_path / 'out'}\n")
+    prepare_command(settings(str(tmp_path / "docs"), tmp_path / "my out"))
+    assert capsys.readouterr().out.endswith(f"--data.path '{tmp_path / 'my out'}'\n")
 
 
 def test_bos_and_eos_that_a_text_has_are_not_doubled(tmp_path: Path) -> None:

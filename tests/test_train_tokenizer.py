@@ -108,6 +108,17 @@ def test_bytes_per_token_and_max_bytes(tmp_path: Path, capsys: pytest.CaptureFix
     )
 
 
+def test_what_comes_next_reads_the_same_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "a b.jsonl", tmp_path / "my tokenizer"
+    file.write_text(json.dumps({"body": "this is it " * 50}) + "\n")
+    train_tokenizer_command(
+        TrainTokenizerCommand(data=(str(file),), out_dir=str(out), vocab_size=300, text_key="body", split="test")
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"Go on with: litlm prepare --data '{file}' --split test --text_key body --tokenizer '{out}' --out_dir tokens"
+    )
+
+
 def test_held_out_text_is_not_learned(tmp_path: Path) -> None:
     lines = [f"{'common word ' * 600}\n"] * 63 + ["zqzq " * 1500] + ["common word\n"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))

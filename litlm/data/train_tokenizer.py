@@ -10,6 +10,7 @@ other whitespace, whose last character goes to the next word. Nothing is normali
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,11 @@ def train_tokenizer_command(settings: TrainTokenizerCommand) -> None:
         )
     if result.skipped:
         print(f"{result.skipped:,} files were skipped because they are not UTF-8 text")
-    data = " --data ".join(settings.data)
-    print(f"Go on with: litlm prepare --data {data} --tokenizer {result.folder} --out_dir tokens")
+    command = ["litlm", "prepare", *(word for source in settings.data for word in ("--data", source))]
+    for name, default in (("split", "train"), ("text_key", "text")):
+        if (value := getattr(settings, name)) != default:
+            command += [f"--{name}", value]
+    print(f"Go on with: {shlex.join([*command, '--tokenizer', str(result.folder), '--out_dir', 'tokens'])}")
 
 
 def train_tokenizer(settings: TrainTokenizerCommand) -> TrainedTokenizer:
