@@ -264,6 +264,12 @@ def test_pairs_that_are_cut_or_left_out_are_counted(tmp_path: Path, llm: LLM) ->
         _read(tmp_path, [records[4]], llm)
 
 
+def test_columns_that_are_not_used_are_named(tmp_path: Path, llm: LLM) -> None:
+    records = [{"prompt": "a", "prompt_id": 3, "chosen": "b", "rejected": "c", "sytem": "d", "output": "e"}]
+    said = "columns not used: sytem (did you mean system?), prompt_id, output"
+    assert _read(tmp_path, records, llm).notes[1:] == (f"{tmp_path / 'pairs.jsonl'}: {said}",)
+
+
 def test_the_models_context_is_the_upper_end_of_max_len(tmp_path: Path, llm: LLM) -> None:
     long = dict(prompt="a", chosen="lazy dog " * 200, rejected="b")
     assert len(_read(tmp_path, [long], llm, max_len=1000)[0].chosen.ids) == 250

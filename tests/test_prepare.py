@@ -124,6 +124,20 @@ def test_the_output_inside_the_data_is_passed_over(tmp_path: Path) -> None:
     assert stored(tmp_path / "out").tolist() == expected(["abc"])
 
 
+def test_prepared_tokens_inside_the_data_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "corp" / "docs").mkdir(parents=True)
+    (tmp_path / "corp" / "docs" / "a.txt").write_text("abc")
+    corp, inner = str(tmp_path / "corp"), tmp_path / "corp" / "data" / "t1"
+    prepare(settings(corp, inner))
+    assert prepare(settings(corp, inner)).documents == 1
+    message = "corp holds prepared tokens in data/t1; pass that folder, or texts without it"
+    for sources in (corp, str(tmp_path / "corp" / "data")):
+        with pytest.raises(ValueError, match=message.replace("data/t1", "(data/)?t1").replace("corp ", "(corp|data) ")):
+            list(documents([sources]))
+    with pytest.raises(ValueError, match=message):
+        prepare(settings(corp, tmp_path / "out"))
+
+
 @pytest.mark.parametrize("form", ["jsonl", "list", "lines in .json", "one"])
 def test_named_record_files(form: str, tmp_path: Path) -> None:
     records = [{"id": i, "body": t} for i, t in enumerate(TEXTS[:1] if form == "one" else TEXTS)]
@@ -635,6 +649,8 @@ def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.Capture
     )
     assert told.count("Already complete.") == 1
     assert told.endswith(f"Go on with: litlm pretrain MODEL --data.path {tmp_path / 'out'}\n")
+    prepare_command(settings(str(tmp_path / "docs"), tmp_path / "my out"))
+    assert capsys.readouterr().out.endswith(f"--data.path '{tmp_path / 'my out'}'\n")
 
 
 def test_bos_and_eos_that_a_text_has_are_not_doubled(tmp_path: Path) -> None:

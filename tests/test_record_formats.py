@@ -455,7 +455,7 @@ def test_system_texts() -> None:
 def test_empty_texts_are_left_out_and_counted(tmp_path: Path, llm: LLM) -> None:
     data = sft(tmp_path, [{"text": "ab"}, {"text": ""}, {"text": " \n"}, {"text": None, "id": 3}], llm)
     assert len(data) == 1
-    assert data.notes[1].endswith("3 examples left out because the text is empty")
+    assert data.notes[-1].endswith("3 examples left out because the text is empty")
     with pytest.raises(ValueError, match=r"(?s)nothing to train on\n.*the text is empty"):
         sft(tmp_path, [{"text": ""}], llm)
     assert parse({"text": None}) == Text("")

@@ -15,7 +15,7 @@ import pytest
 
 from litlm.data import sources
 from litlm.data.named import NamedDataset
-from litlm.data.record_formats import parse
+from litlm.data.record_formats import RECORD_KEYS, parse
 from litlm.data.records import RecordSources, check_start, format_problems, read_records, resolve_source
 from litlm.data.sources import expand_patterns
 from litlm.data.text import documents
@@ -165,8 +165,8 @@ def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
     assert (found.sources, found.name) == ([str(a), str(b), str(a)], f"{a} and 2 more")
     read_once = RecordSources((str(a), str(b)), "train")
     list(read_once)
-    assert read_once.notes() == [f"{path}: {len(ALPACA)} records" for path in (a, b)]
-    assert RecordSources((str(a),), "train").notes() == []
+    assert read_once.notes(RECORD_KEYS) == [f"{path}: {len(ALPACA)} records" for path in (a, b)]
+    assert RecordSources((str(a),), "train").notes(RECORD_KEYS) == []
     for path in (a, b):
         path.write_text("1\n{}\n")
     with pytest.raises(ValueError, match=f"(?s){a}, line 1: not a JSON object.*{b}, line 1: not"):

@@ -337,6 +337,18 @@ def test_empty_answers_are_counted(tmp_path: Path, llm: LLM) -> None:
     assert not load(write(tmp_path / "none", ALPACA), llm).notes[1:]
 
 
+def test_columns_that_are_not_used_are_named(tmp_path: Path, llm: LLM) -> None:
+    misspelt = {"id": 1, "instruction": "a", "inptu": "important", "output": "b", "empty": None}
+    path = write(tmp_path / "d.jsonl", [misspelt, *CHAT, {"prompt": "a", "completion": "b", "sytem": "c"}])
+    assert load(path, llm).notes[1] == (
+        f"{path}: columns not used: inptu (did you mean input?), sytem (did you mean system?), id"
+    )
+    known = {"instruction": "a", "input": "b", "output": "c", "label": True, "weight": 1, "inputs": "d"}
+    path = write(tmp_path / "known.jsonl", [known | {f"c{i}": i for i in range(1, 11)}])
+    named = "inputs, c1, c2, c3, c4, c5, c6, c7 and 3 more"  # `input` is there, so it was not misspelt
+    assert load(path, llm).notes[1] == f"{path}: columns not used: {named}"
+
+
 def test_templates_that_write_earlier_answers_differently_are_reported(tmp_path: Path, llm: LLM) -> None:
     path = write(tmp_path / "d", [CHAT[1], CHAT[0]])
     data = load(path, llm, style="qwen3")

@@ -172,6 +172,14 @@ def test_text_is_prepared_once(tmp_path: Path) -> None:
     assert len(train) == (train.tokens - 1) // 16
 
 
+def test_a_broken_index_is_said(tmp_path: Path) -> None:
+    prepared(tmp_path / "p", texts(9))
+    (tmp_path / "p" / "index.json").write_text("{")
+    tokenizer, data = Tokenizer.from_dir(tiny.folder()), TextData(path=str(tmp_path / "p"))
+    with pytest.raises(ValueError, match=r"p/index.json can't be read as the index of .*; prepare it again"):
+        load_text(data, tokenizer, 8, tmp_path / "cache")
+
+
 def test_a_prepared_folder_knows_its_tokenizer(tmp_path: Path) -> None:
     prepared(tmp_path / "p", texts(9))
     mine, source = Tokenizer.from_dir(tiny.folder()), tmp_path / "p.jsonl"

@@ -108,6 +108,17 @@ def test_bytes_per_token_and_max_bytes(tmp_path: Path, capsys: pytest.CaptureFix
     )
 
 
+def test_what_comes_next_reads_the_same_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "a b.jsonl", tmp_path / "my tokenizer"
+    file.write_text(json.dumps({"body": "this is it " * 50}) + "\n")
+    train_tokenizer_command(
+        TrainTokenizerCommand(data=(str(file),), out_dir=str(out), vocab_size=300, text_key="body", split="test")
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"Go on with: litlm prepare --data '{file}' --split test --text_key body --tokenizer '{out}' --out_dir tokens"
+    )
+
+
 def test_held_out_text_is_not_learned(tmp_path: Path) -> None:
     lines = [f"{'common word ' * 600}\n"] * 63 + ["zqzq " * 1500] + ["common word\n"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
@@ -123,6 +134,14 @@ def test_held_out_text_is_not_learned(tmp_path: Path) -> None:
 def test_trained_tokenizers_prepare_text(trained: Path, tmp_path: Path) -> None:
     done = prepare(PrepareCommand(data=(SOURCES[1],), tokenizer=str(trained / "tokenizer.json"), out_dir=str(tmp_path)))
     assert done.tokens == len(Tokenizer.from_dir(trained).encode(Path(SOURCES[1]).read_text())) + 1
+
+
+def test_a_runs_folder_is_refused(tmp_path: Path) -> None:
+    for name in ("metrics.csv", "settings.yaml"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="is the folder of a training run; name another out_dir"):
+        train_tokenizer(TrainTokenizerCommand(data=(SOURCES[0],), out_dir=str(tmp_path)))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.csv", "settings.yaml"]
 
 
 def test_bad_settings_are_named(trained: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from litlm.data.base import Batch, Dataset, Example, TokenizedDataset, best_fit_decreasing, collate
 from litlm.data.record_formats import (
     INPUT_KEYS,
+    PAIR_KEYS,
     Conversation,
     Message,
     add_system_message,
@@ -281,5 +282,5 @@ def _read(
         raise ValueError("\n".join([f"{found.name}: no pair is left to train on", *notes]))
     n, n_tokens, n_trained = len(answers) // 2, len(answers.ids), int(answers.learn.sum())
     summary = f"{plural(n, 'pair')} of {n_tokens / n:.0f} tokens on average, {n_trained / n:.0f} trained on"
-    notes = [f"{found.name}: {summary}", *found.notes(), *notes]
+    notes = [f"{found.name}: {summary}", *found.notes(PAIR_KEYS), *notes]
     return PreferenceDataset(answers, tuple(notes), static_shapes=static_shapes)

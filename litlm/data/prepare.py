@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -71,7 +72,7 @@ def prepare_command(settings: PrepareCommand) -> None:
         print(f"Wrote {result.written:,} tokens in {result.seconds:.1f} s, {speed:,.0f} tokens/s.")
     if result.skipped:
         print(skipped_note(result.skipped))
-    print(f"Go on with: litlm pretrain MODEL --data.path {result.folder}")
+    print(f"Go on with: litlm pretrain MODEL --data.path {shlex.quote(str(result.folder))}")
 
 
 def skipped_note(names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 Accepted are the formats of Hugging Face TRL, OpenAI's finetuning API, LLaMA-Factory (Alpaca and ShareGPT), axolotl and
 mistral-finetune; the keys tell them apart. A key that says what is trained on, or what the model sees, is used or
-refused by name. All other columns (id, source, category) are ignored.
+refused by name. All other columns (id, source, category) are ignored, and named before training.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from litlm.io.errors import did_you_mean
 from litlm.io.reading import parse_json, repeated_key
 from litlm.prompts.messages import REASONING_KEYS, content_text
 
@@ -43,6 +44,15 @@ _REFUSED_KEYS = _MEDIA | {
 }
 _TEMPLATE_KEYS = ("tools", "functions", "documents", "chat_template_kwargs")
 _TEMPLATE_SWITCHES = ("enable_thinking", "reasoning_effort")
+_SKIP_KEYS = ("weight", "train", "training")  # false: not to train on the record
+# The keys that are used, of conversations or texts and of pairs; and those that are refused, always or beside some.
+_SHARED_KEYS = frozenset(
+    {"messages", "conversations", "history", *PROMPT_KEYS, *INPUT_KEYS, *REASONING_KEYS, *_SYSTEM_KEYS, *_TEMPLATE_KEYS}
+)
+RECORD_KEYS = _SHARED_KEYS | {*ANSWER_KEYS, "text"}
+PAIR_KEYS = _SHARED_KEYS | {"chosen", "rejected"}
+_CHECKED_KEYS = frozenset({*_REFUSED_KEYS, *_UNSUPPORTED_INPUTS, *_TEMPLATE_SWITCHES, *_SKIP_KEYS, "label", "kto_tag"})
+_MAX_COLUMNS = 8  # that a note names
 _REFUSED_MESSAGE_KEYS = _MEDIA | {
     "prefix": "a message is trained on as a whole",
     "train_detail": "a message is trained on as a whole, or not at all with weight 0",
@@ -99,7 +109,7 @@ def parse(record: Mapping[str, Any]) -> Conversation | Text:
 
 
 def _from_messages(record: dict[str, Any], key: str) -> Conversation:
-    if beside := [name for name in ("history", "text") if _has_value(record.get(name))]:
+    if beside := [name for name in ("history", "text") if has_value(record.get(name))]:
         raise ValueError(f"{' and '.join(beside)} can't be used beside {key}; put everything into {key}")
     _refuse_bad_label(record)
     messages = parse_messages(record[key], key)
@@ -146,7 +156,7 @@ def _single_key(record: Mapping[str, Any], keys: Sequence[str], plural: str) -> 
     return next((key for key in (*with_value, *keys) if key in record), None)
 
 
-def _has_value(value: Any) -> bool:
+def has_value(value: Any) -> bool:
     """Whether a value is more than what empty cells and columns are filled with."""
     return value not in (None, "", [], {}, "[]", "{}")
 
@@ -162,6 +172,22 @@ def _check_has_answer(messages: list[Message], key: str) -> list[Message]:
     return messages
 
 
+def describe_unused(columns: Iterable[str], used: frozenset[str]) -> str | None:
+    """Names the columns that are neither among the used keys nor refused, with a key that the data lacks where one is
+    alike; None if there are none.
+    """
+    columns = list(columns)
+    missing = used.difference(columns)
+    unused = [name for name in columns if name not in used | _CHECKED_KEYS]
+    if not unused:
+        return None
+    close = [did_you_mean(name, sorted(missing)).removeprefix("; ") for name in unused]
+    named = [(name or "(no name)") + (f" ({hint})" if hint else "") for name, hint in zip(unused, close, strict=True)]
+    named.sort(key=lambda text: "(did" not in text)  # so that a misspelt key is among those named
+    more = f" and {len(named) - _MAX_COLUMNS:,} more" if len(named) > _MAX_COLUMNS else ""
+    return f"columns not used: {', '.join(named[:_MAX_COLUMNS])}{more}"
+
+
 # --- parts of records, also of preference pairs -------------------------------------------------------------------
 def is_false(value: Any) -> bool:
     """Whether a value is false as written in JSON, Python or a table's cell."""
@@ -174,7 +200,7 @@ def check_record(record: Mapping[str, Any]) -> dict[str, Any]:
     problems = [f"{key} can't be used: {why}" for key, why in _REFUSED_KEYS.items() if record.get(key)]
     if is_false(record.get("kto_tag")):
         problems.append(f"kto_tag={record['kto_tag']!r} marks a bad answer; leave the record out")
-    for key in ("weight", "train", "training"):
+    for key in _SKIP_KEYS:
         if is_false(record.get(key)):
             problems.append(f"{key}={record[key]!r} says not to train on the record; leave it out")
     for key in _TEMPLATE_SWITCHES:
@@ -191,7 +217,7 @@ def refuse_unused(record: Mapping[str, Any], keys: Iterable[str], messages: Sequ
     written = _normalized_text(" ".join(texts))
     values = {key: record[key] for key in keys if isinstance(record.get(key), (str, list, dict))}
     lost = lambda value: any(_normalized_text(text) not in written for text in _texts(value))  # noqa: E731
-    unused = [key for key, value in values.items() if _has_value(value) and lost(value)]
+    unused = [key for key, value in values.items() if has_value(value) and lost(value)]
     if unused:
         raise ValueError(
             f"{' and '.join(unused)} can't be used beside {beside}, which does not hold it; write it there, or leave "
@@ -220,7 +246,7 @@ def prompt_messages(record: Mapping[str, Any], prompt: str) -> list[Message]:
     earlier, asked = history_messages(record), messages_under(record, prompt, "user")
     key = _single_key(record, INPUT_KEYS, "inputs")
     input_text = (record[key] if key else "") or ""
-    beside = [name for name in (key, "history") if name and _has_value(record.get(name))]
+    beside = [name for name in (key, "history") if name and has_value(record.get(name))]
     if not isinstance(record[prompt], str) and beside:
         raise ValueError(f"{' and '.join(beside)} can't be used beside a list of messages; put it into {prompt}")
     if unused := [name for name in _UNSUPPORTED_INPUTS if record.get(name)]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from litlm.data.named import NamedDataset, closest_names, find_dataset, list_datasets
-from litlm.data.record_formats import ANSWER_KEYS, INPUT_KEYS, PROMPT_KEYS, ROLES
+from litlm.data.record_formats import ANSWER_KEYS, INPUT_KEYS, PROMPT_KEYS, ROLES, describe_unused, has_value
 from litlm.data.sources import expand_patterns, load_hub, open_parquet, split_hub_id
 from litlm.io.errors import error_reason
 from litlm.io.reading import parse_json, repeated_key
@@ -68,12 +68,14 @@ def check_start(source: str | Path, parse: Callable[[dict[str, Any]], Any], *, l
 class RecordSources:
     """The records of several sources (or patterns of file names), one source after the other.
 
-    name: of all of them, for messages. Iterating raises ValueError with the problems of all sources at the end.
+    name: of all of them, for messages. columns: those that had a value in a record read so far. Iterating raises
+    ValueError with the problems of all sources at the end.
     """
 
     def __init__(self, sources: Sequence[str], split: str) -> None:
         self.sources, self.split = expand_patterns(sources), split
         self.counts = [0] * len(self.sources)
+        self.columns: dict[str, None] = {}  # in the order of the records
         first, *more = self.sources
         self.name = first if not more else f"{first} and {len(more)} more"
 
@@ -83,17 +85,21 @@ class RecordSources:
             try:
                 for record in read_records(source, split=self.split):
                     self.counts[i] += 1
+                    self.columns.update((key, None) for key, value in record[1].items() if has_value(value))
                     yield record
             except ValueError as e:
                 problems.append(str(e))
         if problems:
             raise ValueError("\n".join(problems))
 
-    def notes(self) -> list[str]:
-        """How many records each source has, if there are several."""
-        if len(self.sources) == 1:
-            return []
-        return [f"{s}: {n:,} record{'' if n == 1 else 's'}" for s, n in zip(self.sources, self.counts, strict=True)]
+    def notes(self, used: frozenset[str]) -> list[str]:
+        """Columns that are not among the used keys; and how many records each source has, if there are several."""
+        unused = describe_unused(self.columns, used)
+        notes = [f"{self.name}: {unused}"] if unused else []
+        if len(self.sources) > 1:
+            counts = zip(self.sources, self.counts, strict=True)
+            notes += [f"{source}: {n:,} record{'' if n == 1 else 's'}" for source, n in counts]
+        return notes
 
 
 def resolve_source(source: str | Path) -> Path | NamedDataset:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from litlm.data.base import Example, TokenizedDataset
-from litlm.data.record_formats import Conversation, Message, Text, has_content, parse
+from litlm.data.record_formats import RECORD_KEYS, Conversation, Message, Text, has_content, parse
 from litlm.data.records import RecordSources, format_problems
 from litlm.prompts import Alpaca, PromptStyle, get_style
 from litlm.settings.data import DataSettings, PreferenceData
@@ -92,7 +92,7 @@ def _notes(dataset: TokenizedDataset, found: RecordSources, counts: Counter[str]
     notes = [
         f"{name}: {plural(n, 'example')} of {n_tokens / n:.0f} tokens on average, {n_tokens:,} in all, {n_trained:,} "
         "trained on",
-        *found.notes(),
+        *found.notes(RECORD_KEYS),
     ]
     if counts["cut"]:
         notes.append(f"{name}: {plural(counts['cut'], 'example')} cut to max_len={max_len} tokens")

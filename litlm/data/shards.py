@@ -156,6 +156,9 @@ def _load(
     data: TextData, paths: Sequence[str], tokenizer: Tokenizer, max_len: int, cache_dir: str | Path
 ) -> TextDataset:
     paths = expand_patterns(paths)
+    for path in paths:
+        if text.holds_tokens(path):
+            read_index(Path(path).expanduser())  # says if it is broken
     prepared = [path for path in paths if is_prepared(path)]
     if prepared and len(prepared) < len(paths):
         others = [path for path in paths if path not in prepared]

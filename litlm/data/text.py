@@ -92,10 +92,14 @@ def find_sources(sources: Sequence[str], *, text_key: str, split: str, exclude: 
     for source in expand_patterns(sources):
         path = Path(source).expanduser()
         if path.is_dir():
-            if (path / "index.json").is_file() and any(path.glob("shard-*.bin")):
+            if holds_tokens(path):
                 problems.append(f"{source} is prepared already; pass it to `litlm pretrain` as it is")
                 continue
-            files = _files_in(path, exclude)
+            files, prepared = _files_in(path, exclude)
+            if prepared:
+                inner = ", ".join(prepared[:3]) + (", ..." if len(prepared) > 3 else "")
+                problems.append(f"{source} holds prepared tokens in {inner}; pass that folder, or texts without it")
+                continue
             folder = path.resolve().name
             found += [_file_source(file, f"{folder}/{name}", text_key, explicit=False) for name, file in files]
             if not files:
@@ -113,15 +117,24 @@ def find_sources(sources: Sequence[str], *, text_key: str, split: str, exclude: 
     return found
 
 
-def _files_in(folder: Path, exclude: Path | None) -> list[tuple[str, Path]]:
-    found = []
+def holds_tokens(folder: str | Path) -> bool:
+    """Whether the folder has the files that `litlm prepare` writes, readable or not."""
+    folder = Path(folder).expanduser()
+    return (folder / "index.json").is_file() and any(folder.glob("shard-*.bin"))
+
+
+def _files_in(folder: Path, exclude: Path | None) -> tuple[list[tuple[str, Path]], list[str]]:
+    """The files by their names within the folder, and the inner folders that hold prepared tokens."""
+    found, prepared = [], []
     for root, folders, names in os.walk(folder):
         here = Path(root)
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
         if exclude is not None:
             folders[:] = [f for f in folders if (here / f).resolve() != exclude.resolve()]
+        if "index.json" in names and holds_tokens(here):
+            prepared.append(here.relative_to(folder).as_posix())
         found += [here / name for name in names if not name.startswith(".") and (here / name).is_file()]
-    return sorted((file.relative_to(folder).as_posix(), file) for file in found)
+    return sorted((file.relative_to(folder).as_posix(), file) for file in found), sorted(prepared)
 
 
 def _file_source(path: Path, name: str, text_key: str, *, explicit: bool) -> TextSource:

@@ -10,11 +10,13 @@ other whitespace, whose last character goes to the next word. Nothing is normali
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from litlm.checkpoint.run_folder import is_run_folder
 from litlm.data import text
 from litlm.io.lock import locked
 from litlm.io.writing import atomic_folder, write_text
@@ -53,8 +55,11 @@ def train_tokenizer_command(settings: TrainTokenizerCommand) -> None:
         )
     if result.skipped:
         print(f"{result.skipped:,} files were skipped because they are not UTF-8 text")
-    data = " --data ".join(settings.data)
-    print(f"Go on with: litlm prepare --data {data} --tokenizer {result.folder} --out_dir tokens")
+    command = ["litlm", "prepare", *(word for source in settings.data for word in ("--data", source))]
+    for name, default in (("split", "train"), ("text_key", "text")):
+        if (value := getattr(settings, name)) != default:
+            command += [f"--{name}", value]
+    print(f"Go on with: {shlex.join([*command, '--tokenizer', str(result.folder), '--out_dir', 'tokens'])}")
 
 
 def train_tokenizer(settings: TrainTokenizerCommand) -> TrainedTokenizer:
@@ -113,6 +118,10 @@ def _check(special_tokens: Sequence[str], out: Path) -> None:
         problems.append(f"special_tokens={list(special_tokens)} must be distinct, non-empty texts")
     if out.exists() and not out.is_dir():
         problems.append(f"out_dir={str(out)!r} is a file; name a folder")
+    if is_run_folder(out):
+        problems.append(
+            f"out_dir={str(out)!r} is the folder of a training run; name another out_dir, such as {out / 'tokenizer'}"
+        )
     taken = [name for name in ("tokenizer.json", "tokenizer.model") if (out / name).exists()]
     if taken:
         problems.append(f"out_dir={str(out)!r} already holds {' and '.join(taken)}; name another folder, or remove it")
