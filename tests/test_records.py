@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from litlm.data.named import NamedDataset
 from litlm.data.record_formats import RECORD_KEYS, parse
 from litlm.data.records import RecordSources, check_start, format_problems, read_records, resolve_source
 from litlm.data.sources import expand_patterns
-from litlm.data.text import documents
+from litlm.data.text import documents, find_sources
 
 ALPACA = [
     {"instruction": "Name a fox.", "input": "", "output": "Reynard."},
@@ -158,11 +159,11 @@ def test_the_start_of_a_file_is_checked(tmp_path: Path) -> None:
 
 
 def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
-    a, b = (write(tmp_path / f"{name}.jsonl", ALPACA, lines=True) for name in "ab")
-    found = RecordSources((str(tmp_path / "*.jsonl"), str(a)), "train")
+    a, b, c = (write(tmp_path / name, ALPACA, lines=True) for name in ("a.jsonl", "b.jsonl", "c.json"))
+    found = RecordSources((str(tmp_path / "*.jsonl"), str(c)), "train")
     assert [record for _, record in found] == [*ALPACA, *ALPACA, *ALPACA]
-    assert [where.split(",")[0] for where, _ in found][:: len(ALPACA)] == [str(a), str(b), str(a)]
-    assert (found.sources, found.name) == ([str(a), str(b), str(a)], f"{a} and 2 more")
+    assert [where.split(",")[0] for where, _ in found][:: len(ALPACA)] == [str(a), str(b), str(c)]
+    assert (found.sources, found.name) == ([str(a), str(b), str(c)], f"{a} and 2 more")
     read_once = RecordSources((str(a), str(b)), "train")
     list(read_once)
     assert read_once.notes(RECORD_KEYS) == [f"{path}: {len(ALPACA)} records" for path in (a, b)]
@@ -184,6 +185,26 @@ def test_patterns(tmp_path: Path) -> None:
     assert expand_patterns([f"{tmp_path}/[x].txt"]) == [f"{tmp_path}/[x].txt"]  # the file's own name
     with pytest.raises(ValueError, match=r"\*.csv matches no file"):
         expand_patterns([f"{tmp_path}/*.csv"])
+
+
+def test_a_file_named_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in ("a.jsonl", "b.jsonl", "in/a.jsonl", "in/b.jsonl"):
+        (tmp_path / name).write_text('{"text": "t"}\n')
+    for again in ("b.jsonl", "./b.jsonl", "in/../b.jsonl", f"{tmp_path}/b.jsonl"):
+        for named in (("b.jsonl", "a.jsonl", again), ("*.jsonl", again)):
+            with pytest.raises(ValueError, match=f"^{re.escape(again)} would be read twice; name it once"):
+                RecordSources(named, "train")
+    with pytest.raises(ValueError, match=r"^org/name would be read twice"):
+        expand_patterns(("org/name", "org/name:a", "org/name"))
+    read = lambda *sources: [s.path for s in find_sources(sources, text_key="text", split="train")]  # noqa: E731
+    with pytest.raises(ValueError, match=r"^in/b\.jsonl would be read twice; .* or its folder"):
+        read("in", "in/b.jsonl")
+    with pytest.raises(ValueError, match=r"^in/ would be read twice"):
+        read("in", "in/")
+    assert read("in", "b.jsonl") == ["in/a.jsonl", "in/b.jsonl", "b.jsonl"]
+    assert read("org/name:a", "org/name:b") == ["org/name", "org/name"]
 
 
 @pytest.mark.parametrize(
