@@ -174,6 +174,20 @@ def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
         list(RecordSources((str(a), str(b)), "train"))
 
 
+def test_a_broken_line_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    """Also one that ends too early, which json places in a line 2; and in text for pretraining."""
+    (path := tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": }\n{"text": "y"\n')
+    with pytest.raises(ValueError) as e:
+        list(read_records(path))
+    assert str(e.value).splitlines()[1:] == [
+        f"- {path}, line 2: not valid JSON (Expecting value, column 10)",
+        f"- {path}, line 3: not valid JSON (Expecting ',' delimiter, column 13)",
+    ]
+    with pytest.raises(ValueError) as e:
+        list(documents([str(path)]))
+    assert str(e.value) == f"{path}, line 2: not valid JSON (Expecting value, column 10)"
+
+
 def test_patterns(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("b.txt", "a.txt", "c.md", "in/d.txt", "[x].txt"):

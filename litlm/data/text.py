@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from litlm.data.named import closest_names, find_dataset
 from litlm.data.sources import expand_patterns, hub_errors, load_hub, open_parquet, refuse_repeated, split_hub_id
-from litlm.io.reading import parse_json, repeated_key
+from litlm.io.reading import line_problem, parse_json, repeated_key
 
 CHUNK_SIZE = 2**18  # characters after which a document is split
 _BLOCK_SIZE = 2**22  # bytes read at once
@@ -281,7 +281,7 @@ def _parse_json(location: str, line: str | bytes) -> Any:
     try:
         return parse_json(line)
     except ValueError as e:
-        raise ValueError(f"{location}: not valid JSON ({e})") from None
+        raise ValueError(f"{location}: not valid JSON ({line_problem(e)})") from None
 
 
 def _read_parquet(source: TextSource, split_long: bool) -> Iterator[Chunk]:
