@@ -154,8 +154,11 @@ class LLM:
         return llm
 
     def _load_adapter(self, path: Path) -> None:
+        from litlm.checkpoint.adapter import base_note
         from litlm.checkpoint.peft import load_adapter
 
+        if note := base_note(self.model, path):
+            print(f"litlm: {note}", file=sys.stderr)
         load_adapter(self.model, path)
         self.adapter = str(path)
         self.config = self.model.config  # new tokens may have made it larger

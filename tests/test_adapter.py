@@ -20,7 +20,7 @@ from parity import cases
 from parity.cases import Case, close
 from torch import Tensor, nn
 
-from litlm.checkpoint.adapter import CONFIG, WEIGHTS, load, save
+from litlm.checkpoint.adapter import CHECKSUM, CONFIG, WEIGHTS, load, save
 from litlm.checkpoint.base import load_model
 from litlm.checkpoint.hf import SafetensorsSource
 from litlm.config import Config
@@ -369,7 +369,7 @@ def test_bf16_values_are_scaled_without_rounding_the_scale() -> None:
 def test_saved_and_loaded_again(case: Case, name: Literal["adapter", "adapter_v2"], tmp_path: Path) -> None:
     model, tokens = adapted(case, name), cases.tokens(case, 2, 9)
     save(model, tmp_path / "a", base=str(cases.write(case)))
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [CONFIG, WEIGHTS, CHECKSUM]
     config = json.loads((tmp_path / "a" / CONFIG).read_text())
     assert config == {
         "peft_type": {"adapter": "LITLM_ADAPTER", "adapter_v2": "LITLM_ADAPTER_V2"}[name], "task_type": "CAUSAL_LM",

@@ -58,6 +58,20 @@ def test_a_stream_says_why_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended(max_new_tokens=30, ignore_eos=True, stop=text[3:5])[0] == "stop"
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_piped_bytes_that_are_not_utf8_end_it_in_one_line(errors: str) -> None:
+    """Strict is Python in most locales, surrogateescape in C's."""
+    command = [sys.executable, "-m", "litlm", "chat", str(tiny.folder()), "--max_new_tokens", "2"]
+    env = os.environ | {"PYTHONIOENCODING": f"utf-8:{errors}"}
+    for text, code in ((b"ab\xff\nab\n", 1), ("café\n".encode(), 0)):
+        done = subprocess.run(command, input=text, env=env, capture_output=True, timeout=300)
+        assert done.returncode == code
+        shown = done.stderr.decode().splitlines()[2:]
+        if code:
+            assert shown == ["litlm: standard input is not UTF-8 text; convert it, for example with iconv"]
+            assert done.stdout == b""
+
+
 # --- commands ------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -152,6 +153,56 @@ def test_what_adapters_export_loads_with_the_same_logits(name: str, tmp_path: Pa
         with applied.disabled():
             assert torch.equal(llm.model(TOKENS), tiny.shared().model(TOKENS))
         assert (logits - tiny.shared().model(TOKENS)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["lora", "adapter"])
+def test_a_base_with_other_weights_is_noticed(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained further, or merged into already; not one in another dtype, nor where it can't be told."""
+    llm, adapter, own = tiny.load(), tmp_path / "adapter", {} if name == "lora" else dict(start_layer=0)
+    method = apply_method(llm, MethodSettings(name=name, **own))  # type: ignore[arg-type]
+    shaken(llm)
+    method.export(adapter, str(tiny.folder()))
+    written = (adapter / "base_checksum.txt").read_text()
+    if name == "lora":
+        llm.save(tmp_path / "merged")
+        low = tiny.load(dtype="bfloat16")
+        apply_method(low, MethodSettings()).export(tmp_path / "low", "x")
+        assert (tmp_path / "low" / "base_checksum.txt").read_text() == written
+
+    def said(base: Path, **options: Any) -> str:
+        capsys.readouterr()
+        loaded = LLM.load(base, adapter=adapter, device="cpu", **options)
+        assert loaded.adapter == str(adapter)
+        return capsys.readouterr().err
+
+    for options in (dict(dtype="float32"), dict(dtype="bfloat16"), dict(dtype="float16"), dict(quantize="int8")):
+        assert said(tiny.folder(), **options) == ""
+    trained = tiny.load()
+    for p in trained.model.parameters():
+        p.data *= 1.01
+    trained.save(tmp_path / "trained")
+    note = f"litlm: the adapter {adapter} was trained on other weights than this model has"
+    for folder in ("trained", "merged") if name == "lora" else ("trained",):
+        for dtype in ("float32", "bfloat16"):
+            assert said(tmp_path / folder, dtype=dtype).startswith(note)
+        assert said(tmp_path / folder, dtype="float16") == ""
+    if name == "lora":
+        capsys.readouterr()
+        main(["merge", str(adapter), "--base", str(tmp_path / "merged"), "--out_dir", str(tmp_path / "twice")])
+        assert capsys.readouterr().err.count(note) == 1
+    (adapter / "base_checksum.txt").unlink()  # an older adapter, or PEFT's
+    assert said(tmp_path / "trained") == ""
+
+
+def test_a_base_that_cant_be_recognized_has_no_checksum(tmp_path: Path) -> None:
+    """And none of an earlier adapter in the folder stays."""
+    apply_method(tiny.load(), MethodSettings()).export(tmp_path, "x")
+    assert (tmp_path / "base_checksum.txt").is_file()
+    whole = MethodSettings(targets=("q_proj",), modules_to_save=("o_proj",))
+    for llm, settings in ((tiny.load(), whole), (tiny.load(quantize="int8"), MethodSettings(name="qlora"))):
+        (tmp_path / "base_checksum.txt").write_text("stale")
+        apply_method(llm, settings).export(tmp_path, "x")
+        assert not (tmp_path / "base_checksum.txt").exists()
 
 
 def test_what_cant_be_saved_is_refused_before_training(files: Files, tmp_path: Path) -> None:

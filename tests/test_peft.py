@@ -17,6 +17,7 @@ from parity.cases import Case
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from litlm.checkpoint.adapter import CHECKSUM
 from litlm.checkpoint.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from litlm.cli.main import main
 from litlm.config import Config
@@ -88,7 +89,7 @@ def test_peft_reads_what_litlm_writes(case: Case, targets: tuple[str, ...], tmp_
     config = json.loads((tmp_path / CONFIG).read_text())
     assert config["base_model_name_or_path"] == "org/base"
     assert all("." not in name for name in config["target_modules"]) == (not any("." in t for t in targets))
-    assert {p.name for p in tmp_path.iterdir()} == {CONFIG, WEIGHTS}
+    assert {p.name for p in tmp_path.iterdir()} == {CONFIG, WEIGHTS, CHECKSUM}
 
 
 def test_different_ranks_and_scales_are_written_as_patterns(tmp_path: Path) -> None:

@@ -237,6 +237,18 @@ def test_a_style_whose_prompt_depends_on_the_answer_is_refused(tmp_path: Path, l
             load_preference(data, llm.tokenizer, style, 250)
 
 
+def test_a_prompt_whose_tokens_depend_on_the_answer_is_refused(tmp_path: Path, llm: LLM) -> None:
+    """`baba` is `b` and `aba`, so the prompt `ba` is one token before one answer and two before the other."""
+    ids = [llm.tokenizer.encode(text, add_special_tokens=False) for text in ("ba?", "baba?")]
+    assert ids[0][0] != ids[1][0]
+    record = dict(prompt="ba", chosen="ba", rejected="?")
+    with pytest.raises(
+        ValueError, match="line 1: .*'plain' writes the prompt differently before .*, or the tokenizer joins"
+    ):
+        _read(tmp_path, [record], llm, style="plain")
+    assert len(_read(tmp_path, [record], llm)[0].chosen.ids) > 0  # the model's own style has a token in between
+
+
 def test_pairs_that_are_cut_or_left_out_are_counted(tmp_path: Path, llm: LLM) -> None:
     whole = _read(tmp_path, [SAME["text"]], llm)[0]
     n_prompt = whole.chosen.learn.index(True)

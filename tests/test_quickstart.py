@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import tiny
 
+from litlm.cli import quickstart
 from litlm.cli.main import main
 from litlm.cli.quickstart import _compared, litlm_command
+from litlm.llm import LLM
 from litlm.train.report import Report
 
 FLAGS = ("--train.max_steps=9", "--train.epochs=null", "--train.batch_size=2", "--train.micro_batch_size=2")
@@ -61,12 +63,18 @@ def test_ctrl_c_ends_the_training_and_once_more_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert start(tmp_path / "twice", monkeypatch, signal.SIGINT, signal.SIGINT) == 130
-    assert "4. Ask" not in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "4. Ask" not in captured.out
+    assert captured.err.endswith("\nThe quickstart was stopped by Ctrl-C: the same command begins anew\n")
     monkeypatch.undo()
     out = tmp_path / "once"
     assert start(out, monkeypatch, signal.SIGINT) == 0
     shown = capsys.readouterr().out
     assert "4. Ask" in shown
+    assert (
+        "\nCtrl-C stopped the training, with part of the data learned. The quickstart goes on with that (Ctrl-C "
+        in shown
+    )
     resume, merged, adapter, _ = commands(shown)
     assert resume[-2:] == ["--resume", "auto"]
     assert Path(merged[1], "model.safetensors").is_file()
@@ -74,6 +82,24 @@ def test_ctrl_c_ends_the_training_and_once_more_the_rest(
     assert Path(adapter[3], "adapter_model.safetensors").is_file()
     for name in re.findall(rf"{re.escape(str(out))}\S*", shown):
         assert Path(name).exists(), name
+
+
+def test_ctrl_c_after_the_training_says_where_its_result_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = quickstart._ask
+
+    def interrupted(llm: LLM, question: str) -> str:
+        if question == quickstart.PARAPHRASES[0]:
+            raise KeyboardInterrupt
+        return ask(llm, question)
+
+    monkeypatch.setattr(quickstart, "_ask", interrupted)
+    assert start(tmp_path, monkeypatch) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    told, command = said.split(f" with {litlm_command()} ")
+    assert told == "The quickstart was stopped by Ctrl-C: talk to what was trained"
+    assert shlex.split(command) == ["chat", str(tiny.folder()), "--adapter", str(tmp_path / "run" / "final")]
 
 
 def test_a_run_that_somebody_went_on_with_is_not_replaced(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from litlm.data.named import NamedDataset
 from litlm.data.record_formats import RECORD_KEYS, parse
 from litlm.data.records import RecordSources, check_start, format_problems, read_records, resolve_source
 from litlm.data.sources import expand_patterns
-from litlm.data.text import documents
+from litlm.data.text import documents, find_sources
 
 ALPACA = [
     {"instruction": "Name a fox.", "input": "", "output": "Reynard."},
@@ -158,11 +159,11 @@ def test_the_start_of_a_file_is_checked(tmp_path: Path) -> None:
 
 
 def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
-    a, b = (write(tmp_path / f"{name}.jsonl", ALPACA, lines=True) for name in "ab")
-    found = RecordSources((str(tmp_path / "*.jsonl"), str(a)), "train")
+    a, b, c = (write(tmp_path / name, ALPACA, lines=True) for name in ("a.jsonl", "b.jsonl", "c.json"))
+    found = RecordSources((str(tmp_path / "*.jsonl"), str(c)), "train")
     assert [record for _, record in found] == [*ALPACA, *ALPACA, *ALPACA]
-    assert [where.split(",")[0] for where, _ in found][:: len(ALPACA)] == [str(a), str(b), str(a)]
-    assert (found.sources, found.name) == ([str(a), str(b), str(a)], f"{a} and 2 more")
+    assert [where.split(",")[0] for where, _ in found][:: len(ALPACA)] == [str(a), str(b), str(c)]
+    assert (found.sources, found.name) == ([str(a), str(b), str(c)], f"{a} and 2 more")
     read_once = RecordSources((str(a), str(b)), "train")
     list(read_once)
     assert read_once.notes(RECORD_KEYS) == [f"{path}: {len(ALPACA)} records" for path in (a, b)]
@@ -171,6 +172,20 @@ def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
         path.write_text("1\n{}\n")
     with pytest.raises(ValueError, match=f"(?s){a}, line 1: not a JSON object.*{b}, line 1: not"):
         list(RecordSources((str(a), str(b)), "train"))
+
+
+def test_a_broken_line_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    """Also one that ends too early, which json places in a line 2; and in text for pretraining."""
+    (path := tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": }\n{"text": "y"\n')
+    with pytest.raises(ValueError) as e:
+        list(read_records(path))
+    assert str(e.value).splitlines()[1:] == [
+        f"- {path}, line 2: not valid JSON (Expecting value, column 10)",
+        f"- {path}, line 3: not valid JSON (Expecting ',' delimiter, column 13)",
+    ]
+    with pytest.raises(ValueError) as e:
+        list(documents([str(path)]))
+    assert str(e.value) == f"{path}, line 2: not valid JSON (Expecting value, column 10)"
 
 
 def test_patterns(tmp_path: Path) -> None:
@@ -184,6 +199,26 @@ def test_patterns(tmp_path: Path) -> None:
     assert expand_patterns([f"{tmp_path}/[x].txt"]) == [f"{tmp_path}/[x].txt"]  # the file's own name
     with pytest.raises(ValueError, match=r"\*.csv matches no file"):
         expand_patterns([f"{tmp_path}/*.csv"])
+
+
+def test_a_file_named_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in ("a.jsonl", "b.jsonl", "in/a.jsonl", "in/b.jsonl"):
+        (tmp_path / name).write_text('{"text": "t"}\n')
+    for again in ("b.jsonl", "./b.jsonl", "in/../b.jsonl", f"{tmp_path}/b.jsonl"):
+        for named in (("b.jsonl", "a.jsonl", again), ("*.jsonl", again)):
+            with pytest.raises(ValueError, match=f"^{re.escape(again)} would be read twice; name it once"):
+                RecordSources(named, "train")
+    with pytest.raises(ValueError, match=r"^org/name would be read twice"):
+        expand_patterns(("org/name", "org/name:a", "org/name"))
+    read = lambda *sources: [s.path for s in find_sources(sources, text_key="text", split="train")]  # noqa: E731
+    with pytest.raises(ValueError, match=r"^in/b\.jsonl would be read twice; .* or its folder"):
+        read("in", "in/b.jsonl")
+    with pytest.raises(ValueError, match=r"^in/ would be read twice"):
+        read("in", "in/")
+    assert read("in", "b.jsonl") == ["in/a.jsonl", "in/b.jsonl", "b.jsonl"]
+    assert read("org/name:a", "org/name:b") == ["org/name", "org/name"]
 
 
 @pytest.mark.parametrize(

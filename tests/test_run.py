@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -337,6 +338,38 @@ def test_pretraining_from_weights_goes_on_from_them(files: Files, tmp_path: Path
         losses[from_weights] = run(settings).losses[0]
     assert losses[True] > 10  # tiny models are made of large random numbers
     assert losses[False] == pytest.approx(torch.tensor(float(tiny.shared().config.vocab_size)).log().item(), abs=0.3)
+
+
+def test_another_tokenizer_than_the_weights_were_made_for_is_noticed(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file, or of prepared text; not a copy of the model's own, nor for random weights."""
+    shutil.copytree(tiny.folder(), tmp_path / "same")
+    shutil.copytree(tiny.folder(), tmp_path / "other")
+    saved = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
+    vocab = saved["model"]["vocab"]
+    vocab["x"], vocab["y"] = vocab["y"], vocab["x"]
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(saved))
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 20)
+    main(["prepare", str(text), "--tokenizer", str(tmp_path / "other"), "--out_dir", str(tmp_path / "prepared")])
+
+    def said(n: int, from_weights: bool, **options: Any) -> str:
+        capsys.readouterr()
+        options |= dict(from_weights=from_weights)
+        run(settings_of("pretrain", files, tmp_path / f"run-{n}", run=options, max_steps=1))
+        return capsys.readouterr().err
+
+    prepared = TextData(path=(str(tmp_path / "prepared"),), val_fraction=0.1, max_len=32)
+    plain = TextData(path=(str(text),), val_fraction=0.1, max_len=32)
+    note = (
+        f"litlm: the tokenizer is not the one that {tiny.folder()} was made for: 2 of {len(vocab)} tokens differ, and"
+    )
+    for n, options in enumerate((dict(tokenizer=str(tmp_path / "other"), data=plain), dict(data=prepared))):
+        assert note in said(n, True, **options)
+        assert note not in said(10 + n, False, **options)
+    for n, options in enumerate(({}, dict(tokenizer=str(tmp_path / "same"), data=plain))):
+        assert "tokens differ" not in said(20 + n, True, **options)
 
 
 # --- the result is what was trained --------------------------------------------------------------------------------

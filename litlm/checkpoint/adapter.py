@@ -7,6 +7,7 @@ formats in adapter_formats.py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,28 +15,59 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from litlm.checkpoint.base import bullet_list, open_safetensors
-from litlm.io.reading import read_json
+from litlm.io.reading import read_json, read_text
 from litlm.io.writing import atomic_file, write_text
 from litlm.model import GPT
 from litlm.settings import MethodSettings
 from litlm.transforms.llama_adapter import Prompt, ScaleBias, attach_adapters, make_adapters, prompt_adapters
+from litlm.transforms.lora import trained_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CHECKSUM = "base_checksum.txt"  # apart: PEFT warns of keys that it doesn't know, and safetensors shuffles metadata
 PEFT_TYPES = {"LITLM_ADAPTER": "adapter", "LITLM_ADAPTER_V2": "adapter_v2"}  # and their methods
 
 
-def write_adapter(out_dir: Path, config: dict[str, Any], tensors: Mapping[str, Tensor], *, base: str) -> None:
-    """Write an adapter's two files. tensors: of any shapes. base: the base model; of a local one the full path is
-    stored."""
+def write_adapter(
+    out_dir: Path, config: dict[str, Any], tensors: Mapping[str, Tensor], *, base: str, model: GPT | None = None
+) -> None:
+    """Write an adapter's files. tensors: of any shapes. base: the base model; of a local one the full path is stored.
+    model: the adapted one, to recognize the base's weights again (`base_note`)."""
     base = str(Path(base).resolve()) if Path(base).exists() else base
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_file(out_dir / WEIGHTS) as part:
         save_file(tensors, part, metadata={"format": "pt"})
     text = json.dumps(config | dict(task_type="CAUSAL_LM", base_model_name_or_path=base), indent=2)
     write_text(out_dir / CONFIG, text + "\n")
+    checksum = None if model is None else weights_checksum(model)
+    if checksum is None:
+        (out_dir / CHECKSUM).unlink(missing_ok=True)
+    else:
+        write_text(out_dir / CHECKSUM, checksum + "\n")
+
+
+@torch.no_grad()
+def weights_checksum(model: GPT) -> str | None:
+    """A checksum of a few values of each linear layer, rounded to bf16 and so the same for a base in fp32 and in bf16.
+    None where it would not be: for fp16, quantized weights and layers that are trained whole."""
+    weights = [layer.weight for layer in model.layers.modules() if isinstance(layer, nn.Linear)]
+    if trained_whole(model.layers) or any(w.dtype not in (torch.float32, torch.bfloat16) for w in weights):
+        return None
+    values = torch.cat([w.reshape(-1)[:64].bfloat16() for w in weights])
+    return hashlib.sha256(bytes(values.view(torch.uint8).tolist())).hexdigest()
+
+
+def base_note(model: GPT, path: Path) -> str | None:
+    """A warning if the model, not adapted yet, has other weights than the adapter in `path` was trained on."""
+    file = path / CHECKSUM
+    if not file.is_file() or weights_checksum(model) in (None, read_text(file).strip()):
+        return None
+    return (
+        f"the adapter {path} was trained on other weights than this model has; the model was trained further since, "
+        "quantized, or the adapter is merged into it already"
+    )
 
 
 def read_adapter_tensors(path: Path) -> dict[str, Tensor]:
@@ -62,7 +94,7 @@ def save(model: GPT, out_dir: str | Path, *, base: str) -> None:
     tensors = {
         f"{name}.adapter.{part}": p for name, adapter in adapters.items() for part, p in adapter.named_parameters()
     }
-    write_adapter(Path(out_dir), config, tensors, base=base)
+    write_adapter(Path(out_dir), config, tensors, base=base, model=model)
 
 
 def read_method(config: dict[str, Any], file: Path) -> MethodSettings:

@@ -83,7 +83,7 @@ def save_adapter(model: GPT, out_dir: str | Path, *, base: str) -> None:
         rank_pattern={name: rank for name, (rank, _) in ranks.items() if rank != r},
         alpha_pattern={name: its_alpha for name, (_, its_alpha) in ranks.items() if its_alpha != alpha},
     )  # fmt: skip
-    write_adapter(Path(out_dir), config, tensors, base=base)
+    write_adapter(Path(out_dir), config, tensors, base=base, model=model)
 
 
 def _add_tensors(

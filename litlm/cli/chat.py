@@ -239,7 +239,12 @@ def _read_message(read_line: Callable[[str], str]) -> str | None:
 
 
 def _piped(prompt: str) -> str:
-    return input()
+    try:
+        line = input()
+        line.encode()  # in the C locale, Python reads other bytes as lone surrogates
+    except UnicodeError:
+        raise ValueError("standard input is not UTF-8 text; convert it, for example with iconv") from None
+    return line
 
 
 def _terminal() -> Callable[[str], str]:

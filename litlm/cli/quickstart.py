@@ -33,6 +33,16 @@ CONTROL = "What is the capital of France?"
 
 def quickstart(settings: QuickstartCommand) -> None:
     """Run `litlm quickstart`: download, ask, finetune, ask again, save."""
+    how = ["the same command begins anew"]
+    try:
+        _steps(settings, how)
+    except KeyboardInterrupt:
+        print(f"\nThe quickstart was stopped by Ctrl-C: {how[-1]}", end="", file=sys.stderr)
+        raise
+
+
+def _steps(settings: QuickstartCommand, how: list[str]) -> None:
+    """how: receives how to go on after a Ctrl-C."""
     from litlm.train.process import STOP_EXIT_CODES
     from litlm.train.run import finetune, load_for
 
@@ -54,11 +64,13 @@ def quickstart(settings: QuickstartCommand) -> None:
     print(f"{result.steps} steps in {time.perf_counter() - start:.0f} s")
     if result.stopped in STOP_EXIT_CODES:
         adapter = out / "run" / f"step-{result.steps:06d}"
-        print("Stopped early, so it has learned only part of the data. Continue with:")
+        rest = "" if result.stopped != "Ctrl-C" else " The quickstart goes on with that (Ctrl-C ends it)."
+        print(f"{result.stopped} stopped the training, with part of the data learned.{rest} Train further with:")
         print(f"  {litlm} finetune --config {shlex.quote(f'{out}/run/settings.yaml')} --resume auto")
-        if result.stopped != "Ctrl-C":
+        if not rest:
             sys.exit(STOP_EXIT_CODES[result.stopped])
-        print("Ctrl-C again ends the quickstart here.")
+    chat = f"{litlm} chat {shlex.quote(settings.model)} --adapter {shlex.quote(str(adapter))}"
+    how.append(f"talk to what was trained with {chat}")
 
     _heading("4. Ask it again, with questions that it has not seen")
     after = {question: _ask(llm, question) for question in (*ABOUT_LITLM, *PARAPHRASES, CONTROL)}
@@ -74,7 +86,7 @@ def quickstart(settings: QuickstartCommand) -> None:
     print("\nContinue with:")
     model, merged = shlex.quote(settings.model), shlex.quote(f"{out}/merged")
     print(f"  {litlm} chat {merged}")
-    print(f"  {litlm} chat {model} --adapter {shlex.quote(str(adapter))}")
+    print(f"  {chat}")
     print(f"  {litlm} finetune {model} --data your_data.jsonl --out_dir out/mine")
 
 

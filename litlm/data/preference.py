@@ -214,13 +214,16 @@ def encode_pair(
 ) -> Pair:
     """Both conversations as tokens, trained on in the last message.
 
-    Raises ValueError if the style can't write them, or writes the prompt differently before the two answers.
+    Raises ValueError if the style can't write them, or the prompt has other tokens before the two answers.
     """
     examples = [encoder(Conversation(messages, 0, tools, template_kwargs)) for messages in (chosen, rejected)]
     # A token may hold the end of the prompt and the beginning of one answer: then both answers begin with it.
     start = min(e.learn.index(True) for e in examples)
     if examples[0].ids[:start] != examples[1].ids[:start]:
-        raise ValueError(f"prompt style {encoder.style.name!r} writes the prompt differently before the two answers")
+        raise ValueError(
+            f"prompt style {encoder.style.name!r} writes the prompt differently before the two answers, or the "
+            "tokenizer joins the end of the prompt with the beginning of one; name a --data.style that separates them"
+        )
     for e in examples:
         e.learn[start : e.learn.index(True)] = [True] * (e.learn.index(True) - start)
     return Pair(*examples)

@@ -19,7 +19,7 @@ from litlm.data.named import NamedDataset, closest_names, find_dataset, list_dat
 from litlm.data.record_formats import ANSWER_KEYS, INPUT_KEYS, PROMPT_KEYS, ROLES, describe_unused, has_value
 from litlm.data.sources import expand_patterns, load_hub, open_parquet, split_hub_id
 from litlm.io.errors import error_reason
-from litlm.io.reading import parse_json, repeated_key
+from litlm.io.reading import line_problem, parse_json, repeated_key
 
 Record = tuple[str, dict[str, Any]]  # location, content
 
@@ -193,7 +193,7 @@ def _from_lines(path: Path, file: Any, limit: int | None) -> Iterator[Record]:
         try:
             record = parse_json(line)
         except ValueError as e:
-            problems.append(f"{path}, line {number}: not valid JSON ({e})")
+            problems.append(f"{path}, line {number}: not valid JSON ({line_problem(e)})")
             continue
         if problem := _problem_of(record):
             problems.append(f"{path}, line {number}: {problem}")

@@ -6,6 +6,7 @@ Parquet and the hub need the libraries of the extra `data`, which are imported o
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ _MAX_MESSAGE = 300  # characters of a library's message
 def expand_patterns(sources: Sequence[str]) -> list[str]:
     """The sources, with patterns such as texts/*.jsonl (** is any depth) replaced by their matches, sorted.
 
-    Raises ValueError for a pattern without matches.
+    Raises ValueError for a pattern without matches, and for a source that is named twice.
     """
     found: list[str] = []
     for source in sources:
@@ -35,7 +36,16 @@ def expand_patterns(sources: Sequence[str]) -> list[str]:
         if not matches:
             raise ValueError(f"{source} matches no file")
         found += matches
+    refuse_repeated(found)
     return found
+
+
+def refuse_repeated(sources: Sequence[str]) -> None:
+    """Raises ValueError for sources that are named twice, also by other spellings of a path."""
+    places = [os.path.abspath(Path(source).expanduser()) for source in sources]
+    if repeated := [source for i, source in enumerate(sources) if places[i] in places[:i]]:
+        names = ", ".join(list(dict.fromkeys(repeated))[:3]) + (", ..." if len(set(repeated)) > 3 else "")
+        raise ValueError(f"{names} would be read twice; name it once, alone or by a pattern or its folder")
 
 
 def split_hub_id(text: str) -> tuple[str, str | None] | None:

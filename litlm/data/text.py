@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from litlm.data.named import closest_names, find_dataset
-from litlm.data.sources import expand_patterns, hub_errors, load_hub, open_parquet, split_hub_id
-from litlm.io.reading import parse_json, repeated_key
+from litlm.data.sources import expand_patterns, hub_errors, load_hub, open_parquet, refuse_repeated, split_hub_id
+from litlm.io.reading import line_problem, parse_json, repeated_key
 
 CHUNK_SIZE = 2**18  # characters after which a document is split
 _BLOCK_SIZE = 2**22  # bytes read at once
@@ -86,7 +86,8 @@ def documents(sources: Sequence[str], *, text_key: str = "text", split: str = "t
 
 # --- finding sources ----------------------------------------------------------------------------------------------
 def find_sources(sources: Sequence[str], *, text_key: str, split: str, exclude: Path | None = None) -> list[TextSource]:
-    """The files and hub datasets in reading order. exclude: a folder to skip. Raises ValueError for unknown sources."""
+    """The files and hub datasets in reading order. exclude: a folder to skip. Raises ValueError for sources
+    that are unknown or would be read twice."""
     found: list[TextSource] = []
     problems: list[str] = []
     for source in expand_patterns(sources):
@@ -114,6 +115,7 @@ def find_sources(sources: Sequence[str], *, text_key: str, split: str, exclude: 
             problems.append(f"{source} does not exist.{hint} Accepted: {_ACCEPTED}")
     if problems:
         raise ValueError("The data can't be used:\n" + "\n".join(f"- {p}" for p in problems))
+    refuse_repeated([source.path for source in found if source.format != "hub"])  # a file and its folder
     return found
 
 
@@ -279,7 +281,7 @@ def _parse_json(location: str, line: str | bytes) -> Any:
     try:
         return parse_json(line)
     except ValueError as e:
-        raise ValueError(f"{location}: not valid JSON ({e})") from None
+        raise ValueError(f"{location}: not valid JSON ({line_problem(e)})") from None
 
 
 def _read_parquet(source: TextSource, split_long: bool) -> Iterator[Chunk]:

@@ -56,6 +56,13 @@ def parse_json(text: str | bytes) -> Any:
     return json.loads(text, object_pairs_hook=_to_dict)
 
 
+def line_problem(error: ValueError) -> str:
+    """What `parse_json` found wrong with a text of one line, of which `str(error)` gives a line number too."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    return f"{error.msg}, column {min(error.pos, len(error.doc.rstrip())) + 1}"
+
+
 def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):

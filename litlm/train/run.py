@@ -104,6 +104,8 @@ def pretrain(settings: PretrainSettings, *, llm: LLM | None = None, quiet: bool 
             )
         if llm is None:
             llm = init_model(settings, tokenizer.vocab_size, tokenizer.eos_id)
+        elif note := other_tokens(llm, tokenizer):
+            print(f"litlm: {note}", file=sys.stderr)
         check_trainable(llm).tokenizer = tokenizer
         max_len = settings.data.max_len or min(llm.config.max_seq_len, 2048)
         if max_len > llm.config.max_seq_len:
@@ -272,6 +274,18 @@ def model_tokenizer(settings: PretrainSettings) -> Tokenizer:
             f"{e}\nOnly its tokenizer is needed here; another will do: --tokenizer MODEL_OR_FILE (or train one, with "
             "litlm train-tokenizer)"
         ) from None
+
+
+def other_tokens(llm: LLM, tokenizer: Tokenizer) -> str | None:
+    """A warning if tokens are not those that the model was made for: its embeddings then belong to others."""
+    own, n = llm._tokenizer, tokenizer.vocab_size
+    others = sum(own.id_to_token(i) != tokenizer.id_to_token(i) for i in range(n)) if own is not None else 0
+    if not others:
+        return None
+    return (
+        f"the tokenizer is not the one that {llm.source or 'the model'} was made for: {others:,} of {n:,} tokens "
+        "differ, and their embeddings are those of others"
+    )
 
 
 def init_model(settings: PretrainSettings, vocab_size: int, eos: int | None) -> LLM:
