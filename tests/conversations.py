@@ -63,7 +63,7 @@ class Clock(datetime):
 
 def fix_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make it the same day for transformers and litlm."""
-    for module in ("transformers.utils.chat_template_utils", "litlm.prompts.turns"):
+    for module in ("transformers.utils.chat_template_utils", "litlm.prompts.jinja"):
         monkeypatch.setattr(sys.modules[module], "datetime", Clock)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
-import re
 import shlex
 import shutil
 from datetime import date, datetime
@@ -15,27 +13,19 @@ from typing import Any
 import jinja2
 import pytest
 import tiny
+from conversations import fix_clock
 from tokenizers import Tokenizer as Core
 from tokenizers import processors
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils.chat_template_utils import render_jinja_template
 
-import litlm.prompts.turns
+import litlm.prompts.jinja
 from litlm.cli.main import main
 from litlm.data.sft import load_sft
 from litlm.llm import LLM
 from litlm.prompts import (
-    Apertus,
-    DeepSeekV31,
-    Gemma4,
-    Glm45,
-    GptOss,
-    Granite33,
-    Llama2FunctionCalling,
-    Llama31,
     Plain,
     PromptStyle,
-    SmolLM3,
     TemplateStyle,
     get_style,
 )
@@ -98,87 +88,46 @@ def asks(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str], fro
 
 
 # --- styles as chat templates ---------------------------------------------------------------------------------------
-PIECES = [
-    "Hi", "1+1?", "", " ", "\n", "\n\n", "\t", "你好 🤗", "<|im_end|>\n", "</s>", "<think>", "</think>", "so",
-    "\n</think>\n\n", "/no_think", "/think ", "<|channel>", "<channel|>", "{{ messages }}", "{% if %}", "}}", "#}",
-    "$x", "/nothink",
-    "<s>", "<|extra_4|>", "<|startoftext|>", "<tool_response>", "</tool_response>", "\u2028", "\u00a0", "\\n '\" ",
-    "\r\n",
-]  # fmt: skip
-VARIANTS: list[PromptStyle] = [
-    Llama31(None), Llama31("1 May 2025"), Granite33("May 1, 2025"), Llama2FunctionCalling('{"name": "f"}'),
-    SmolLM3(thinking=False), SmolLM3(date="1 May 2025"), DeepSeekV31(thinking=True), Gemma4(thinking=True),
-    GptOss(date="2025-05-01", effort="high"), Glm45(thinking=False), Apertus(date="2025-05-01", thinking=True),
-]  # fmt: skip
+def rendered(template: str, messages: list[dict[str, Any]], prompt: bool) -> str:
+    return render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt)[0][0]
 
 
-def conversations(seed: int, n: int) -> list[tuple[list[dict[str, Any]], bool]]:
-    """Random ones, most of them in order, and whether an answer is asked for."""
-    chance = random.Random(seed)
-    text = lambda: "".join(chance.choices(PIECES, k=chance.randint(0, 4)))  # noqa: E731
-    found = []
-    for _ in range(n):
-        length = chance.randint(1, 6)
-        roles = [("user", "assistant")[i % 2] for i in range(length)]
-        if chance.random() < 0.3:
-            roles = chance.choices(["system", "user", "assistant"], k=length)
-        elif chance.random() < 0.5:
-            roles = ["system", *roles]
-        messages: list[dict[str, Any]] = [{"role": role, "content": text()} for role in roles]
-        for message in messages:
-            if message["role"] == "assistant" and chance.random() < 0.15:  # transformers takes either for the other
-                message["reasoning_content"] = message["thinking"] = text()
-            if message["role"] == "user" and chance.random() < 0.1:
-                message["input"] = text()
-        found.append((messages, chance.random() < 0.5))
-    return found
-
-
-def written(style: PromptStyle, messages: list[dict[str, Any]], prompt: bool) -> str | None:
-    keys = {"role", "content", "input", *style.message_keys}
-    plain = [{k: v for k, v in message.items() if k in keys} for message in messages]
-    try:
-        return style.format(plain, add_generation_prompt=prompt)
-    except ValueError:
-        return None
-
-
-def rendered(template: str, messages: list[dict[str, Any]], prompt: bool) -> str | None:
-    try:
-        return render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt)[0][0]
-    except jinja2.TemplateError as error:
-        return None if re.search("roles are|take turns|channel tokens", str(error)) else str(error)
-
-
-@pytest.mark.parametrize("style", [*(_STYLES[name]() for name in sorted(_STYLES)), *VARIANTS], ids=lambda s: s.name)
-def test_every_style_is_a_chat_template_that_transformers_renders_alike(style: PromptStyle) -> None:
-    if not type(style).__module__.startswith("litlm."):
-        pytest.skip("another test's style")
+@pytest.mark.parametrize(
+    "style", [cls() for _, cls in sorted(_STYLES.items()) if cls.__module__.startswith("litlm.")], ids=lambda s: s.name
+)
+def test_transformers_runs_the_template_of_every_style(style: PromptStyle, monkeypatch: pytest.MonkeyPatch) -> None:
+    fix_clock(monkeypatch)
     template = chat_template(style, tiny.shared().tokenizer)
     assert template is not None
+    messages = [*ASKED, {"role": "assistant", "content": "Paris\n"}, *ASKED]
+    for prompt in (True, False):
+        assert rendered(template, messages, prompt) == style.format(messages, add_generation_prompt=prompt)
     if style.name != "plain":
-        assert rendered(template, [{"role": "narrator", "content": "x"}], True) is None
-    compared = 0
-    for messages, prompt in conversations(len(style.name), 40):
-        ours = written(style, messages, prompt)
-        assert rendered(template, messages, prompt) == ours, messages
-        compared += ours is not None
-    assert compared >= 8
+        with pytest.raises(jinja2.TemplateError, match="roles are|take turns"):
+            rendered(template, [{"role": "narrator", "content": "x"}], True)
 
 
-def test_a_style_that_changes_what_it_inherits_has_no_template_of_its_parents() -> None:
+def test_a_style_in_python_has_no_template_of_its_parents() -> None:
     class Loud(type(get_style("chatml"))):  # type: ignore[misc]
-        name = "loud"
-
         def render(self, messages: Any, add_generation_prompt: bool) -> str:
             return super().render(messages, add_generation_prompt).upper()
 
-    class Quiet(type(get_style("llama3.1"))):  # type: ignore[misc]
-        def turns(self, messages: Any) -> Any:
-            return super().turns(messages)[1:]
+    class Both(Loud):
+        def jinja(self) -> str:
+            return "{{ messages[0].content }}"
+
+        def render(self, messages: Any, add_generation_prompt: bool) -> str:
+            return messages[0]["content"]
+
+    class Marked(type(get_style("llama2"))):  # type: ignore[misc]
+        prefix = "!"
 
     tokenizer = tiny.shared().tokenizer
-    assert [chat_template(style, tokenizer) for style in (Loud(), Quiet(), PromptStyle())] == [None] * 3
+    assert [chat_template(style, tokenizer) for style in (Loud(), PromptStyle())] == [None] * 2
+    assert Loud().format(ASKED) == CHATML.upper()
+    for style in (Both(), Marked()):
+        assert rendered(str(chat_template(style, tokenizer)), ASKED, True) == style.format(ASKED)
+    assert Marked().format(ASKED).startswith("!<s>[INST]")
 
 
 @pytest.mark.parametrize("name", ["alpaca", "plain", "vicuna", "starcoder2", "llama2", "phi-2"])
@@ -349,6 +298,8 @@ def test_the_zoos_style_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_style_of_ones_own_is_found_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("litlm.prompts.base._STYLES", styles := dict(_STYLES))
+
     class Own(Plain):
         name = "own"
         stop = ("END",)
@@ -363,12 +314,13 @@ def test_a_style_of_ones_own_is_found_by_its_name_alone(tmp_path: Path, monkeypa
     assert "other tools" in str(llm.chat_note())
     llm.save(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template is None
+    del styles["own"]
     again = LLM.load(tmp_path / "saved", device="cpu")
     assert again.generate("ab", max_new_tokens=1) is not None
     with pytest.raises(ValueError, match="trained in prompt style 'own', which is not defined: import"):
         again.chat(ASKED)
     again.save(tmp_path / "twice")
-    monkeypatch.setitem(_STYLES, "own", Own)
+    styles["own"] = Own
     text, stop, _ = asks(LLM.load(tmp_path / "twice", device="cpu"), monkeypatch)
     assert (text, stop) == ("Q: What is the capital of France?", ["END"])
 
@@ -488,7 +440,7 @@ DATED = "{{ strftime_now('%d %b %Y %H:%M') }}" + tiny.TEMPLATE
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
-    monkeypatch.setattr(litlm.prompts.turns, "datetime", Clock)
+    monkeypatch.setattr(litlm.prompts.jinja, "datetime", Clock)
     monkeypatch.setattr(Clock, "day", 1)
     return Clock
 

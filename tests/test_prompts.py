@@ -12,6 +12,7 @@ import tokenizers
 import transformers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+import litlm.prompts
 from litlm.prompts import (
     Alpaca,
     ChatML,
@@ -22,9 +23,9 @@ from litlm.prompts import (
     TemplateStyle,
     Zephyr,
     get_style,
-    register_style,
     style_for,
 )
+from litlm.prompts.base import _STYLES
 from litlm.tokenizer import Tokenizer
 
 SPECIAL = [
@@ -274,20 +275,32 @@ def test_style_for(tokenizer: Tokenizer, tmp_path: Path) -> None:
         style_for(brings_its_own, "lama3")
 
 
-def test_registry() -> None:
+def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(get_style("chatml"), ChatML)
     with pytest.raises(ValueError, match="Known: alpaca, apertus, chatml, codellama,.* zephyr"):
         get_style("")
 
-    class Mine(PromptStyle):
-        name = "zephyr"
-
     with pytest.raises(ValueError, match="'zephyr' is already the prompt style Zephyr"):
-        register_style(Mine)
-    Mine.name = ""
-    with pytest.raises(ValueError, match="Mine.name is empty"):
-        register_style(Mine)
+        type("Mine", (PromptStyle,), dict(name="zephyr"))
     assert isinstance(get_style("zephyr"), Zephyr)
+    with pytest.raises(ImportError, match="a PromptStyle subclass with a name registers itself"):
+        litlm.prompts.register_style  # noqa: B018
+    monkeypatch.setattr("litlm.prompts.base._STYLES", known := dict(_STYLES))
+    type("Unnamed", (ChatML,), {})
+    assert known == _STYLES
+    for ends in ("one", "two"):  # a notebook cell that is run again
+
+        class Mine(PromptStyle):
+            name = "mine"
+            stop = (ends,)
+
+            def render(self, messages: Any, add_generation_prompt: bool) -> str:
+                return messages[0]["content"] + self.stop[0]
+
+        assert isinstance(get_style("mine"), Mine)
+        assert get_style("mine").format([user("x")]) == "x" + ends
+    with pytest.raises(ValueError, match="is already the prompt style .*Mine; choose another name"):
+        type("Other", (ChatML,), dict(name="mine"))
 
 
 def test_all_styles_of_the_zoo_exist() -> None:
@@ -434,6 +447,13 @@ def test_tools_and_values_reach_every_method(tokenizer: Tokenizer, hf: Any) -> N
         style.format(TALK, tools=[print])  # pyright: ignore[reportArgumentType]
 
 
+def test_a_tool_template_has_the_values_and_the_day() -> None:
+    template = "{{ name }} {{ template }} {{ strftime_now('%Y') }} {{ messages[0].content }}"
+    style = TemplateStyle(template, tool_use_template="with tools: {{ tools | tojson }} " + template)
+    given: Any = dict(tools=[{"a": 1}], template_kwargs={"name": "n", "template": "t"})
+    assert style.with_date("2020-02-29").format([user("q")], **given) == 'with tools: [{"a": 1}] n t 2020 q'
+
+
 def test_developers_are_the_system_where_a_style_knows_no_other() -> None:
     developer = {"role": "developer", "content": "d"}
     for style in (ChatML(), get_style("llama3"), get_style("gpt-oss")):
@@ -524,6 +544,16 @@ def test_bad_messages_are_all_named() -> None:
     ):  # fmt: skip
         assert problem in text
     assert "message 4" not in text
+
+
+def test_messages_out_of_turn_are_named() -> None:
+    talk = [system("s"), user("q"), assistant("a")]
+    for name in ("llama2", "gemma3", "mistral-v7", "command-r"):
+        for bad in (assistant("b"), system("late")):
+            with pytest.raises(ValueError, match=f"'{name}': message 3 is out of turn: user and assistant take turns"):
+                get_style(name).format([*talk, bad])
+    with pytest.raises(ValueError, match="'apertus': message 3 .* after an optional first system message"):
+        get_style("apertus").format([*talk, system("late")])
 
 
 @pytest.mark.parametrize("messages", [[], (), "hello", {"role": "user"}, None, 3])

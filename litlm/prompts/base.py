@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from litlm.prompts import jinja
 from litlm.prompts.messages import PLACEHOLDER, Message, normalize_messages
 
 if TYPE_CHECKING:
     from litlm.tokenizer import Tokenizer
 
 Style = TypeVar("Style", bound="PromptStyle")
+_STYLES: dict[str, type[PromptStyle]] = {}
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,12 @@ class RenderedConversation:
 
 
 class PromptStyle:
-    """Base class. A style defines `name` and `render`.
+    """Base class. A style defines `jinja`, or `render` in Python, which other tools can't run.
+
+    A subclass that sets a `name` is registered under it for `get_style`; ValueError if another class has the name.
 
     Attributes:
-        name: for `get_style`.
+        name: for `get_style` and errors.
         stop: texts that end an answer, beside the tokenizer's `eos_ids`; single tokens if the vocabulary has them.
         roles: those the style can write.
         message_keys: of messages, beside role and content, that it writes: "reasoning_content", "thinking".
@@ -65,6 +69,16 @@ class PromptStyle:
     unverified: bool = False
     current_date: date | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not (name := vars(cls).get("name")):  # an inherited one is the parent's
+            return
+        taken = _STYLES.get(name, cls)
+        # the same class may come again: a notebook cell that was run twice
+        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"name={name!r} is already the prompt style {taken.__qualname__}; choose another name")
+        _STYLES[name] = cls
+
     def with_date(self: Style, day: str | date | None) -> Style:
         """This style with a fixed current date (ISO format: 2026-07-26), so that its text is the same every day."""
         style = copy.copy(self)
@@ -72,12 +86,15 @@ class PromptStyle:
         return style
 
     def jinja(self) -> str | None:
-        """The style as a Jinja chat template, for other tools; None if there is none."""
+        """The style as a Jinja chat template, which `render` runs; None if there is none."""
         return None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """The text of normalized messages. May raise ValueError for conversations it can't write."""
-        raise NotImplementedError
+        """The text of normalized messages. Raises ValueError for conversations that the template refuses."""
+        if (template := self.jinja()) is None:
+            raise NotImplementedError(f"{type(self).__name__} defines neither jinja nor render")
+        variables = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return jinja.render(template, f"prompt style {self.name!r}", self.current_date, variables)
 
     def bind(
         self, tools: Sequence[Mapping[str, Any]] | None = None, template_kwargs: Mapping[str, Any] | None = None
@@ -299,20 +316,6 @@ class PromptStyle:
 
 def _with_content(messages: Sequence[Message], i: int, content: str) -> list[Message]:
     return [*messages[:i], {**messages[i], "content": content}, *messages[i + 1 :]]
-
-
-_STYLES: dict[str, type[PromptStyle]] = {}
-
-
-def register_style(style: type[Style]) -> type[Style]:
-    """Class decorator that registers a style under its `name`. Raises ValueError if the name is empty or taken."""
-    if not style.name:
-        raise ValueError(f"{style.__name__}.name is empty: give the prompt style a name")
-    taken = _STYLES.setdefault(style.name, style)
-    if (taken.__module__, taken.__qualname__) != (style.__module__, style.__qualname__):
-        raise ValueError(f"name={style.name!r} is already the prompt style {taken.__qualname__}; choose another name")
-    _STYLES[style.name] = style  # the same class may come again: a notebook cell that was run twice
-    return style
 
 
 def get_style(name: str) -> PromptStyle:

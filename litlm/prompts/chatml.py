@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from litlm.prompts import jinja
-from litlm.prompts.base import Message, register_style
-from litlm.prompts.turns import MarkerStyle, Turn, first_system_only, shared_markers, split_reasoning, without_reasoning
+from litlm.prompts.turns import MarkerStyle, shared_markers
 
 _SYSTEM_TURN = r'{{- "<|im_start|>system\n" + system + "<|im_end|>\n" -}}'
 
 
-@register_style
 class ChatML(MarkerStyle):
     """Plain ChatML: Yi, OpenHermes, Hermes 2 and 3, Qwen3-Instruct-2507, Qwen3-Coder. Verified against Axolotl's
     template and Qwen's.
@@ -22,7 +18,6 @@ class ChatML(MarkerStyle):
     markers = shared_markers("<|im_start|>{role}\n", "<|im_end|>\n")
 
 
-@register_style
 class SmolLM2(ChatML):
     """SmolLM2-Instruct. Verified against the template in SmolLM2's GGUF file."""
 
@@ -30,7 +25,6 @@ class SmolLM2(ChatML):
     default_system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 
-@register_style
 class SmolLM3(ChatML):
     """SmolLM3: a system turn that says whether to reason; `/think` and `/no_think` in a system message switch it.
 
@@ -58,26 +52,6 @@ class SmolLM3(ChatML):
     def __init__(self, *, thinking: bool = True, date: str | None = None) -> None:
         self.thinking, self.date = thinking, date
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """Starts with a system turn of metadata; writes no other system messages."""
-        given = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
-        thinking = "/no_think" not in given and (self.thinking or "/think" in given)
-        own = self._reason if thinking else self._brief
-        dated = "" if self.date is None else f"Today Date: {self.date}\n"
-        system = (
-            f"## Metadata\n\nKnowledge Cutoff Date: June 2025\n{dated}Reasoning Mode: "
-            f"{'/think' if thinking else '/no_think'}\n\n## Custom Instructions\n\n"
-            f"{given.replace('/no_think', '').replace('/think', '').rstrip() or own}\n\n"
-        )
-        header = "<|im_start|>assistant\n" + ("" if thinking else "<think>\n\n</think>\n")
-        text = f"<|im_start|>system\n{system}<|im_end|>\n"
-        for message in messages:
-            if message["role"] == "user":
-                text += f"<|im_start|>user\n{message['content']}<|im_end|>\n"
-            elif message["role"] == "assistant":
-                text += header + message["content"].lstrip("\n") + "<|im_end|>\n"
-        return text + (header if add_generation_prompt else "")
-
     def jinja(self) -> str | None:
         """With this style's reasoning mode and date."""
         own, brief = map(jinja.literal, (self._reason, self._brief))
@@ -103,7 +77,6 @@ class SmolLM3(ChatML):
         return jinja.fill(template, thinking=thinking, own=own, brief=brief, about=about)
 
 
-@register_style
 class Qwen2(ChatML):
     """Qwen1.5 and Qwen2. Verified against Axolotl's Qwen2-VL template, the same for text."""
 
@@ -111,7 +84,6 @@ class Qwen2(ChatML):
     default_system = "You are a helpful assistant."
 
 
-@register_style
 class Qwen25(ChatML):
     """Qwen2.5 and Qwen2.5-Coder. Verified against Qwen2.5's template."""
 
@@ -119,7 +91,6 @@ class Qwen25(ChatML):
     default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
 
-@register_style
 class Qwen25Math(ChatML):
     """Qwen2.5-Math. Verified against LitGPT for one turn."""
 
@@ -127,7 +98,6 @@ class Qwen25Math(ChatML):
     default_system = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
-@register_style
 class QwQPreview(ChatML):
     """QwQ-32B-Preview. Verified against LitGPT for one turn."""
 
@@ -137,25 +107,14 @@ class QwQPreview(ChatML):
     )
 
 
-@register_style
 class QwQ(ChatML):
     """QwQ-32B: asked to think; earlier answers lose their reasoning. Verified against its template."""
 
     name = "qwq"
     generation_prompt = "<|im_start|>assistant\n<think>\n"
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Earlier answers lose their reasoning."""
-        *earlier, last = super().turns(messages) or [("", "")]
-        turns = [
-            (role, without_reasoning(text).lstrip("\n") if role == "assistant" else text) for role, text in earlier
-        ]
-        return [*turns, last] if last[0] else turns
-
     jinja_parts = {"content": {"assistant": r'(content if loop.last else content.split("</think>")[-1].lstrip("\n"))'}}
 
 
-@register_style
 class Qwen3(ChatML):
     """Qwen3, thinking: the last answer is preceded by its reasoning, earlier answers lose theirs.
 
@@ -165,23 +124,6 @@ class Qwen3(ChatML):
 
     name = "qwen3"
     message_keys = ("reasoning_content",)
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Answers after the last question get their reasoning, earlier ones lose it."""
-        queries = [i for i, m in enumerate(messages) if m["role"] == "user" and not _is_tool_result(m)]
-        last_query = max(queries, default=len(messages))
-        turns = []
-        for i, message in enumerate(messages):
-            content = message["content"]
-            if message["role"] == "assistant":
-                reasoning, content = split_reasoning(message)
-                if i > last_query and (reasoning or i == len(messages) - 1):
-                    reasoning = reasoning.strip("\n")
-                    content = content.lstrip("\n")
-                    content = f"<think>\n{reasoning}\n</think>\n\n{content}"
-            turns.append((message["role"], content))
-        return turns
-
     jinja_parts = {
         "turn": {
             "assistant": jinja.REASONING
@@ -202,12 +144,6 @@ class Qwen3(ChatML):
     }
 
 
-def _is_tool_result(message: Message) -> bool:
-    """Whether a user message is a tool's result, which Qwen passes in tags."""
-    return message["content"].startswith("<tool_response>") and message["content"].endswith("</tool_response>")
-
-
-@register_style
 class Qwen3NoThink(Qwen3):
     """Qwen3 with thinking disabled. Verified against Qwen3-0.6B's template with `enable_thinking` off."""
 
@@ -215,7 +151,6 @@ class Qwen3NoThink(Qwen3):
     generation_prompt = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
-@register_style
 class Qwen3Thinking(Qwen3):
     """Qwen3-Thinking-2507: as Qwen3, asked to think. Unverified: no template to compare the opening with."""
 
@@ -224,7 +159,6 @@ class Qwen3Thinking(Qwen3):
     generation_prompt = "<|im_start|>assistant\n<think>\n"
 
 
-@register_style
 class Salamandra(ChatML):
     """Salamandra-Instruct. Verified against LitGPT for one turn."""
 
@@ -239,36 +173,22 @@ class Salamandra(ChatML):
     )
 
 
-@register_style
 class FalconH1(ChatML):
     """Falcon-H1-Instruct; later system messages are left out. Verified against Axolotl's template."""
 
     name = "falcon-h1"
     prefix = "<|begin_of_text|>"
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Without later system messages."""
-        return super().turns(first_system_only(messages))
-
     jinja_parts = {"system_turn": _SYSTEM_TURN, "condition": 'message.role != "system"'}
 
 
-@register_style
 class LFM2(ChatML):
     """LFM2; an empty system message is left out. Verified against LFM2-8B-A1B's template."""
 
     name = "lfm2"
     prefix = "<|startoftext|>"
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Without an empty system message."""
-        turns = super().turns(messages)
-        return turns[1:] if turns[:1] == [("system", "")] else turns
-
     jinja_parts = {"system_turn": "{%- if system -%}" + _SYSTEM_TURN + "{%- endif -%}"}
 
 
-@register_style
 class OLMo3(ChatML):
     """Olmo-3-Instruct: says that there are no functions; `<|endoftext|>` ends the last answer.
 
@@ -283,15 +203,6 @@ class OLMo3(ChatML):
         "<functions></functions>"
     )
     _no_functions = " You do not currently have access to any functions. <functions></functions>"
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """System texts say that there are no functions; the last answer ends the text."""
-        told = [{**m, "content": m["content"] + self._no_functions} if m["role"] == "system" else m for m in messages]
-        text = super().render(told, add_generation_prompt)
-        if messages and messages[-1]["role"] == "assistant" and not add_generation_prompt:
-            return text.removesuffix("<|im_end|>\n") + "<|endoftext|>"
-        return text
-
     jinja_parts = {
         "given_system": f"messages[0].content + {jinja.literal(_no_functions)}",
         "content": {"system": f"content + {jinja.literal(_no_functions)}"},
@@ -299,7 +210,6 @@ class OLMo3(ChatML):
     }
 
 
-@register_style
 class OLMo3Think(OLMo3):
     """Olmo-3-Think: asked to think. Unverified: no template to compare with."""
 
@@ -312,7 +222,6 @@ class OLMo3Think(OLMo3):
     generation_prompt = "<|im_start|>assistant\n<think>"
 
 
-@register_style
 class Phi4(ChatML):
     """phi-4. Verified against llama.cpp's copy of its template, where an answer is asked for."""
 
@@ -320,7 +229,6 @@ class Phi4(ChatML):
     markers = shared_markers("<|im_start|>{role}<|im_sep|>", "<|im_end|>")
 
 
-@register_style
 class Phi4Reasoning(Phi4):
     """Phi-4-reasoning and -plus; later system messages are left out. Verified against Axolotl's template."""
 
@@ -339,15 +247,9 @@ class Phi4Reasoning(Phi4):
         "section should be logical, accurate, and concise and detail necessary steps needed to reach the conclusion. "
         "Now, try to solve the following question through the above guidelines:"
     )
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Without later system messages."""
-        return super().turns(first_system_only(messages))
-
     jinja_parts = {"condition": 'message.role != "system"'}
 
 
-@register_style
 class KimiK2(MarkerStyle):
     """Kimi-K2-Instruct. Verified against Moonshot's template."""
 

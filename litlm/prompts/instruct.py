@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from litlm.prompts.base import Message, PromptStyle, register_style
-from litlm.prompts.turns import MarkerStyle, Turn, role_markers, shared_markers
+from litlm.prompts.base import PromptStyle
+from litlm.prompts.turns import MarkerStyle, role_markers, shared_markers
 
 
-@register_style
 class Gemma(MarkerStyle):
     """Gemma 1 and 2, CodeGemma: no system messages; contents are stripped. Verified against Gemma 2's template."""
 
@@ -21,7 +18,6 @@ class Gemma(MarkerStyle):
     alternating = True
 
 
-@register_style
 class Gemma3(Gemma):
     """Gemma 3: the system text begins the first user message. Verified against Axolotl's copy of its template."""
 
@@ -30,7 +26,6 @@ class Gemma3(Gemma):
     merge_system = ("", "\n\n")
 
 
-@register_style
 class Llama2(MarkerStyle):
     """Llama-2-Chat: the system text begins the first user message; contents are stripped. Verified against FastChat."""
 
@@ -41,21 +36,15 @@ class Llama2(MarkerStyle):
     merge_system = ("<<SYS>>\n", "\n<</SYS>>\n\n")
     generation_prompt = ""
 
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Contents are stripped, also with a system text in them."""
-        return [(role, content.strip()) for role, content in super().turns(messages)]
-
     jinja_parts = {"content": dict.fromkeys(markers, "(content | trim)")}
 
 
-@register_style
 class CodeLlama(Llama2):
     """CodeLlama-Instruct: Llama 2's form. Verified against LitGPT for one turn."""
 
     name = "codellama"
 
 
-@register_style
 class Llama2FunctionCalling(Llama2):
     """Llama-2-7b-chat-hf-function-calling-v2. Verified against LitGPT for one turn.
 
@@ -69,7 +58,6 @@ class Llama2FunctionCalling(Llama2):
         self.prefix = f"<FUNCTIONS>{functions}</FUNCTIONS>\n\n" if functions else ""
 
 
-@register_style
 class MistralV1(MarkerStyle):
     """Mistral-7B-Instruct v0.1 and v0.2, Mixtral-8x7B-Instruct: the system text begins the first user message.
 
@@ -85,7 +73,6 @@ class MistralV1(MarkerStyle):
     merge_system = ("", "\n\n")
 
 
-@register_style
 class MistralV3(MistralV1):
     """Mistral-7B-Instruct v0.3, Mixtral-8x22B, Codestral, Mistral-Large-2407 (Mistral's tokenizers v2 and v3).
 
@@ -97,7 +84,6 @@ class MistralV3(MistralV1):
     merge_into = -1
 
 
-@register_style
 class MistralV3Tekken(MistralV3):
     """Mistral-Nemo-Instruct-2407, Ministral-8B-2410. Verified against mistral-common."""
 
@@ -105,7 +91,6 @@ class MistralV3Tekken(MistralV3):
     markers = role_markers(None, ("[INST]", "[/INST]"), ("", "</s>"))
 
 
-@register_style
 class MistralV7(MistralV1):
     """Mistral-Large-2411: system messages are turns. Verified against mistral-common, text and token ids."""
 
@@ -114,7 +99,6 @@ class MistralV7(MistralV1):
     merge_system = None
 
 
-@register_style
 class MistralV7Tekken(MistralV7):
     """Mistral-Small 3 to 3.2, Devstral; their own system texts are not added. Verified against mistral-common."""
 
@@ -122,14 +106,12 @@ class MistralV7Tekken(MistralV7):
     markers = role_markers(("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), ("[INST]", "[/INST]"), ("", "</s>"))
 
 
-@register_style
 class MistralV13(MistralV7Tekken):
     """Magistral, Ministral 3, Mistral-Large 3: as v7 for plain chat. Verified against mistral-common."""
 
     name = "mistral-v13"
 
 
-@register_style
 class CommandR(MarkerStyle):
     """Command R and R+, Aya 23, Aya Expanse; all but system texts are stripped. Verified against their templates."""
 

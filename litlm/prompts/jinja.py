@@ -1,29 +1,36 @@
-"""Prompt styles as Jinja chat templates, so that other tools prompt a model as it was trained; and its end tokens.
+"""Jinja chat templates: running them, and those of prompt styles, so that other tools prompt a model as it was trained;
+and a style's end tokens.
 
-A style's `jinja` writes the template: `marker_template` for tables of markers, other styles their own beside `render`.
-It is ignored in subclasses that override what it mirrors (`render`, `turns`) without overriding it too.
+A style's `jinja` writes the template: `marker_template` for tables of markers, other styles their own.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import string
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-from litlm.prompts.base import PromptStyle
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import jinja2
+    from jinja2.ext import Extension
+
+    from litlm.prompts.base import PromptStyle
     from litlm.prompts.turns import MarkerStyle
     from litlm.tokenizer import Tokenizer
 
-# splits an answer into `reasoning` and `content`, as `turns.split_reasoning` does
+# splits an answer into `reasoning` (from `reasoning_content`, else what precedes `</think>`) and `content`
 REASONING = r"""{%- set content = message.content -%}
 {%- set reasoning = message.reasoning_content or "" -%}
 {%- if message.reasoning_content is not defined and "</think>" in content -%}
 {%- set reasoning = content.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n") -%}
 {%- set content = content.split("</think>")[-1].lstrip("\n") -%}
 {%- endif -%}"""
+
+# the index of a message in `messages`, in a loop over `rest`, which is `messages` without a first system message
+INDEX_OF_REST = "loop.index0 + (messages | length) - (rest | length)"
 
 # sets last.user to the index of the last user message
 LAST_USER = """{%- set last = namespace(user=-1) -%}
@@ -33,14 +40,12 @@ LAST_USER = """{%- set last = namespace(user=-1) -%}
 
 
 def chat_template(style: PromptStyle, tokenizer: Tokenizer) -> str | None:
-    """The style as a chat template for this tokenizer; None if it has none.
+    """The style as a chat template for this tokenizer; None if it has none: if its last word is a `render` in Python.
 
     Other tools add no BOS to what a template writes, so styles that leave it to the tokenizer have it in the template.
     """
-    classes = type(style).__mro__
-    depth = lambda name: next((i for i, c in enumerate(classes) if name in vars(c)), len(classes))  # noqa: E731
-    mirrors = min(depth("jinja"), depth("jinja_parts")) <= min(depth("render"), depth("turns"))
-    template = style.jinja() if mirrors else None
+    last_word = next(vars(c) for c in type(style).__mro__ if {"jinja", "render"} & vars(c).keys())
+    template = style.jinja() if "jinja" in last_word else None
     if template is None or not style.adds_bos:
         return template
     bos = "".join(tokenizer.id_to_token(token) or "" for token in tokenizer.prefix_ids)
@@ -62,6 +67,68 @@ def end_of_turn_ids(style: PromptStyle, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(ends if last is None else ends | ({ids[last]} & tokenizer.special_ids))
 
 
+# --- running templates --------------------------------------------------------------------------------------------
+def render(template: str, name: str, day: date | None, variables: Mapping[str, Any]) -> str:
+    """The text that a template writes. day: what `strftime_now` gives; None: the actual date.
+
+    Raises ValueError that begins with `name` for what the template raises or fails on.
+    """
+    try:
+        return compiled(template).render({"strftime_now": functools.partial(today, day=day), **variables})
+    except Exception as error:  # the template is a program: it raises anything
+        raise ValueError(f"{name}: {error}") from None
+
+
+def today(format: str, day: date | None = None) -> str:
+    """A date (None: today's) in strftime's format. A date has no time: hours and minutes are 0."""
+    return (day or datetime.now()).strftime(format)
+
+
+@functools.lru_cache
+def compiled(template: str) -> jinja2.Template:
+    """Raises jinja2.TemplateError for what is not valid Jinja."""
+    return environment().from_string(template)
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Jinja as chat templates expect it (transformers utils/chat_template_utils.py)."""
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> str:
+        raise jinja2.TemplateError(message)
+
+    def tojson(
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys=False
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _generation_tag()]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    return environment
+
+
+def _generation_tag() -> type[Extension]:
+    """`{% generation %}` marks the assistant's text for transformers; here it only writes its content."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            # a scope of its own, as in transformers, where the block is a call
+            return nodes.Scope(body, lineno=line)
+
+    return Generation
+
+
 # --- parts of templates -------------------------------------------------------------------------------------------
 def literal(text: str) -> str:
     """A text as a Jinja expression."""
@@ -74,9 +141,10 @@ def emit(*expressions: str) -> str:
     return "{{- " + " + ".join(parts) + " -}}" if parts else ""
 
 
-def refuse(reason: str) -> str:
-    """A statement that raises an error."""
-    return "{{- raise_exception(" + literal(reason) + ") -}}"
+def refuse(reason: str, message: str = "") -> str:
+    """A statement that raises an error. message: the expression of a message's index, which precedes the reason."""
+    text = f'"message " ~ ({message}) ~ {literal(" " + reason)}' if message else literal(reason)
+    return "{{- raise_exception(" + text + ") -}}"
 
 
 def fill(template: str, **values: str) -> str:
@@ -132,8 +200,9 @@ def marker_template(
     where = f" if {condition}" if condition else ""
     lines.append("{%- for message in " + ("rest" if separate else "messages") + where + " -%}")
     if style.alternating:
-        lines.append('{%- if (message.role == "user") != (loop.index0 % 2 == 0) -%}')
-        lines += [refuse("user and assistant must take turns, after an optional system message"), "{%- endif -%}"]
+        lines.append('{%- if message.role != ("user" if loop.index0 % 2 == 0 else "assistant") -%}')
+        optional = ", after an optional first system message" if "system" in style.roles else ""
+        lines += [refuse(f"is out of turn: user and assistant take turns{optional}", INDEX_OF_REST), "{%- endif -%}"]
     lines += [*_role_lines(style, content or {}, after or {}, turn or {}), "{%- endfor -%}", *_ending(style)]
     return "\n".join(line for line in lines if line)
 

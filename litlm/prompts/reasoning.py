@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from litlm.prompts import jinja
-from litlm.prompts.base import Message, PromptStyle, register_style
-from litlm.prompts.turns import (
-    MarkerStyle,
-    Turn,
-    role_markers,
-    shared_markers,
-    split_reasoning,
-    today,
-    without_reasoning,
-)
+from litlm.prompts.base import PromptStyle
+from litlm.prompts.turns import MarkerStyle, role_markers, shared_markers
 
 _SYSTEMS = r"""{%- set systems = messages | selectattr("role", "equalto", "system") -%}
 {%- set systems = systems | map(attribute="content") | join("\n\n") -%}"""
 
 
-def _last_user(messages: Sequence[Message]) -> int:
-    """Its index, or -1."""
-    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
-
-
-@register_style
 class DeepSeekV2(MarkerStyle):
     """DeepSeek-V2-Chat and -Lite, DeepSeek LLM and MoE chat. Verified against DeepSeek-V2's template."""
 
@@ -36,7 +20,6 @@ class DeepSeekV2(MarkerStyle):
     generation_prompt = "Assistant:"
 
 
-@register_style
 class DeepSeekV25(DeepSeekV2):
     """DeepSeek-V2.5. Verified against Axolotl's template."""
 
@@ -45,23 +28,12 @@ class DeepSeekV25(DeepSeekV2):
     generation_prompt = None
 
 
-@register_style
 class DeepSeekV3(DeepSeekV2):
     """DeepSeek-V3 and V3-0324; system texts come first, answers lose their reasoning. Verified against its template."""
 
     name = "deepseek-v3"
     markers = role_markers(("", ""), ("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"))
     generation_prompt = None
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """All system texts come first; answers lose their reasoning."""
-        system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
-        rest = [(role, content) for role, content in super().turns(messages) if role != "system"]
-        return [("system", system), *((r, self._answer(c) if r == "assistant" else c) for r, c in rest)]
-
-    def _answer(self, content: str) -> str:
-        return without_reasoning(content)
-
     jinja_parts = {
         "setup": _SYSTEMS,
         "default_system": "systems",
@@ -71,7 +43,6 @@ class DeepSeekV3(DeepSeekV2):
     }
 
 
-@register_style
 class DeepSeekV31(DeepSeekV3):
     """DeepSeek-V3.1: marks before each answer whether the model thinks.
 
@@ -84,22 +55,6 @@ class DeepSeekV31(DeepSeekV3):
 
     def __init__(self, *, thinking: bool = False) -> None:
         self.thinking = thinking
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """An answer to a question begins with `</think>`."""
-        text, asked = self.prefix, False
-        for role, content in self.turns(messages):
-            if role == "assistant":
-                text += f"{'<｜Assistant｜></think>' if asked else ''}{content}<｜end▁of▁sentence｜>"
-            else:
-                text += f"<｜User｜>{content}" if role == "user" else content
-            asked = role == "user"
-        if add_generation_prompt and asked:
-            text += "<｜Assistant｜>" + ("<think>" if self.thinking else "</think>")
-        return text
-
-    def _answer(self, content: str) -> str:
-        return content.split("</think>", 1)[-1]
 
     def jinja(self) -> str | None:
         """With or without an opened thought in the prompt."""
@@ -121,7 +76,6 @@ $systems
         return jinja.fill(template, systems=_SYSTEMS, begin=jinja.literal(self.prefix), opening=opening)
 
 
-@register_style
 class DeepSeekR1(DeepSeekV3):
     """DeepSeek-R1 and its distillations: asked to think. Verified against R1's and R1-Distill's templates."""
 
@@ -129,7 +83,6 @@ class DeepSeekR1(DeepSeekV3):
     generation_prompt = "<｜Assistant｜><think>\n"
 
 
-@register_style
 class Exaone4(MarkerStyle):
     """EXAONE 4.0, not thinking: an empty think block stands before each answer. Verified against Axolotl's template."""
 
@@ -137,17 +90,6 @@ class Exaone4(MarkerStyle):
     stop = ("[|endofturn|]",)
     markers = shared_markers("[|{role}|]\n", "[|endofturn|]\n")
     generation_prompt = "[|assistant|]\n<think>\n\n</think>\n\n"
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """An empty think block replaces the reasoning of answers."""
-        turns = []
-        for role, content in super().turns(messages):
-            if role == "assistant" and content:
-                content = without_reasoning(content).strip() if "</think>" in content else content
-                content = f"<think>\n\n</think>\n\n{content}"
-            turns.append((role, content))
-        return turns
-
     jinja_parts = {
         "content": {
             "assistant": r'("<think>\n\n</think>\n\n" + '
@@ -156,7 +98,6 @@ class Exaone4(MarkerStyle):
     }
 
 
-@register_style
 class Gemma4(MarkerStyle):
     """Gemma 4: contents are stripped, answers lose their thoughts; a second answer continues the first's turn.
 
@@ -169,25 +110,6 @@ class Gemma4(MarkerStyle):
 
     def __init__(self, *, thinking: bool = False) -> None:
         self.thinking = thinking
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """Consecutive answers share a turn."""
-        text, before = "<bos>", ""
-        if self.thinking and not (messages and messages[0]["role"] == "system"):
-            text += "<|turn>system\n<|think|>\n<turn|>\n"
-        for i, message in enumerate(messages):
-            role, content = message["role"], message["content"]
-            if not role == before == "assistant":
-                text += f"<|turn>{'model' if role == 'assistant' else role}\n"
-            if i == 0 and role == "system" and self.thinking:
-                text += "<|think|>\n"
-            if role == "assistant":
-                content = "".join(part.split("<|channel>")[0] for part in content.split("<channel|>"))
-            text += content.strip() + "<turn|>\n"
-            before = role
-        if add_generation_prompt:
-            text += "<|turn>model\n" + ("" if self.thinking else "<|channel>thought\n<channel|>")
-        return text
 
     def jinja(self) -> str | None:
         """With or without thinking."""
@@ -219,7 +141,6 @@ class Gemma4(MarkerStyle):
         return jinja.fill(template, start=start, think=think, opening=opening)
 
 
-@register_style
 class GptOss(PromptStyle):
     """gpt-oss (Harmony): a system message becomes the developer's instructions. Verified against its template.
 
@@ -234,34 +155,6 @@ class GptOss(PromptStyle):
     def __init__(self, *, date: str | None = None, effort: str = "medium") -> None:
         self.date, self.effort = date, effort
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        date = self.date or today("%Y-%m-%d", self.current_date)
-        text = (
-            "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: "
-            f"2024-06\nCurrent date: {date}\n\nReasoning: {self.effort}\n\n# Valid channels: analysis, commentary, "
-            "final. Channel must be included for every message.<|end|>"
-        )
-        for i, message in enumerate(messages):
-            role, content = message["role"], message["content"]
-            if role == "system" and i == 0 and content:
-                text += f"<|start|>developer<|message|># Instructions\n\n{content}\n\n<|end|>"
-            elif role == "user":
-                text += f"<|start|>user<|message|>{content}<|end|>"
-            elif role == "assistant":
-                finished = i == len(messages) - 1 and not add_generation_prompt
-                thinking = message.get("thinking")
-                for text_ in (content, thinking or ""):
-                    if "<|channel|>analysis<|message|>" in text_ or "<|channel|>final<|message|>" in text_:
-                        raise ValueError(
-                            f"prompt style {self.name!r}: message {i} holds channel tokens; pass the final text as "
-                            "'content' and the analysis as 'thinking'"
-                        )
-                if finished and thinking is not None:
-                    text += f"<|start|>assistant<|channel|>analysis<|message|>{thinking}<|end|>"
-                end = "<|return|>" if finished else "<|end|>"
-                text += f"<|start|>assistant<|channel|>final<|message|>{content}{end}"
-        return text + ("<|start|>assistant" if add_generation_prompt else "")
-
     def jinja(self) -> str | None:
         date = jinja.literal(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
         template = r"""
@@ -275,6 +168,7 @@ class GptOss(PromptStyle):
 {%- endif -%}
 {%- elif message.role == "user" -%}{{- "<|start|>user<|message|>" + message.content + "<|end|>" -}}
 {%- elif message.role == "assistant" -%}
+{%- set i = loop.index0 -%}
 {%- for text in (message.content, message.thinking or "") -%}
 {%- if "<|channel|>analysis<|message|>" in text or "<|channel|>final<|message|>" in text -%}
 $refuse_channels
@@ -289,11 +183,11 @@ $refuse_channels
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- "<|start|>assistant" -}}{%- endif -%}"""
-        reason = "a message holds channel tokens: pass the final text as content, the analysis as thinking"
-        return jinja.fill(template, date=date, effort=self.effort, refuse_channels=jinja.refuse(reason))
+        reason = "holds channel tokens; pass the final text as 'content' and the analysis as 'thinking'"
+        effort = jinja.literal(self.effort)[1:-1]
+        return jinja.fill(template, date=date, effort=effort, refuse_channels=jinja.refuse(reason, "i"))
 
 
-@register_style
 class Glm45(PromptStyle):
     """GLM-4.5 and GLM-4.6: answers are stripped and preceded by their reasoning, earlier ones by an empty think block.
 
@@ -306,22 +200,6 @@ class Glm45(PromptStyle):
 
     def __init__(self, *, thinking: bool = True) -> None:
         self.thinking = thinking
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text, last_question = "[gMASK]<sop>", _last_user(messages)
-        for i, message in enumerate(messages):
-            role, content = message["role"], message["content"]
-            if role == "assistant":
-                reasoning, content = split_reasoning(message)
-                reasoning = reasoning.strip() if i > last_question else ""
-                text += f"<|assistant|>\n<think>{reasoning}</think>"
-                text += "\n" + content.strip() if content.strip() else ""
-            else:
-                quiet = role == "user" and not self.thinking and not content.endswith("/nothink")
-                text += f"<|{role}|>\n{content}" + ("/nothink" if quiet else "")
-        if add_generation_prompt:
-            text += "<|assistant|>" + ("" if self.thinking else "\n<think></think>")
-        return text
 
     def jinja(self) -> str | None:
         quiet = "" if self.thinking else r' + ("" if message.content.endswith("/nothink") else "/nothink")'
@@ -343,7 +221,6 @@ $reasoning
         return jinja.fill(template, last_user=jinja.LAST_USER, reasoning=jinja.REASONING, quiet=quiet, opening=opening)
 
 
-@register_style
 class Apertus(PromptStyle):
     """Apertus-Instruct: an answer's end token is written when the user speaks again. Verified against its template.
 
@@ -355,30 +232,6 @@ class Apertus(PromptStyle):
 
     def __init__(self, *, date: str | None = None, thinking: bool = False) -> None:
         self.date, self.thinking = date, thinking
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        date = self.date or today("%Y-%m-%d", self.current_date)
-        system = (
-            "You are Apertus, a helpful assistant created by the SwissAI initiative.\nKnowledge cutoff: 2024-04\n"
-            f"Current date: {date}"
-        )
-        if messages and messages[0]["role"] == "system":
-            system, messages = messages[0]["content"], messages[1:]
-        text = (
-            f"<s><|system_start|>{system}<|system_end|><|developer_start|>Deliberation: "
-            f"{'enabled' if self.thinking else 'disabled'}\nTool Capabilities: disabled<|developer_end|>"
-        )
-        answering = False
-        for message in messages:
-            if message["role"] == "system":
-                raise ValueError(f"prompt style {self.name!r}: a system message can only be the first message")
-            if message["role"] == "user":
-                end = "<|assistant_end|>" if answering else ""
-                text += f"{end}<|user_start|>{message['content']}<|user_end|>"
-            else:
-                text += ("" if answering else "<|assistant_start|>") + message["content"]
-            answering = message["role"] == "assistant"
-        return text + ("<|assistant_start|>" if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
         date = jinja.literal(self.date) if self.date else 'strftime_now("%Y-%m-%d")'
@@ -404,33 +257,17 @@ class Apertus(PromptStyle):
 {%- set answering.yes = message.role == "assistant" -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- "<|assistant_start|>" -}}{%- endif -%}"""
-        refuse = jinja.refuse("roles are user and assistant, after an optional system message")
+        reason = "is out of turn: roles are user and assistant, after an optional first system message"
+        refuse = jinja.refuse(reason, jinja.INDEX_OF_REST)
         return jinja.fill(template, date=date, enabled=enabled, refuse_roles=refuse)
 
 
-@register_style
 class MiniMaxM2(PromptStyle):
     """MiniMax-M2: asked to think; answers to earlier questions lose their reasoning. Verified against its template."""
 
     name = "minimax-m2"
     message_keys = ("reasoning_content",)
     stop = ("[e~[",)
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        system = "You are a helpful assistant."
-        if messages and messages[0]["role"] == "system":
-            system, messages = messages[0]["content"] or system, messages[1:]
-        text, last_question = f"]~!b[]~b]system\n{system}[e~[\n", _last_user(messages)
-        for i, message in enumerate(messages):
-            if message["role"] == "user":
-                text += f"]~b]user\n{message['content']}[e~[\n"
-            elif message["role"] == "assistant":
-                reasoning, content = split_reasoning(message)
-                if "reasoning_content" not in message and "</think>" in message["content"]:
-                    reasoning, content = reasoning.strip("\n"), content.strip("\n")
-                thought = f"<think>\n{reasoning}\n</think>\n\n" if reasoning and i > last_question else ""
-                text += f"]~b]ai\n{thought}{content}[e~[\n"
-        return text + ("]~b]ai\n<think>\n" if add_generation_prompt else "")
 
     def jinja(self) -> str | None:
         template = r"""

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import os.path
 from collections.abc import Mapping, Sequence
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from litlm.prompts import jinja
 from litlm.prompts.base import Message, PromptStyle, RenderedConversation, get_style
 from litlm.prompts.messages import PLACEHOLDER, REASONING_KEYS
-from litlm.prompts.turns import today
 
 if TYPE_CHECKING:
-    import jinja2
-    from jinja2.ext import Extension
-
     from litlm.tokenizer import Tokenizer
 
 TOOL_USE = "tool_use"  # the template that transformers takes for conversations with tools, where there is one
@@ -43,7 +37,7 @@ def style_for(tokenizer: Tokenizer, style_name: str | None = None, saved_style: 
             if template is None:
                 raise ValueError(
                     f"the model was trained in prompt style {saved_style!r}, which is not defined: import the code "
-                    "that does (with register_style), or use another style"
+                    "that does, or use another style"
                 ) from None
         else:
             if template in (None, jinja.chat_template(style, tokenizer)):
@@ -62,17 +56,16 @@ class TemplateStyle(PromptStyle):
     not valid Jinja; so do its methods for what the template raises or fails on.
     """
 
-    name = "template"
     roles = ("system", "developer", "user", "assistant", "tool")
 
     def __init__(self, template: str, *, tool_use_template: str | None = None, **variables: Any) -> None:
         import jinja2
 
+        self.name = "template"  # of objects alone: the class needs a template, so `get_style` can't make one
         self.source, self.tool_use_template, self.variables = template, tool_use_template, variables
-        environment = _environment()
         try:
-            self._template = environment.from_string(template)
-            words = [value for _, token, value in environment.lex(template) if token in ("name", "string")]
+            jinja.compiled(template)
+            words = [value for _, token, value in jinja.environment().lex(template) if token in ("name", "string")]
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
@@ -103,6 +96,7 @@ class TemplateStyle(PromptStyle):
         if not tools and not kwargs:
             return self
         bound = copy.copy(style)
+        bound.current_date = self.current_date
         bound.variables = self.variables | kwargs | ({"tools": list(tools)} if tools else {})
         return bound
 
@@ -138,21 +132,14 @@ class TemplateStyle(PromptStyle):
         # templates leave the reasoning of earlier answers out on purpose
         return (key in REASONING_KEYS and key in self._words) or not self._renders_same(messages, self, without)
 
-    def with_date(self, day: str | date | None) -> TemplateStyle:
-        style = super().with_date(day)
-        style.variables = self.variables | {"strftime_now": functools.partial(today, day=style.current_date)}
-        return style
-
     def jinja(self) -> str:
         return self.source
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         own = dict(messages=list(messages), tools=None, documents=None, add_generation_prompt=add_generation_prompt)
-        try:
-            text = self._template.render(**(own | self.variables))
-            return text if add_generation_prompt else text.removesuffix(self._removed_suffix)
-        except Exception as error:  # the template is a program: it raises anything
-            raise ValueError(f"the chat template rejects this conversation: {error}") from None
+        refusal = "the chat template rejects this conversation"
+        text = jinja.render(self.source, refusal, self.current_date, own | self.variables)
+        return text if add_generation_prompt else text.removesuffix(self._removed_suffix)
 
     def render_with_spans(self, *args: Any, **options: Any) -> RenderedConversation:
         """As `PromptStyle` does, without the generation prompt that some templates write in any case. Raises ValueError
@@ -215,42 +202,3 @@ class TemplateStyle(PromptStyle):
 def _is_set(value: Any) -> bool:
     """Whether a variable's value tells a template anything; table columns are filled up with empty ones."""
     return isinstance(value, (bool, int, float)) or bool(value)
-
-
-def _environment() -> jinja2.Environment:
-    """Jinja as chat templates expect it (transformers utils/chat_template_utils.py)."""
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> str:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys=False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _generation_tag()]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = today
-    return environment
-
-
-def _generation_tag() -> type[Extension]:
-    """`{% generation %}` marks the assistant's text for transformers; here it only writes its content."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-
-    class Generation(Extension):
-        tags = {"generation"}
-
-        def parse(self, parser: Any) -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            # a scope of its own, as in transformers, where the block is a call
-            return nodes.Scope(body, lineno=line)
-
-    return Generation

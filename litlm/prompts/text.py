@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from litlm.prompts import jinja
-from litlm.prompts.base import Message, PromptStyle, register_style
-from litlm.prompts.turns import MarkerStyle, Turn, role_markers
+from litlm.prompts.base import PromptStyle
+from litlm.prompts.turns import MarkerStyle, role_markers
 
 
-@register_style
 class Plain(PromptStyle):
     """Base models: the concatenated contents. Unverified: there is nothing to compare with."""
 
@@ -17,14 +14,10 @@ class Plain(PromptStyle):
     unverified = True
     adds_bos = True
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        return "".join(message["content"] for message in messages)
-
     def jinja(self) -> str | None:
         return "{%- for message in messages -%}{{- message.content -}}{%- endfor -%}"
 
 
-@register_style
 class Alpaca(PromptStyle):
     """Stanford Alpaca's instruction text; a user message may carry its `input`. A system message replaces the opening.
 
@@ -34,27 +27,6 @@ class Alpaca(PromptStyle):
     name = "alpaca"
     adds_bos = True
     stop = ("### Instruction:",)
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        with_input = next((message.get("input") for message in messages if message["role"] == "user"), None)
-        context = ", paired with an input that provides further context" if with_input else ""
-        opening = (
-            f"Below is an instruction that describes a task{context}. "
-            "Write a response that appropriately completes the request."
-        )
-        sections = [] if messages and messages[0]["role"] == "system" else [opening]
-        for message in messages:
-            if message["role"] == "user":
-                sections.append(f"### Instruction:\n{message['content']}")
-                if message.get("input"):
-                    sections.append(f"### Input:\n{message['input']}")
-            elif message["role"] == "assistant":
-                sections.append(f"### Response:\n{message['content']}")
-            else:
-                sections.append(message["content"])
-        if add_generation_prompt:
-            sections.append("### Response:\n")
-        return "\n\n".join(sections)
 
     def jinja(self) -> str | None:
         return jinja.fill(
@@ -91,12 +63,6 @@ class Sections(MarkerStyle):
     adds_bos = True
     roles = ("user", "assistant")
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """Without the separator after a last answer."""
-        text, after = super().render(messages, add_generation_prompt), self.markers["assistant"][1]
-        finished = messages and messages[-1]["role"] == "assistant" and not add_generation_prompt
-        return text.removesuffix(after) if finished and after.isspace() else text
-
     def jinja(self) -> str | None:
         """Without the separator after a last answer."""
         after = self.markers["assistant"][1]
@@ -105,7 +71,6 @@ class Sections(MarkerStyle):
         return jinja.marker_template(self, **parts, **self.jinja_parts)
 
 
-@register_style
 class NousHermes(Sections):
     """Nous-Hermes (Llama 2): Alpaca's sections without its opening. Unverified: its model card shows one turn."""
 
@@ -116,7 +81,6 @@ class NousHermes(Sections):
     markers = role_markers(("", "\n\n"), ("### Instruction:\n", "\n\n"), ("### Response:\n", "\n\n"))
 
 
-@register_style
 class Platypus(Sections):
     """Platypus and Camel-Platypus. Verified against LitGPT for one turn."""
 
@@ -125,7 +89,6 @@ class Platypus(Sections):
     markers = role_markers(None, ("### Instruction:\n\n", "\n\n"), ("### Response:\n", "\n\n"))
 
 
-@register_style
 class FreeWilly2(Sections):
     """FreeWilly2 (Stable Beluga 2). Verified against LitGPT for one turn."""
 
@@ -136,7 +99,6 @@ class FreeWilly2(Sections):
     markers = role_markers(("### System:\n", "\n\n"), ("### User:\n", "\n\n"), ("### Assistant:\n", "\n\n"))
 
 
-@register_style
 class StableCode(Sections):
     """StableCode-Instruct-Alpha. Verified against LitGPT for one turn."""
 
@@ -145,7 +107,6 @@ class StableCode(Sections):
     markers = role_markers(None, ("###Instruction\n", ""), ("###Response\n", "\n"))
 
 
-@register_style
 class Phi1(Sections):
     """phi-1 and phi-1.5, asked a question. Verified against LitGPT for one turn."""
 
@@ -154,7 +115,6 @@ class Phi1(Sections):
     markers = role_markers(None, ("", "\n\n"), ("Answer:", "\n"))
 
 
-@register_style
 class Phi2(Sections):
     """phi-2. Verified against LitGPT for one turn."""
 
@@ -163,7 +123,6 @@ class Phi2(Sections):
     markers = role_markers(None, ("Instruct: ", "\n"), ("Output:", "\n"))
 
 
-@register_style
 class Falcon(Sections):
     """Falcon base models asked a question, LitGPT's style for all of Falcon. Verified against it for one turn."""
 
@@ -172,7 +131,6 @@ class Falcon(Sections):
     markers = role_markers(None, ("", "\n"), ("Answer:", "\n"))
 
 
-@register_style
 class FalconInstruct(Sections):
     """falcon-7b-instruct, falcon-40b-instruct; empty lines in contents become line ends. Verified against FastChat."""
 
@@ -180,15 +138,9 @@ class FalconInstruct(Sections):
     stop = ("\nUser:",)
     markers = role_markers(None, ("User: ", "\n\n"), ("Assistant: ", "\n\n"))
     generation_prompt = "Assistant:"
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Empty lines become newlines."""
-        return [(r, c.replace("\r\n", "\n").replace("\n\n", "\n")) for r, c in super().turns(messages)]
-
     jinja_parts = {"content": dict.fromkeys(markers, r'(content | replace("\r\n", "\n") | replace("\n\n", "\n"))')}
 
 
-@register_style
 class RedPajamaChat(Sections):
     """RedPajama-INCITE-Chat. Verified against FastChat, less the line end it starts with."""
 
@@ -198,7 +150,6 @@ class RedPajamaChat(Sections):
     generation_prompt = "<bot>:"
 
 
-@register_style
 class RedPajamaInstruct(Sections):
     """RedPajama-INCITE-Instruct, asked a question. Unverified: the models were made for few-shot prompts."""
 
@@ -209,7 +160,6 @@ class RedPajamaInstruct(Sections):
     generation_prompt = "A:"
 
 
-@register_style
 class Vicuna(Sections):
     """Vicuna 1.1 to 1.5, LongChat. Verified against FastChat."""
 
@@ -224,7 +174,6 @@ class Vicuna(Sections):
     generation_prompt = "ASSISTANT:"
 
 
-@register_style
 class StarCoder2(Sections):
     """starcoder2-15b-instruct. Unverified: no template to compare with."""
 
@@ -239,7 +188,6 @@ class StarCoder2(Sections):
     markers = role_markers(None, ("### Instruction\n", "\n\n"), ("### Response\n", "<|endoftext|>\n\n"))
 
 
-@register_style
 class Nemotron(Sections):
     """Nemotron-4, Minitron and Nemotron-Mini instruct. Unverified: no template to compare with."""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Mapping
 from typing import Any
 
 from litlm.prompts import jinja
-from litlm.prompts.base import Message, PromptStyle
+from litlm.prompts.base import PromptStyle
 
-Turn = tuple[str, str]  # role, content
 Markers = tuple[str, str]  # before and after a content
 
 
@@ -50,60 +48,5 @@ class MarkerStyle(PromptStyle):
     merge_into: int = 0
     jinja_parts: Mapping[str, Any] = {}
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text = self.prefix
-        for role, content in self.turns(messages):
-            before, after = self.markers[role]
-            text += before + content + after
-        if add_generation_prompt:
-            return text + (self.markers["assistant"][0] if self.generation_prompt is None else self.generation_prompt)
-        return text + self.suffix
-
     def jinja(self) -> str | None:
         return jinja.marker_template(self, **self.jinja_parts)
-
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Roles and contents as they are written. Raises ValueError for roles in an order that can't be."""
-        system = [("system", self.default_system)] if self.default_system is not None else []
-        turns = [(m["role"], m["content"].strip() if m["role"] in self.strip else m["content"]) for m in messages]
-        if turns and turns[0][0] == "system":
-            system = [turns.pop(0)]
-        for i, (role, _) in enumerate(turns):
-            if role not in self.markers or (role == "system" and self.alternating):
-                raise ValueError(f"prompt style {self.name!r}: a system message can only be the first message")
-            if self.alternating and role != ("user", "assistant")[i % 2]:
-                raise ValueError(
-                    f"prompt style {self.name!r}: after an optional system message, user and assistant take turns, "
-                    f"but message {i + len(messages) - len(turns)} is another {role}'s"
-                )
-        users = [i for i, (role, _) in enumerate(turns) if role == "user"]
-        if self.merge_system is None or not system:
-            return [*system, *turns]
-        if users:
-            i = users[self.merge_into]
-            turns[i] = ("user", self.merge_system[0] + system[0][1] + self.merge_system[1] + turns[i][1])
-        return turns
-
-
-def without_reasoning(content: str) -> str:
-    """What follows the reasoning in an answer."""
-    return content.split("</think>")[-1]
-
-
-def split_reasoning(message: Message) -> tuple[str, str]:
-    """An answer's reasoning and the rest: from `reasoning_content`, else what precedes `</think>`."""
-    content, reasoning = message["content"], message.get("reasoning_content")
-    if reasoning is None and "</think>" in content:
-        before, *_, content = content.split("</think>")
-        return before.rstrip("\n").split("<think>")[-1].lstrip("\n"), content.lstrip("\n")
-    return reasoning or "", content
-
-
-def first_system_only(messages: Sequence[Message]) -> list[Message]:
-    """The messages without system messages after the first message."""
-    return [message for i, message in enumerate(messages) if i == 0 or message["role"] != "system"]
-
-
-def today(format: str, day: date | None = None) -> str:
-    """A date (None: today's) in strftime's format. A date has no time: hours and minutes are 0."""
-    return (day or datetime.now()).strftime(format)

@@ -29,7 +29,7 @@ from litlm.io.errors import error_reason
 from litlm.llm import LLM, pick_device
 from litlm.model import GPT
 from litlm.prompts import get_style
-from litlm.prompts.turns import today
+from litlm.prompts.jinja import today
 from litlm.settings import DPOSettings, FinetuneSettings, PretrainSettings, RunSettings
 from litlm.tokenizer import Tokenizer
 from litlm.train.files import changed_settings, clear_run, put_aside, read_settings, write_settings
