@@ -275,6 +275,13 @@ def test_style_for(tokenizer: Tokenizer, tmp_path: Path) -> None:
         style_for(brings_its_own, "lama3")
 
 
+def test_a_style_that_writes_turns_in_python_is_told() -> None:
+    with pytest.raises(TypeError, match="Old.turns is not called any more: override jinja_parts, or render"):
+
+        class Old(ChatML):
+            def turns(self, messages: Any) -> Any: ...
+
+
 def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(get_style("chatml"), ChatML)
     with pytest.raises(ValueError, match="Known: alpaca, apertus, chatml, codellama,.* zephyr"):

@@ -71,6 +71,8 @@ class PromptStyle:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "turns" in vars(cls):  # styles used to write their turns in Python
+            raise TypeError(f"{cls.__name__}.turns is not called any more: override jinja_parts, or render")
         if not (name := vars(cls).get("name")):  # an inherited one is the parent's
             return
         taken = _STYLES.get(name, cls)
