@@ -48,7 +48,8 @@ def test_multimodal_checkpoint(tmp_path: Path) -> None:
 
     model = cases.load(tmp_path / "in")
     ids = torch.randint(61, (2, 17), generator=torch.Generator().manual_seed(3))
-    expected = theirs(input_ids=ids, use_cache=False).logits
+    # The text part alone: the whole model of transformers 5.24 looks for image outputs in the text part's.
+    expected = theirs.language_model(input_ids=ids, use_cache=False).logits
     close(model(ids), expected)
     assert model.config.family == "llama4_text"
     assert model.config.moe_layers == (False, True, False, True)
