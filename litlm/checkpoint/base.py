@@ -64,10 +64,11 @@ def load_model(
                 f"{match.theirs} in {source.path} holds {dtype_name} values, so this checkpoint is quantized in a way "
                 "that litlm can't read; use the unquantized one or a GGUF file"
             )
-        # Routers that a half-precision checkpoint stores in fp32 (Ernie 4.5) stay in fp32.
+        # Routers and sinks that a half-precision checkpoint stores in fp32 (Ernie 4.5, Flint) stay in fp32.
         fp32_in_half = tensor.dtype == torch.float32 and config.dtype != "float32"
         for name, part in zip(match.ours, match.split(tensor, config), strict=True):
-            its_dtype = torch.float32 if fp32_in_half and ".router." in name else dtype
+            small = ".router." in name or name.endswith(".sinks")
+            its_dtype = torch.float32 if fp32_in_half and small else dtype
             set_tensor(model, name, part, device=device, dtype=its_dtype, index=match.index)
     for module in model.modules():
         if isinstance(module, ComputedBuffer):

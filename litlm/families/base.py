@@ -182,6 +182,14 @@ class HFFields:
         if value != allowed:
             self.problems.append(f"{key}={value!r} is not supported for this family, only {allowed!r}")
 
+    def accept_old_names(self, **names: str) -> None:
+        """Older names of fields (old=new), which are then read as the new ones, as by transformers' `attribute_map`."""
+        renamed = {new: self.data[old] for old, new in names.items() if self.data.get(old) is not None}
+        for new, value in renamed.items():
+            if self.data.get(new, value) not in (None, value):
+                self.problems.append(f"{new}={self.data[new]!r} is also stated as {value!r}, under an older name")
+        self.data = {key: value for key, value in self.data.items() if key not in names} | renamed
+
     def skip(self, keys: str) -> None:
         """Fields (in one text, separated by spaces) that don't change what the model computes."""
         self._taken.update(keys.split())

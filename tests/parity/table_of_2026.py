@@ -1,0 +1,81 @@
+"""Cases of families that came in 2026: EXAONE 3 (in transformers since then), Sarvam, Hy3, Flint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parity.case import Case, rope
+
+F, S = "full_attention", "sliding_attention"
+
+
+def _case(family: str, name: str, seed: int, **hf: Any) -> Case:
+    """No padding token: transformers' embeddings give that row no gradient."""
+    base: dict[str, Any] = dict(
+        pad_token_id=None,
+        vocab_size=61, hidden_size=40, intermediate_size=44, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128,
+    )  # fmt: skip
+    return Case(f"{family}-{name}", family, base | hf, seed)
+
+
+def _sarvam(name: str, seed: int, **hf: Any) -> Case:
+    own = dict(n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=12)
+    return _case("sarvam_moe", name, seed, **(own | hf))
+
+
+def _sarvam_mla(name: str, seed: int, **hf: Any) -> Case:
+    own = dict(
+        num_key_value_heads=4, kv_lora_rank=14, qk_nope_head_dim=10, qk_rope_head_dim=6, v_head_dim=9,
+        n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=20,
+    )  # fmt: skip
+    return _case("sarvam_mla", name, seed, **(own | hf))
+
+
+def _hy(name: str, seed: int, **hf: Any) -> Case:
+    own = dict(head_dim=12, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20)
+    return _case("hy_v3", name, seed, **(own | hf))
+
+
+def _flint(name: str, seed: int, **hf: Any) -> Case:
+    own = dict(
+        num_hidden_layers=6, head_dim=12, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20,
+        shared_expert_intermediate_size=28, sliding_window=5,
+    )  # fmt: skip
+    return _case("flint", name, seed, **(own | hf))
+
+
+CASES = [
+    _case("exaone", "plain", 600),
+    _case("exaone", "llama3-tied-mqa", 601, tie_word_embeddings=True, num_key_value_heads=1, num_hidden_layers=2,
+          rms_norm_eps=1e-3,
+          **rope("llama3", 300.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                 original_max_position_embeddings=32)),
+    _case("exaone", "wide-heads-biases-mha", 602, head_dim=14, num_key_value_heads=None, attention_bias=True,
+          mlp_bias=True, hidden_act="gelu", hidden_size=32),
+    _sarvam("plain", 610),
+    _sarvam("no-norms-biases-groups", 611, use_qk_norm=False, attention_bias=True, num_key_value_heads=1, n_group=2,
+            topk_group=1, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=0, norm_topk_prob=False),
+    _sarvam("mha-tied-part-rope", 612, num_key_value_heads=4, head_dim=16, tie_word_embeddings=True,
+            first_k_dense_replace=2, routed_scaling_factor=0.7, partial_rotary_factor=0.5, **rope("default", 500.0)),
+    _sarvam_mla("plain", 620),
+    _sarvam_mla("latent-queries-groups", 621, q_lora_rank=18, n_group=4, topk_group=2, n_shared_experts=2,
+                first_k_dense_replace=2, attention_bias=True),
+    _sarvam_mla("yarn-tied", 622, tie_word_embeddings=True, first_k_dense_replace=0, num_experts_per_tok=1,
+                norm_topk_prob=False, hidden_size=36,
+                **rope("yarn", 400.0, factor=8.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=0.5,
+                       mscale=1.0, mscale_all_dim=1.0)),
+    _hy("plain", 630),
+    _hy("biases-tied-mqa", 631, attention_bias=True, mlp_bias=True, tie_word_embeddings=True, num_key_value_heads=1,
+        num_shared_experts=2, mlp_layer_types=["sparse", "dense", "sparse"], **rope("default", 321.0)),
+    _hy("all-sparse-linear", 632, mlp_layer_types=["sparse"] * 3, num_experts=3, num_experts_per_tok=1,
+        router_scaling_factor=0.8, rms_norm_eps=1e-3, hidden_size=28, **rope("linear", 900.0, factor=3.0)),
+    _flint("pattern", 640),
+    _flint("all-sliding-tied-mqa-biases", 641, num_hidden_layers=3, layer_types=[S] * 3, sliding_window=1,
+           mlp_only_layers=[1], tie_word_embeddings=True, num_key_value_heads=1, attention_bias=True),
+    _flint("all-full-unnormalized", 642, num_hidden_layers=2, layer_types=[F, F], mlp_only_layers=[],
+           norm_topk_prob=False, num_experts=3, num_experts_per_tok=1, num_key_value_heads=4, hidden_act="gelu"),
+    _flint("every-other-layer-yarn", 643, num_hidden_layers=4, layer_types=[S, F, S, F], decoder_sparse_step=2,
+           mlp_only_layers=[], rms_norm_eps=1e-3,
+           **rope("yarn", 700.0, factor=3.0, original_max_position_embeddings=40)),
+]  # fmt: skip
