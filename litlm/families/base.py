@@ -112,6 +112,7 @@ class Family:
     from_hf: the fields of a config.json to arguments of `Config`.
     to_hf: a Config to the fields of a config.json.
     rules: how tensors map to ours.
+    modules: the same by transformers' names of the loaded model's modules, where they aren't the files': PEFT has them.
     ignore: patterns of tensors in its checkpoints that are no part of the model (old buffers, vision towers).
     ignore_for: ignore_for(config): more such patterns, of weights that some layers of this config don't use.
     gguf: how llama.cpp's files of it differ; None: they are not read.
@@ -122,6 +123,7 @@ class Family:
     from_hf: Callable[[HFFields], dict[str, Any]]
     to_hf: Callable[[Config], dict[str, Any]]
     rules: tuple[Rule, ...]
+    modules: tuple[Rule, ...] = ()
     ignore: tuple[str, ...] = ()
     ignore_for: Callable[[Config], tuple[str, ...]] | None = None
     gguf: GGUFSpec | None = None
@@ -135,6 +137,10 @@ class Family:
         """The rules that apply to this config."""
         ignore = self.ignore if self.ignore_for is None else self.ignore + self.ignore_for(config)
         return WeightMap([rule for rule in self.rules if rule.when is None or rule.when(config)], ignore)
+
+    def modules_of(self, config: Config) -> WeightMap:
+        """`weights_of` by the names of transformers' modules."""
+        return WeightMap(self.modules) if self.modules else self.weights_of(config)
 
 
 # --- reading config.json ---------------------------------------------------------------------------------------------

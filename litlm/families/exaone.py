@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFSpec
 from litlm.families.llama import llama_fields, llama_from_gguf, llama_to_hf
-from litlm.families.weights import rename
+from litlm.families.weights import LLAMA_RULES, rename
 
 if TYPE_CHECKING:
     from litlm.config import Config
@@ -48,6 +48,7 @@ FAMILY = Family(
         rename("transformer.ln_f.weight", "norm.weight"),
         rename("lm_head.weight", "lm_head.weight"),
     ),
+    modules=LLAMA_RULES,
     ignore=(r"\.rotary\.inv_freq$", r"\.rotary_emb\.inv_freq$"),
     gguf=GGUFSpec(arch="exaone", from_gguf=lambda gguf: llama_from_gguf(gguf, "exaone")),
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from litlm.families.base import Family, HFFields, hf_experts, hf_sliding
 from litlm.families.llama import llama_fields, llama_to_hf
 from litlm.families.qwen2_moe import MOE_RULES, hf_sparse_layers, sparse_layers
-from litlm.families.weights import QK_NORM_RULES, mlp_rules, rename
+from litlm.families.weights import QK_NORM_RULES, mlp_rules, rename, renamed_rules
 
 if TYPE_CHECKING:
     from litlm.config import Config
@@ -55,15 +55,18 @@ def to_hf(config: Config) -> dict[str, Any]:
     )
 
 
+_RULES = (
+    *MOE_RULES,
+    *QK_NORM_RULES,
+    *mlp_rules("model.layers.{i}.mlp.shared_expert.", "layers.{i}.mlp.shared."),
+    rename("model.layers.{i}.self_attn.softmax_offset", "layers.{i}.attn.sinks"),
+)
+
 FAMILY = Family(
     model_type="flint",
     architecture="FlintForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(
-        *MOE_RULES,
-        *QK_NORM_RULES,
-        *mlp_rules("model.layers.{i}.mlp.shared_expert.", "layers.{i}.mlp.shared."),
-        rename("model.layers.{i}.self_attn.softmax_offset", "layers.{i}.attn.sinks"),
-    ),
+    rules=_RULES,
+    modules=renamed_rules(_RULES, {"softmax_offset": "sinks"}),
 )

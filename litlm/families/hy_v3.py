@@ -11,7 +11,7 @@ from litlm.families.base import Family, HFFields
 from litlm.families.deepseek_v3 import skip_training_fields
 from litlm.families.glm4_moe_lite import hf_sparse_layers, sparse_layers
 from litlm.families.llama import llama_fields, llama_to_hf
-from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, expert_rules, mlp_rules, rename
+from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, expert_rules, mlp_rules, rename, renamed_rules
 
 if TYPE_CHECKING:
     from litlm.config import Config
@@ -59,18 +59,22 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 _MLP, _OURS = "model.layers.{i}.mlp.", "layers.{i}.mlp."
 
+_RULES = (
+    *LLAMA_RULES,
+    *QK_NORM_RULES,
+    rename(_MLP + "router.gate.weight", _OURS + "router.weight"),
+    rename(_MLP + "expert_bias", _OURS + "router.selection_bias"),
+    *expert_rules(),
+    *mlp_rules(_MLP + "shared_mlp.", _OURS + "shared."),
+)
+_MODULES = {"router.gate": "gate", "expert_bias": "e_score_correction_bias", "shared_mlp": "shared_experts"}
+
 FAMILY = Family(
     model_type="hy_v3",
     architecture="HYV3ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(
-        *LLAMA_RULES,
-        *QK_NORM_RULES,
-        rename(_MLP + "router.gate.weight", _OURS + "router.weight"),
-        rename(_MLP + "expert_bias", _OURS + "router.selection_bias"),
-        *expert_rules(),
-        *mlp_rules(_MLP + "shared_mlp.", _OURS + "shared."),
-    ),
+    rules=_RULES,
+    modules=renamed_rules(_RULES, _MODULES),
     ignore=(r"^model\.layers\.80\.",),
 )

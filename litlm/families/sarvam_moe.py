@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from litlm.families.base import Family, HFFields
 from litlm.families.deepseek_v3 import MOE_RULES, first_dense, hf_first_dense, moe_to_hf, sigmoid_moe_from_hf
 from litlm.families.llama import llama_fields, llama_to_hf
-from litlm.families.weights import QKV, Rule, fused_qkv, llama_rules_without, rename
+from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, QKV, Rule, fused_qkv, llama_rules_without, rename
 
 if TYPE_CHECKING:
     from litlm.config import Config
@@ -56,4 +56,5 @@ FAMILY = Family(
         *(rule for rule in MOE_RULES if "e_score" not in rule.theirs),
         *llama_rules_without("embed_tokens", "self_attn"),
     ),
+    modules=(*LLAMA_RULES, *QK_NORM_RULES, *MOE_RULES),
 )

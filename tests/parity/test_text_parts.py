@@ -1,4 +1,4 @@
-"""Multimodal checkpoints of Gemma 4 12B, Kimi K2.5 and Phi-4: the text model is what transformers computes from text."""
+"""Text models of multimodal checkpoints (Gemma 4 12B, Kimi K2.5, Phi-4): what transformers computes from text."""
 
 from __future__ import annotations
 
