@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litlm.families.base import Family, HFFields
-from litlm.families.gguf import GGUFSpec
+from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.llama import llama_fields, llama_from_gguf, llama_to_hf
 from litlm.families.weights import LLAMA_RULES, rename
 
@@ -29,6 +29,11 @@ def to_hf(config: Config) -> dict[str, Any]:
     return fields | {key: fields[new] for key, new in old.items()}
 
 
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    gguf.get("attention.layer_norm_epsilon")  # a copy of the one for RMS norms
+    return llama_from_gguf(gguf, "exaone")
+
+
 _LAYER, _OURS = "transformer.h.{i}.", "layers.{i}."
 
 FAMILY = Family(
@@ -50,5 +55,5 @@ FAMILY = Family(
     ),
     modules=LLAMA_RULES,
     ignore=(r"\.rotary\.inv_freq$", r"\.rotary_emb\.inv_freq$"),
-    gguf=GGUFSpec(arch="exaone", from_gguf=lambda gguf: llama_from_gguf(gguf, "exaone")),
+    gguf=GGUFSpec(arch="exaone", from_gguf=from_gguf),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from litlm.families.base import Family, HFFields
 from litlm.families.deepseek_v3 import skip_training_fields
+from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.glm4_moe_lite import hf_sparse_layers, sparse_layers
 from litlm.families.llama import llama_fields, llama_to_hf
 from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, expert_rules, mlp_rules, rename, renamed_rules
@@ -59,6 +60,21 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 _MLP, _OURS = "model.layers.{i}.mlp.", "layers.{i}.mlp."
 
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    gguf.expect("expert_gating_func", 2)  # sigmoid
+    gguf.expect("expert_weights_norm", True)
+    fields = gguf.common("hy_v3") | gguf.experts("num_experts")
+    layers = range(fields["num_hidden_layers"])
+    width = gguf.get("expert_shared_feed_forward_length", 0)
+    return fields | dict(
+        num_shared_experts=width // fields["moe_intermediate_size"],
+        router_scaling_factor=gguf.get("expert_weights_scale"),
+        mlp_layer_types=["sparse" if f"blk.{i}.ffn_gate_inp.weight" in gguf.shapes else "dense" for i in layers],
+        attention_bias=gguf.has("attn_q.bias"),
+        mlp_bias=gguf.has("ffn_up.bias"),
+    )
+
+
 _RULES = (
     *LLAMA_RULES,
     *QK_NORM_RULES,
@@ -77,4 +93,5 @@ FAMILY = Family(
     rules=_RULES,
     modules=renamed_rules(_RULES, _MODULES),
     ignore=(r"^model\.layers\.80\.",),
+    gguf=GGUFSpec(arch="hy_v3", from_gguf=from_gguf, table_arch="dots1"),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from litlm.families.base import Family, HFFields
 from litlm.families.deepseek_v3 import MOE_RULES, first_dense, hf_first_dense, moe_to_hf, sigmoid_moe_from_hf
+from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.llama import llama_fields, llama_to_hf
 from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, QKV, Rule, fused_qkv, llama_rules_without, rename
 
@@ -41,6 +42,16 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 _LAYER, _OURS = "model.layers.{i}.attention.", "layers.{i}.attn."
 
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    gguf.get("expert_shared_feed_forward_length")  # follows from the number of shared experts
+    fields = gguf.common("sarvam_moe", fraction="partial_rotary_factor") | gguf.sigmoid_experts()
+    return fields | dict(
+        first_k_dense_replace=gguf.get("leading_dense_block_count", 0),
+        use_qk_norm=gguf.has("attn_q_norm.weight"),
+        attention_bias=gguf.has("attn_qkv.bias"),
+    )
+
+
 FAMILY = Family(
     model_type="sarvam_moe",
     architecture="SarvamMoEForCausalLM",
@@ -57,4 +68,9 @@ FAMILY = Family(
         *llama_rules_without("embed_tokens", "self_attn"),
     ),
     modules=(*LLAMA_RULES, *QK_NORM_RULES, *MOE_RULES),
+    gguf=GGUFSpec(
+        arch="bailingmoe2",
+        from_gguf=from_gguf,
+        rules=(rename("blk.{i}.exp_probs_b.bias", "layers.{i}.mlp.router.selection_bias"),),
+    ),
 )
