@@ -23,8 +23,8 @@ from litlm.families import GGUFFields
 
 # Families that llama.cpp's converter doesn't know.
 _WITHOUT = """
-    codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax ministral nanochat opt persimmon
-    sarvam_mla vaultgemma
+    axk1 codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax kolibri1 ministral nanochat opt
+    persimmon sarvam_mla vaultgemma
 """
 WITHOUT = _WITHOUT.split()
 
@@ -33,6 +33,8 @@ REFUSED = {
     "cohere-qk-norm-untied-biases": "an output matrix of its own",
     "cohere2-layers": "biases",
     "cohere2-untied-linear": "an output matrix of its own",
+    "cohere2_moe-bare-dense-layers-biases": "biases",
+    "cohere2_moe-two-shared-sum-sigmoid-rms": "a shared expert that is not averaged",
     "exaone-wide-heads-biases-mha": "another activation",
     "falcon-180b-mqa": "biases with the new decoder",
     "falcon-old-biases": "the sequential block",

@@ -70,6 +70,9 @@ def load_model(
             small = ".router." in name or name.endswith(".sinks")
             its_dtype = torch.float32 if fp32_in_half and small else dtype
             set_tensor(model, name, part, device=device, dtype=its_dtype, index=match.index)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta and name.endswith(get_family(config.family).zero_if_missing):
+            set_tensor(model, name, torch.zeros(tensor.shape), device=device, dtype=dtype)
     for module in model.modules():
         if isinstance(module, ComputedBuffer):
             module.to_empty(device=device)
@@ -94,6 +97,7 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
     plan: list[Match] = []
     found: dict[str, set[int | None]] = {}
     problems: list[str] = []
+    may_lack = get_family(config.family).zero_if_missing
     for theirs, shape in source.shapes().items():
         match = weights.from_theirs(theirs)
         # The number of an extra layer depends on the model, so what the config asks for is never ignored.
@@ -123,7 +127,7 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
         plan.append(match)
     for ours, shape in expected.items():
         for match in weights.from_ours(ours, shape):
-            if match.index not in found.get(ours, set()):
+            if match.index not in found.get(ours, set()) and not ours.endswith(may_lack):
                 problems.append(f"{match.theirs} is missing")
     if problems:
         listed = bullet_list(list(dict.fromkeys(problems)))

@@ -100,6 +100,7 @@ def moe_size(layer: LayerConfig, moe: MoEConfig, active: bool) -> int:
         total += one_mlp(layer, moe.shared_intermediate_size, layer.mlp.bias) + moe.shared_gate * layer.n_embd
     if moe.own_norms:  # one of them in the place of the layer's own
         total += (3 if moe.shared_intermediate_size else 1) * norm_size(layer.norm, layer.n_embd)
+    total += moe.output_norm * norm_size(layer.norm, layer.n_embd)
     return total + moe.router_scales * (layer.n_embd + moe.n_expert)
 
 

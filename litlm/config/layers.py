@@ -149,11 +149,14 @@ class MoEConfig:
     n_group_per_token: only experts of this many best groups can be selected.
     group_score: a group's score is that of its best expert (`max`), or the sum of its best two (`top2`).
     selection_bias: a bias per expert that affects the selection only, not trained by gradient (DeepSeek-V3, 2024).
+    select_by: what the bias is added to, and the best of is taken: the scores, or the router's logits (Kolibri).
     router_bias: the router has a bias.
     expert_bias: the experts' projections have biases.
     shared_intermediate_size: hidden size of the shared expert, an MLP that every token uses as well; 0: there is none.
+    shared_average: the sum of experts and shared expert is halved (Command A+).
     shared_gate: the shared expert's output is multiplied by a sigmoid gate (Qwen2-MoE).
     own_norms: experts and shared expert each have norms before and after; the router's input is not normed (Gemma 4).
+    output_norm: the sum of experts and shared expert is normed (A.X-K1).
     router_scales: the router's input is normed, then multiplied by a learned vector and n_embd ** -0.5; each expert's
         routing weight is multiplied by a learned scalar (Gemma 4).
     scale_input: routing weights multiply the expert's input instead of its output (Llama 4).
@@ -171,11 +174,14 @@ class MoEConfig:
     n_group_per_token: int = 1
     group_score: Literal["max", "top2"] = "max"
     selection_bias: bool = False
+    select_by: Literal["scores", "logits"] = "scores"
     router_bias: bool = False
     expert_bias: bool = False
     shared_intermediate_size: int = 0
+    shared_average: bool = False
     shared_gate: bool = False
     own_norms: bool = False
+    output_norm: bool = False
     router_scales: bool = False
     scale_input: bool = False
     jitter: float = 0.0
@@ -445,8 +451,13 @@ def moe_problems(moe: MoEConfig) -> list[str]:
         problems.append(f"moe.n_group_per_token={moe.n_group_per_token} is more than n_group={moe.n_group}")
     if moe.group_score == "top2" and moe.n_group > 1 and moe.n_expert < 2 * moe.n_group:
         problems.append(f"moe.group_score='top2' needs groups of 2 experts or more, not n_group={moe.n_group}")
-    if moe.shared_gate and not moe.shared_intermediate_size:
-        problems.append("moe.shared_gate=True needs a shared expert: set shared_intermediate_size")
+    problems += [
+        f"moe.{key}=True needs a shared expert: set shared_intermediate_size"
+        for key in ("shared_gate", "shared_average")
+        if getattr(moe, key) and not moe.shared_intermediate_size
+    ]
+    if moe.select_by == "logits" and moe.scoring == "sparsemixer":
+        problems.append("moe.select_by='logits' is for scoring='softmax' or 'sigmoid'")
     if moe.scoring == "sparsemixer" and moe.n_expert_per_token != 2:
         problems.append(f"moe.scoring='sparsemixer' takes 2 experts, not n_expert_per_token={moe.n_expert_per_token}")
     return problems

@@ -115,6 +115,7 @@ class Family:
     modules: the same by transformers' names of the loaded model's modules, where they aren't the files': PEFT has them.
     ignore: patterns of tensors in its checkpoints that are no part of the model (old buffers, vision towers).
     ignore_for: ignore_for(config): more such patterns, of weights that some layers of this config don't use.
+    zero_if_missing: ends of our names of tensors that a checkpoint may lack; they are zeros then.
     gguf: how llama.cpp's files of it differ; None: they are not read.
     """
 
@@ -126,6 +127,7 @@ class Family:
     modules: tuple[Rule, ...] = ()
     ignore: tuple[str, ...] = ()
     ignore_for: Callable[[Config], tuple[str, ...]] | None = None
+    zero_if_missing: tuple[str, ...] = ()
     gguf: GGUFSpec | None = None
 
     @cached_property

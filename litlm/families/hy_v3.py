@@ -60,6 +60,7 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 _MLP, _OURS = "model.layers.{i}.mlp.", "layers.{i}.mlp."
 
+
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     gguf.expect("expert_gating_func", 2)  # sigmoid
     gguf.expect("expert_weights_norm", True)

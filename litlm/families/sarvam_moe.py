@@ -42,6 +42,7 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 _LAYER, _OURS = "model.layers.{i}.attention.", "layers.{i}.attn."
 
+
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
     gguf.get("expert_shared_feed_forward_length")  # follows from the number of shared experts
     fields = gguf.common("sarvam_moe", fraction="partial_rotary_factor") | gguf.sigmoid_experts()

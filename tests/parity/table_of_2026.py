@@ -1,4 +1,4 @@
-"""Cases of families that came in 2026: EXAONE 3 (in transformers since then), Sarvam, Hy3, Flint."""
+"""Cases of families that transformers has since 2026: EXAONE 3, Sarvam, Hy3, Flint, A.X-K1, Kolibri, Command A+."""
 
 from __future__ import annotations
 
@@ -45,6 +45,30 @@ def _flint(name: str, seed: int, **hf: Any) -> Case:
     return _case("flint", name, seed, **(own | hf))
 
 
+def _axk1(name: str, seed: int, **hf: Any) -> Case:
+    case = _sarvam_mla(name, seed, **(dict(q_lora_rank=18, n_group=2, topk_group=1) | hf))
+    return Case(f"axk1-{name}", "axk1", case.hf, seed)
+
+
+def _kolibri(name: str, seed: int, **hf: Any) -> Case:
+    own = dict(
+        num_hidden_layers=6, head_dim=12, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20,
+        shared_expert_intermediate_size=28, sliding_window=5,
+    )  # fmt: skip
+    case = _case("kolibri1", name, seed, **(own | hf))
+    del case.hf["intermediate_size"]
+    return case
+
+
+def _command(name: str, seed: int, **hf: Any) -> Case:
+    own = dict(
+        num_hidden_layers=5, head_dim=12, num_experts=6, num_experts_per_tok=2, num_shared_experts=1, sliding_window=5,
+        bos_token_id=5, eos_token_id=6, mlp_layer_types=["dense"] + ["sparse"] * 4,
+        prefix_dense_intermediate_size=52, layer_types=[F, S, S, S, F],
+    )  # fmt: skip
+    return _case("cohere2_moe", name, seed, **(own | hf))
+
+
 CASES = [
     _case("exaone", "plain", 600),
     _case("exaone", "llama3-tied-mqa", 601, tie_word_embeddings=True, num_key_value_heads=1, num_hidden_layers=2,
@@ -78,4 +102,28 @@ CASES = [
     _flint("every-other-layer-yarn", 643, num_hidden_layers=4, layer_types=[S, F, S, F], decoder_sparse_step=2,
            mlp_only_layers=[], rms_norm_eps=1e-3,
            **rope("yarn", 700.0, factor=3.0, original_max_position_embeddings=40)),
+    _axk1("plain", 650),
+    _axk1("layers-yarn-biases", 651, mlp_layer_types=["sparse", "dense", "sparse"], attention_bias=True, n_group=4,
+          topk_group=3, n_shared_experts=2, rms_norm_eps=1e-3,
+          **rope("yarn", 400.0, factor=8.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=0.5,
+                 mscale=0.7, mscale_all_dim=0.7)),
+    _axk1("halves-tied-one-group", 652, rope_interleave=False, tie_word_embeddings=True, n_group=1,
+          mlp_layer_types=["sparse"] * 3, norm_topk_prob=False, hidden_size=36, num_experts_per_tok=1),
+    _kolibri("pattern", 660),
+    _kolibri("normalized-tied-mqa", 661, num_hidden_layers=3, layer_types=[F, S, F], sliding_window=1,
+             norm_topk_prob=True, tie_word_embeddings=True, num_key_value_heads=1, rms_norm_eps=1e-3),
+    _kolibri("all-full-linear", 662, num_hidden_layers=2, layer_types=[F, F], sliding_window=128, num_experts=3,
+             num_experts_per_tok=1, num_key_value_heads=4, hidden_act="gelu",
+             **rope("linear", 900.0, factor=3.0)),
+    _command("forced-rope", 670),
+    _command("two-shared-sum-sigmoid-rms", 671, num_shared_experts=2, shared_expert_combination_strategy="sum",
+             expert_selection_fn="sigmoid", norm_topk_prob=False, rms_norm_eps=1e-3, tie_word_embeddings=False,
+             num_key_value_heads=1),
+    _command("bare-dense-layers-biases", 672, mlp_layer_types=["dense", "dense", "sparse"], num_hidden_layers=3,
+             layer_types=[S, F, F], prefix_dense_sliding_window_pattern=2, prefix_dense_intermediate_size=28,
+             attention_bias=True, expert_selection_fn="sigmoid", logit_scale=0.7, num_key_value_heads=None,
+             rope_theta=300.0),
+    _command("none-shared-all-sparse", 673, num_shared_experts=0, num_hidden_layers=2, mlp_layer_types=["sparse"] * 2,
+             layer_types=[S, F], prefix_dense_intermediate_size=44, hidden_size=28, layer_norm_eps=1e-3,
+             num_experts_per_tok=3),
 ]  # fmt: skip
