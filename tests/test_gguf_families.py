@@ -23,8 +23,8 @@ from litlm.families import GGUFFields
 
 # Families that llama.cpp's converter doesn't know.
 _WITHOUT = """
-    axk1 codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax kolibri1 ministral nanochat opt
-    persimmon sarvam_mla vaultgemma
+    apertus1p5_text axk1 codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax kolibri1
+    ministral nanochat opt persimmon sarvam_mla vaultgemma
 """
 WITHOUT = _WITHOUT.split()
 

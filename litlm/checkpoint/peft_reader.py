@@ -172,7 +172,8 @@ class AdapterReader:
             if weight is None:
                 self.problems.append(f"{self.names[name]}: this model has no such weight")
                 continue
-            wanted = (self.vocab_size, *weight.shape[1:]) if name in _VOCABULARY_WEIGHTS else tuple(weight.shape)
+            resized = name in _VOCABULARY_WEIGHTS and not self.model.config.head_vocab_size
+            wanted = (self.vocab_size, *weight.shape[1:]) if resized else tuple(weight.shape)
             if tensor.shape != wanted:
                 self.problems.append(
                     f"{self.names[name]} has shape {list(tensor.shape)}, which does not fit {list(wanted)}"

@@ -108,7 +108,7 @@ def forward_flops(config: Config, context: int) -> float:
     """Operations per token in matrix products and attention, mean over a row of `context` tokens. The backward pass
     takes twice as many.
     """
-    total = config.n_embd * (config.vocab_size + config.n_layer * config.layer_input_dim)
+    total = config.n_embd * (config.n_output + config.n_layer * config.layer_input_dim)
     for layer in map(config.layer, range(config.n_layer)):
         total += sum(n_in * n_out for n_in, n_out in linear_layers(layer).values())
         if layer.moe is not None:

@@ -44,6 +44,7 @@ class Config:
     family: Hugging Face `model_type`: how config.json and the names of tensors are read and written.
 
     vocab_size: rows of the embedding and of the output head.
+    head_vocab_size: rows of the output head if it can't give all tokens: only those below this; 0: vocab_size.
     n_layer: number of layers.
     n_embd: size of the hidden state.
     n_head: query heads per layer.
@@ -97,6 +98,7 @@ class Config:
     name: str = ""
     family: str = "llama"
     vocab_size: int
+    head_vocab_size: int = 0
     n_layer: int
     n_embd: int
     n_head: int
@@ -193,6 +195,12 @@ class Config:
             problems.append("moe_layers names layers with experts, so moe must say what they are")
         if any(self.rope_layers) and self.rope is None:
             problems.append("rope_layers names layers with rope, so rope must say what it is")
+        if self.head_vocab_size and not 0 < self.head_vocab_size < self.vocab_size:
+            problems.append(
+                f"head_vocab_size={self.head_vocab_size} must be less than vocab_size={self.vocab_size}, or 0 for all"
+            )
+        if self.head_vocab_size and self.tie_embeddings:
+            problems.append("head_vocab_size is for an output head of its own: tie_embeddings must be false")
         if self.shared_norm and self.block != "parallel":
             problems.append(f"shared_norm is for block='parallel', not {self.block!r}")
         latent, qk = self.attention.latent, self.attention.qk_norm
@@ -328,9 +336,9 @@ class Config:
         return self._count(active=True)
 
     def _count(self, active: bool) -> int:
-        total = self.vocab_size * self.n_embd * (1 if self.tie_embeddings else 2)
+        total = self.n_embd * (self.vocab_size + (0 if self.tie_embeddings else self.n_output))
         total += self.learned_positions * (self.max_seq_len + self.position_offset) * self.n_embd
-        total += self.head_bias * self.vocab_size
+        total += self.head_bias * self.n_output
         total += (1 + self.embed_norm) * norm_size(self.norm, self.n_embd)
         if input_dims := self.layer_input_dim * self.n_layer:
             total += ((self.layer_input_vocab_size or self.vocab_size) + self.n_embd) * input_dims
@@ -347,6 +355,11 @@ class Config:
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Size in bytes of one token's keys and values (or latents) in all layers."""
         return sum(self.layer(i).state_spec.bytes_per_token(bytes_per_value) for i in range(self.n_layer))
+
+    @property
+    def n_output(self) -> int:
+        """Rows of the output head: how many logits there are."""
+        return self.head_vocab_size or self.vocab_size
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(Block(layer) for layer in layers)
         self.norm = make_norm(config.norm, config.n_embd)
         tied = config.tie_embeddings
-        self.lm_head = None if tied else Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        self.lm_head = None if tied else Linear(config.n_embd, config.n_output, bias=config.head_bias)
         self.head_bias = nn.Parameter(torch.empty(config.vocab_size)) if tied and config.head_bias else None
         # Layers with the same rope share its tables, layers with the same temperature its factors.
         keys = [(c.rope, c.rope_dim, c.attention.temperature) for c in layers]

@@ -1,4 +1,4 @@
-"""Cases of families that transformers has since 2026: EXAONE 3, Sarvam, Hy3, Flint, A.X-K1, Kolibri, Command A+."""
+"""Families that transformers has since 2026: EXAONE 3, Sarvam, Hy3, Flint, A.X-K1, Kolibri, Command A+, Apertus 1.5."""
 
 from __future__ import annotations
 
@@ -60,6 +60,10 @@ def _kolibri(name: str, seed: int, **hf: Any) -> Case:
     return case
 
 
+def _apertus(name: str, seed: int, **hf: Any) -> Case:
+    return _case("apertus1p5_text", name, seed, **(dict(output_vocab_size=47) | hf))
+
+
 def _command(name: str, seed: int, **hf: Any) -> Case:
     own = dict(
         num_hidden_layers=5, head_dim=12, num_experts=6, num_experts_per_tok=2, num_shared_experts=1, sliding_window=5,
@@ -115,6 +119,11 @@ CASES = [
     _kolibri("all-full-linear", 662, num_hidden_layers=2, layer_types=[F, F], sliding_window=128, num_experts=3,
              num_experts_per_tok=1, num_key_value_heads=4, hidden_act="gelu",
              **rope("linear", 900.0, factor=3.0)),
+    _apertus("narrow-head", 680),
+    _apertus("whole-head-tied-mha", 681, output_vocab_size=None, tie_word_embeddings=True, num_key_value_heads=None,
+             **rope("linear", 900.0, factor=3.0)),
+    _apertus("one-row-less-biases-mqa", 682, output_vocab_size=60, attention_bias=True, num_key_value_heads=1,
+             hidden_size=32, rms_norm_eps=1e-3, **rope("default", 300.0)),
     _command("forced-rope", 670),
     _command("two-shared-sum-sigmoid-rms", 671, num_shared_experts=2, shared_expert_combination_strategy="sum",
              expert_selection_fn="sigmoid", norm_topk_prob=False, rms_norm_eps=1e-3, tie_word_embeddings=False,
