@@ -52,6 +52,9 @@ def attention_size(layer: LayerConfig) -> int:
     bias = dict.fromkeys(with_bias, attention.bias) | {"o_proj": attention.out_bias}
     total = sum(linear_size(*shape, bias.get(name, False)) for name, shape in shapes.items())
     if latent is not None:
+        if (index := latent.index) is not None:
+            c = layer.n_embd
+            total += index.head_dim * (index.n_head * (latent.q_rank or 0) + c + 2) + index.n_head * c
         return total + norm_size(latent.norm, latent.kv_rank) + norm_size(latent.norm, latent.q_rank or 0)
     has_kv = layer.kv_layer is None
     if (qk := attention.qk_norm) is not None:

@@ -46,6 +46,25 @@ class QKNormConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """The indexer of DeepSeek's sparse attention (V3.2, 2025), which chooses the `top_k` tokens that a token sees.
+
+    litlm holds its weights, to export them, and has no indexer: up to `top_k` tokens it chooses all of them, so the
+    model is exact there, and longer rows are refused.
+
+    n_head: heads of the indexer.
+    head_dim: size of such a head.
+    top_k: how many tokens it chooses.
+    max_seq_len: context of the model with its indexer, in tokens.
+    """
+
+    n_head: int
+    head_dim: int
+    top_k: int
+    max_seq_len: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentConfig:
     """Multi-head latent attention (DeepSeek-V2, 2024): keys and values are projected from one latent vector per token.
 
@@ -58,6 +77,7 @@ class LatentConfig:
     rope_head_dim: the part of a head with rope.
     v_head_dim: size of a head's values.
     norm: normalization of the latents.
+    index: the indexer of sparse attention; None: there is none.
     """
 
     kv_rank: int
@@ -66,6 +86,7 @@ class LatentConfig:
     rope_head_dim: int
     v_head_dim: int
     norm: NormConfig = field(default_factory=lambda: NormConfig(eps=1e-6))
+    index: IndexConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,6 +394,14 @@ class LayerConfig:
 def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
     """YaRN's factor of cos and sin: 0.1 mscale ln(factor) + 1 (Peng et al. 2023)."""
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def index_limit(index: IndexConfig) -> str:
+    """How long rows can be, for an error message."""
+    return (
+        f"attention.latent.index.top_k={index.top_k}: the model is exact up to there, where its indexer chooses all "
+        "tokens, and litlm has no indexer for longer rows"
+    )
 
 
 def norm_problems(norm: NormConfig, *, each_head: bool = False) -> list[str]:

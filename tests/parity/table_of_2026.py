@@ -1,4 +1,4 @@
-"""Families that transformers has since 2026: EXAONE 3, Sarvam, Hy3, Flint, A.X-K1, Kolibri, Command A+, Apertus 1.5."""
+"""Families that transformers has since 2026, from EXAONE 3 to GLM-5."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ def _flint(name: str, seed: int, **hf: Any) -> Case:
 def _axk1(name: str, seed: int, **hf: Any) -> Case:
     case = _sarvam_mla(name, seed, **(dict(q_lora_rank=18, n_group=2, topk_group=1) | hf))
     return Case(f"axk1-{name}", "axk1", case.hf, seed)
+
+
+def _indexed(family: str, name: str, seed: int, **hf: Any) -> Case:
+    """As of DeepSeek-V3.2: up to index_topk tokens the indexer chooses all."""
+    own = dict(
+        q_lora_rank=18, n_group=2, topk_group=1, first_k_dense_replace=1, index_n_heads=3, index_head_dim=8,
+        index_topk=128,
+    )  # fmt: skip
+    case = _sarvam_mla(name, seed, **(own | hf))
+    return Case(f"{family}-{name}", family, case.hf, seed)
 
 
 def _kolibri(name: str, seed: int, **hf: Any) -> Case:
@@ -113,6 +123,20 @@ CASES = [
                  mscale=0.7, mscale_all_dim=0.7)),
     _axk1("halves-tied-one-group", 652, rope_interleave=False, tie_word_embeddings=True, n_group=1,
           mlp_layer_types=["sparse"] * 3, norm_topk_prob=False, hidden_size=36, num_experts_per_tok=1),
+    _indexed("deepseek_v32", "plain", 690),
+    _indexed("deepseek_v32", "groups-biases-yarn", 691, n_group=4, topk_group=3, attention_bias=True,
+             n_shared_experts=2, first_k_dense_replace=0, index_n_heads=1, index_head_dim=6, index_topk=100,
+             max_position_embeddings=300,
+             **rope("yarn", 400.0, factor=8.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=0.5,
+                    mscale=1.0, mscale_all_dim=1.0)),
+    _indexed("deepseek_v32", "tied-dense-one-head", 692, tie_word_embeddings=True, first_k_dense_replace=3,
+             num_attention_heads=1, num_key_value_heads=1, hidden_size=33, norm_topk_prob=False),
+    _indexed("glm_moe_dsa", "each-layer", 693, n_group=1, topk_group=1),
+    _indexed("glm_moe_dsa", "shared-indexers", 694, num_hidden_layers=4, max_position_embeddings=200,
+             indexer_types=["full", "shared", "shared", "full"], tie_word_embeddings=True, rms_norm_eps=1e-3,
+             first_k_dense_replace=2),
+    _indexed("glm_moe_dsa", "pattern", 695, num_hidden_layers=5, index_topk_freq=2, first_k_dense_replace=0,
+             attention_bias=True, n_group=4, topk_group=2, v_head_dim=16, **rope("default", 321.0)),
     _kolibri("pattern", 660),
     _kolibri("normalized-tied-mqa", 661, num_hidden_layers=3, layer_types=[F, S, F], sliding_window=1,
              norm_topk_prob=True, tie_word_embeddings=True, num_key_value_heads=1, rms_norm_eps=1e-3),
