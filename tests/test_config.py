@@ -116,9 +116,11 @@ def test_layers_differ_where_the_pattern_says_so() -> None:
         (
             dict(mlp=MLPConfig(kind="plain", activation="clamped"), rope=RopeConfig(
                 fraction=0.5, scaling=DynamicScaling(factor=2.0, original_max_seq_len=9)), moe=MoEConfig(
-                n_expert=4, n_expert_per_token=2, intermediate_size=7, shared_gate=True)),
+                n_expert=4, n_expert_per_token=2, intermediate_size=7, shared_gate=True, shared_average=True,
+                select_by="logits", scoring="sparsemixer")),
             ["activation='clamped' needs a gate", "rope.scaling.kind='dynamic' needs 4 rotated dimensions",
-             "moe.shared_gate=True needs a shared expert"],
+             "moe.shared_gate=True needs a shared expert", "moe.shared_average=True needs a shared expert",
+             "moe.select_by='logits' is for"],
         ),
         (
             dict(rope=RopeConfig(scaling=YarnScaling(factor=2.0, original_max_seq_len=9, beta_slow=40.0))),

@@ -161,7 +161,7 @@ def test_cache_as_transformers_keeps_it(family: str) -> None:
 
     cache = DynamicCache()
     with torch.no_grad():
-        _theirs(family)(torch.zeros(3, 11, dtype=torch.long), past_key_values=cache, use_cache=True)
+        _theirs(family)(torch.zeros(3, 11, dtype=torch.long), cache=cache, use_cache=True)
     layers: list[Any] = cache.layers
     held = sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
     found = needs(_ours(family), _settings(dtype="float32", batch_size=3, context=11))

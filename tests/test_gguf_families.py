@@ -22,7 +22,10 @@ from litlm.config import Config
 from litlm.families import GGUFFields
 
 # Families that llama.cpp's converter doesn't know.
-_WITHOUT = "codegen cwm flex_olmo gpt_neo gptj helium hyperclovax ministral nanochat opt persimmon vaultgemma"
+_WITHOUT = """
+    apertus1p5_text axk1 codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax kolibri1
+    ministral nanochat opt persimmon sarvam_mla vaultgemma
+"""
 WITHOUT = _WITHOUT.split()
 
 # What the converter refuses.
@@ -30,6 +33,9 @@ REFUSED = {
     "cohere-qk-norm-untied-biases": "an output matrix of its own",
     "cohere2-layers": "biases",
     "cohere2-untied-linear": "an output matrix of its own",
+    "cohere2_moe-bare-dense-layers-biases": "biases",
+    "cohere2_moe-two-shared-sum-sigmoid-rms": "a shared expert that is not averaged",
+    "exaone-wide-heads-biases-mha": "another activation",
     "falcon-180b-mqa": "biases with the new decoder",
     "falcon-old-biases": "the sequential block",
     "falcon-old-mqa": "the sequential block",
@@ -162,7 +168,7 @@ _LOST = {
     """,
     "rope": """
         cohere-linear deepseek_v3-halves-all-dense gemma4_text-k-as-v glm4_moe_lite-plain-queries gpt_neox-linear
-        gpt_neox-yarn phi3-mini4 youtu-halves
+        gpt_neox-yarn phi3-mini4 sarvam_moe-mha-tied-part-rope youtu-halves
     """,
     "rope rope_layers": """
         granitemoehybrid-no-rope-mqa-tied

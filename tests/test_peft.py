@@ -28,8 +28,9 @@ from litlm.transforms.lora import adapters, apply_lora
 
 # PEFT reads a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-LLAMA, TIED, QWEN, NEOX = (
-    cases.by_name(name) for name in ("llama-mha-biases", "llama-mqa-tied", "qwen3-plain", "gpt_neox-odd-share")
+LLAMA, TIED, QWEN, NEOX, EXAONE = (
+    cases.by_name(name)
+    for name in ("llama-mha-biases", "llama-mqa-tied", "qwen3-plain", "gpt_neox-odd-share", "exaone-plain")
 )
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -64,6 +65,7 @@ def _written_by_peft(case: Case, path: Path, **options: Any) -> Any:
         (LLAMA, ("all-linear",)), (TIED, ("all-linear",)), (TIED, ("q_proj", "v_proj")),
         (LLAMA, ("layers.1.mlp.up_proj",)),
         (QWEN, ("all-linear",)), (QWEN, ("1.attn.o_proj", "down_proj")), (NEOX, ("all-linear",)), (NEOX, ("o_proj",)),
+        (EXAONE, ("all-linear",)),
         (NEOX, ("layers.0.mlp.up_proj",)),
     ],
     ids=str,
@@ -151,6 +153,7 @@ def test_nothing_to_save(tmp_path: Path) -> None:
         (QWEN, dict(r=3, lora_alpha=11, target_modules=ALL, alpha_pattern={"q_proj": 0})),
         (QWEN, dict(r=3, lora_alpha=11, target_modules=ALL, alpha_pattern={r"model.layers.[12].mlp.*": 5})),
         (NEOX, dict(r=3, target_modules=["dense", "dense_h_to_4h", "dense_4h_to_h"])),
+        (EXAONE, dict(r=3, target_modules=ALL)),
     ],
     ids=lambda value: value.name if isinstance(value, Case) else "-".join(value)[:60],
 )  # fmt: skip

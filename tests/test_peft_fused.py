@@ -37,11 +37,11 @@ NEOX, PHI3, FALCON, GPT2, CODEGEN, BLOOM, MPT, BIGCODE, GLM, PERSIMMON, LLAMA, T
         "gpt_bigcode-mqa", "glm-plain", "persimmon-plain", "llama-mha-biases", "llama-mqa-tied",
     )
 )  # fmt: skip
-MIXTRAL, QWEN_MOE, GPT_OSS, LLAMA4, GRANITE, DEEPSEEK = (
+MIXTRAL, QWEN_MOE, GPT_OSS, LLAMA4, GRANITE, DEEPSEEK, SARVAM, HY, KOLIBRI = (
     cases.by_name(name)
     for name in (
         "mixtral-plain", "qwen3_moe-plain", "gpt_oss-default-yarn", "llama4_text-all-experts", "granitemoe-plain",
-        "deepseek_v3-groups",
+        "deepseek_v3-groups", "sarvam_moe-plain", "hy_v3-plain", "kolibri1-pattern",
     )
 )  # fmt: skip
 FUSED = {
@@ -256,6 +256,8 @@ def test_experts_train_as_in_peft(case: Case, tmp_path: Path) -> None:
         (MIXTRAL, ("experts",)), (QWEN_MOE, ("experts", "q_proj")), (QWEN_MOE, ("layers.1.mlp.experts.down_proj",)),
         (QWEN_MOE, ("experts.up_proj",)), (GPT_OSS, ("all-linear", "experts")), (LLAMA4, ("experts",)),
         (GRANITE, ("layers.[02].*",)), (DEEPSEEK, ("all-linear", "experts")), (DEEPSEEK, ("all-linear",)),
+        (SARVAM, ("all-linear", "experts")), (HY, ("all-linear", "experts")),
+        (KOLIBRI, ("all-linear", "experts")),
     ],
     ids=str,
 )  # fmt: skip

@@ -64,11 +64,15 @@ def load_model(
                 f"{match.theirs} in {source.path} holds {dtype_name} values, so this checkpoint is quantized in a way "
                 "that litlm can't read; use the unquantized one or a GGUF file"
             )
-        # Routers that a half-precision checkpoint stores in fp32 (Ernie 4.5) stay in fp32.
+        # Routers and sinks that a half-precision checkpoint stores in fp32 (Ernie 4.5, Flint) stay in fp32.
         fp32_in_half = tensor.dtype == torch.float32 and config.dtype != "float32"
         for name, part in zip(match.ours, match.split(tensor, config), strict=True):
-            its_dtype = torch.float32 if fp32_in_half and ".router." in name else dtype
+            small = ".router." in name or name.endswith(".sinks")
+            its_dtype = torch.float32 if fp32_in_half and small else dtype
             set_tensor(model, name, part, device=device, dtype=its_dtype, index=match.index)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta and name.endswith(get_family(config.family).zero_if_missing):
+            set_tensor(model, name, torch.zeros(tensor.shape), device=device, dtype=dtype)
     for module in model.modules():
         if isinstance(module, ComputedBuffer):
             module.to_empty(device=device)
@@ -93,6 +97,7 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
     plan: list[Match] = []
     found: dict[str, set[int | None]] = {}
     problems: list[str] = []
+    may_lack = get_family(config.family).zero_if_missing
     for theirs, shape in source.shapes().items():
         match = weights.from_theirs(theirs)
         # The number of an extra layer depends on the model, so what the config asks for is never ignored.
@@ -122,7 +127,7 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
         plan.append(match)
     for ours, shape in expected.items():
         for match in weights.from_ours(ours, shape):
-            if match.index not in found.get(ours, set()):
+            if match.index not in found.get(ours, set()) and not ours.endswith(may_lack):
                 problems.append(f"{match.theirs} is missing")
     if problems:
         listed = bullet_list(list(dict.fromkeys(problems)))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from litlm.checkpoint.base import WeightSource, open_safetensors
 from litlm.checkpoint.run_folder import find_model, refuse_run_folder
-from litlm.config import Config
+from litlm.config import Config, index_limit
 from litlm.config.hf import config_from_hf
 from litlm.families import get_family
 from litlm.io.reading import read_json
@@ -63,6 +63,9 @@ def open_directory(path: Path, ignore_fields: Collection[str] = ()) -> tuple[Con
             raise ValueError(e if str(path) in str(e) else f"{path}: {e}") from None
     if ignored := _ignored_weights(source, config):
         notes.append(f"left out, because litlm runs the text model alone: {ignored}")
+    latent = config.attention.latent
+    if latent is not None and (index := latent.index) is not None and index.max_seq_len > config.max_seq_len:
+        notes.append(f"the context is {config.max_seq_len} tokens, not {index.max_seq_len}: {index_limit(index)}")
     return config, source, notes
 
 

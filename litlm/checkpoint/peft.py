@@ -153,7 +153,7 @@ def _modules_to_save(model: GPT) -> tuple[list[str], dict[str, Tensor]]:
         for name, t in model.state_dict().items()
         if ".lora." not in name and not any(name.startswith(p + ".") for p in packed)
     }
-    plan = get_family(model.config.family).weights_of(model.config).export_plan({n: t.shape for n, t in state.items()})
+    plan = get_family(model.config.family).modules_of(model.config).export_plan({n: t.shape for n, t in state.items()})
     trained = [match for match in plan if owners.intersection(n.rpartition(".")[0] for n in match.ours)]
     if stacked := next((match for match in trained if match.index is not None), None):
         raise ValueError(

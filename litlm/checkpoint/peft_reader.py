@@ -64,7 +64,8 @@ class AdapterReader:
 
     def __init__(self, model: GPT, config: dict[str, Any]) -> None:
         self.model, self.config, self.problems = model, config, []
-        self.weights = get_family(model.config.family).weights_of(model.config)
+        family = get_family(model.config.family)
+        self.weights, self.file_weights = family.modules_of(model.config), family.weights_of(model.config)
         self.targets = adapter_targets(model)
         self.loras: dict[str, dict[str, Tensor]] = {}  # A, B and magnitude_vector by the target's name
         self.expert_loras: dict[str, dict[int, dict[str, Tensor]]] = {}  # by our stacked weight and the expert
@@ -104,7 +105,11 @@ class AdapterReader:
         self.problems.append(f"{key} is not a LoRA tensor of a {self.model.config.family} model")
 
     def _match(self, name: str) -> Match | None:
-        return self.weights.from_theirs(name) or self.weights.from_theirs(re.sub(r"^lm_head\b", "embed_out", name))
+        for found in (name, re.sub(r"^lm_head\b", "embed_out", name)):
+            if (match := self.weights.from_theirs(found)) is not None:
+                return match
+        match = self.file_weights.from_theirs(name)  # adapters of the authors' own code
+        return match if match is not None and match.rule.split is None else None
 
     def _stacked(self, module: str, depth: int) -> AdapterTarget | None:
         """The target in a module of experts: PEFT wraps the module once for each parameter that has an adapter."""
@@ -167,7 +172,8 @@ class AdapterReader:
             if weight is None:
                 self.problems.append(f"{self.names[name]}: this model has no such weight")
                 continue
-            wanted = (self.vocab_size, *weight.shape[1:]) if name in _VOCABULARY_WEIGHTS else tuple(weight.shape)
+            resized = name in _VOCABULARY_WEIGHTS and not self.model.config.head_vocab_size
+            wanted = (self.vocab_size, *weight.shape[1:]) if resized else tuple(weight.shape)
             if tensor.shape != wanted:
                 self.problems.append(
                     f"{self.names[name]} has shape {list(tensor.shape)}, which does not fit {list(wanted)}"

@@ -78,7 +78,7 @@ def adapter_targets(model: GPT) -> dict[str, AdapterTarget]:
 
     A tied output head is included: PEFT adapts it as a layer of its own.
     """
-    weights, found = get_family(model.config.family).weights_of(model.config), {}
+    weights, found = get_family(model.config.family).modules_of(model.config), {}
 
     def add(match: Match, ours: tuple[str, ...], module: str, parameter: str = "", stack: tuple[int, ...] = ()) -> None:
         embedding = ours != ("lm_head",) and isinstance(layer_of(model, ours[0]), nn.Embedding)

@@ -2,6 +2,7 @@
 
 from litlm.config.layers import AttentionConfig as AttentionConfig
 from litlm.config.layers import DynamicScaling as DynamicScaling
+from litlm.config.layers import IndexConfig as IndexConfig
 from litlm.config.layers import LatentConfig as LatentConfig
 from litlm.config.layers import LayerConfig as LayerConfig
 from litlm.config.layers import LinearScaling as LinearScaling
@@ -15,5 +16,6 @@ from litlm.config.layers import RopeConfig as RopeConfig
 from litlm.config.layers import RopeScaling as RopeScaling
 from litlm.config.layers import TemperatureConfig as TemperatureConfig
 from litlm.config.layers import YarnScaling as YarnScaling
+from litlm.config.layers import index_limit as index_limit
 from litlm.config.layers import yarn_attention_factor as yarn_attention_factor
 from litlm.config.model import Config as Config

@@ -52,6 +52,9 @@ def attention_size(layer: LayerConfig) -> int:
     bias = dict.fromkeys(with_bias, attention.bias) | {"o_proj": attention.out_bias}
     total = sum(linear_size(*shape, bias.get(name, False)) for name, shape in shapes.items())
     if latent is not None:
+        if (index := latent.index) is not None:
+            c = layer.n_embd
+            total += index.head_dim * (index.n_head * (latent.q_rank or 0) + c + 2) + index.n_head * c
         return total + norm_size(latent.norm, latent.kv_rank) + norm_size(latent.norm, latent.q_rank or 0)
     has_kv = layer.kv_layer is None
     if (qk := attention.qk_norm) is not None:
@@ -100,6 +103,7 @@ def moe_size(layer: LayerConfig, moe: MoEConfig, active: bool) -> int:
         total += one_mlp(layer, moe.shared_intermediate_size, layer.mlp.bias) + moe.shared_gate * layer.n_embd
     if moe.own_norms:  # one of them in the place of the layer's own
         total += (3 if moe.shared_intermediate_size else 1) * norm_size(layer.norm, layer.n_embd)
+    total += moe.output_norm * norm_size(layer.norm, layer.n_embd)
     return total + moe.router_scales * (layer.n_embd + moe.n_expert)
 
 
@@ -107,7 +111,7 @@ def forward_flops(config: Config, context: int) -> float:
     """Operations per token in matrix products and attention, mean over a row of `context` tokens. The backward pass
     takes twice as many.
     """
-    total = config.n_embd * (config.vocab_size + config.n_layer * config.layer_input_dim)
+    total = config.n_embd * (config.n_output + config.n_layer * config.layer_input_dim)
     for layer in map(config.layer, range(config.n_layer)):
         total += sum(n_in * n_out for n_in, n_out in linear_layers(layer).values())
         if layer.moe is not None:

@@ -46,6 +46,25 @@ class QKNormConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """The indexer of DeepSeek's sparse attention (V3.2, 2025), which chooses the `top_k` tokens that a token sees.
+
+    litlm holds its weights, to export them, and has no indexer: up to `top_k` tokens it chooses all of them, so the
+    model is exact there, and longer rows are refused.
+
+    n_head: heads of the indexer.
+    head_dim: size of such a head.
+    top_k: how many tokens it chooses.
+    max_seq_len: context of the model with its indexer, in tokens.
+    """
+
+    n_head: int
+    head_dim: int
+    top_k: int
+    max_seq_len: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentConfig:
     """Multi-head latent attention (DeepSeek-V2, 2024): keys and values are projected from one latent vector per token.
 
@@ -58,6 +77,7 @@ class LatentConfig:
     rope_head_dim: the part of a head with rope.
     v_head_dim: size of a head's values.
     norm: normalization of the latents.
+    index: the indexer of sparse attention; None: there is none.
     """
 
     kv_rank: int
@@ -66,6 +86,7 @@ class LatentConfig:
     rope_head_dim: int
     v_head_dim: int
     norm: NormConfig = field(default_factory=lambda: NormConfig(eps=1e-6))
+    index: IndexConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +170,14 @@ class MoEConfig:
     n_group_per_token: only experts of this many best groups can be selected.
     group_score: a group's score is that of its best expert (`max`), or the sum of its best two (`top2`).
     selection_bias: a bias per expert that affects the selection only, not trained by gradient (DeepSeek-V3, 2024).
+    select_by: what the bias is added to, and the best of is taken: the scores, or the router's logits (Kolibri).
     router_bias: the router has a bias.
     expert_bias: the experts' projections have biases.
     shared_intermediate_size: hidden size of the shared expert, an MLP that every token uses as well; 0: there is none.
+    shared_average: the sum of experts and shared expert is halved (Command A+).
     shared_gate: the shared expert's output is multiplied by a sigmoid gate (Qwen2-MoE).
     own_norms: experts and shared expert each have norms before and after; the router's input is not normed (Gemma 4).
+    output_norm: the sum of experts and shared expert is normed (A.X-K1).
     router_scales: the router's input is normed, then multiplied by a learned vector and n_embd ** -0.5; each expert's
         routing weight is multiplied by a learned scalar (Gemma 4).
     scale_input: routing weights multiply the expert's input instead of its output (Llama 4).
@@ -171,11 +195,14 @@ class MoEConfig:
     n_group_per_token: int = 1
     group_score: Literal["max", "top2"] = "max"
     selection_bias: bool = False
+    select_by: Literal["scores", "logits"] = "scores"
     router_bias: bool = False
     expert_bias: bool = False
     shared_intermediate_size: int = 0
+    shared_average: bool = False
     shared_gate: bool = False
     own_norms: bool = False
+    output_norm: bool = False
     router_scales: bool = False
     scale_input: bool = False
     jitter: float = 0.0
@@ -369,6 +396,14 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
+def index_limit(index: IndexConfig) -> str:
+    """How long rows can be, for an error message."""
+    return (
+        f"attention.latent.index.top_k={index.top_k}: the model is exact up to there, where its indexer chooses all "
+        "tokens, and litlm has no indexer for longer rows"
+    )
+
+
 def norm_problems(norm: NormConfig, *, each_head: bool = False) -> list[str]:
     """What is wrong with a norm, one line each. each_head: it has a weight for each head (`QKNormConfig.over`)."""
     problems = [] if norm.eps > 0 else [f"eps={norm.eps} must be positive"]
@@ -445,8 +480,13 @@ def moe_problems(moe: MoEConfig) -> list[str]:
         problems.append(f"moe.n_group_per_token={moe.n_group_per_token} is more than n_group={moe.n_group}")
     if moe.group_score == "top2" and moe.n_group > 1 and moe.n_expert < 2 * moe.n_group:
         problems.append(f"moe.group_score='top2' needs groups of 2 experts or more, not n_group={moe.n_group}")
-    if moe.shared_gate and not moe.shared_intermediate_size:
-        problems.append("moe.shared_gate=True needs a shared expert: set shared_intermediate_size")
+    problems += [
+        f"moe.{key}=True needs a shared expert: set shared_intermediate_size"
+        for key in ("shared_gate", "shared_average")
+        if getattr(moe, key) and not moe.shared_intermediate_size
+    ]
+    if moe.select_by == "logits" and moe.scoring == "sparsemixer":
+        problems.append("moe.select_by='logits' is for scoring='softmax' or 'sigmoid'")
     if moe.scoring == "sparsemixer" and moe.n_expert_per_token != 2:
         problems.append(f"moe.scoring='sparsemixer' takes 2 experts, not n_expert_per_token={moe.n_expert_per_token}")
     return problems

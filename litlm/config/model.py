@@ -22,6 +22,7 @@ from litlm.config.layers import (
     MoEConfig,
     NormConfig,
     RopeConfig,
+    index_limit,
     moe_problems,
     norm_problems,
     rope_problems,
@@ -44,6 +45,7 @@ class Config:
     family: Hugging Face `model_type`: how config.json and the names of tensors are read and written.
 
     vocab_size: rows of the embedding and of the output head.
+    head_vocab_size: rows of the output head if it can't give all tokens: only those below this; 0: vocab_size.
     n_layer: number of layers.
     n_embd: size of the hidden state.
     n_head: query heads per layer.
@@ -67,6 +69,7 @@ class Config:
     rope: rotary position embedding; None: there is none.
     sliding_rope: rope of `sliding` and `chunked` layers; None: `rope`.
     rope_layers: which layers have rope; left out: all, if `rope` is set.
+    index_layers: which layers have an indexer of their own; left out: all, if `attention.latent.index` is set.
 
     full_head_dim: head_dim of `full` layers; 0: head_dim.
     full_n_kv_head: n_kv_head of `full` layers; 0: n_kv_head.
@@ -97,6 +100,7 @@ class Config:
     name: str = ""
     family: str = "llama"
     vocab_size: int
+    head_vocab_size: int = 0
     n_layer: int
     n_embd: int
     n_head: int
@@ -117,6 +121,7 @@ class Config:
     rope: RopeConfig | None = field(default_factory=RopeConfig)
     sliding_rope: RopeConfig | None = None
     rope_layers: tuple[bool, ...] = ()
+    index_layers: tuple[bool, ...] = ()
     full_head_dim: int = 0
     full_n_kv_head: int = 0
     n_kv_shared_layer: int = 0
@@ -139,7 +144,7 @@ class Config:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("layer_types", "moe_layers", "rope_layers"):
+        for key in ("layer_types", "moe_layers", "rope_layers", "index_layers"):
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))
         self._raise(type_problems(self))
@@ -160,6 +165,7 @@ class Config:
             "layer_types": ("full",) * self.n_layer,
             "moe_layers": (self.moe is not None,) * self.n_layer,
             "rope_layers": (self.rope is not None,) * self.n_layer,
+            "index_layers": (latent is not None and latent.index is not None,) * self.n_layer,
         }
 
     def _raise(self, problems: list[str]) -> None:
@@ -180,7 +186,7 @@ class Config:
         problems = [f"{key}={getattr(self, key)} must be at least 1" for key in sizes if getattr(self, key) < 1]
         if self.n_kv_head > 0 and self.n_head % self.n_kv_head:
             problems.append(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
-        for key in ("layer_types", "moe_layers", "rope_layers"):
+        for key in ("layer_types", "moe_layers", "rope_layers", "index_layers"):
             if self.n_layer > 0 and len(getattr(self, key)) != self.n_layer:
                 problems.append(f"{key} has {len(getattr(self, key))} entries for n_layer={self.n_layer}")
         for unknown in sorted(set(self.layer_types) - set(LAYER_TYPES)):
@@ -191,8 +197,16 @@ class Config:
             problems.append(f"sliding_window={self.sliding_window} must be at least 1, or None for no window")
         if any(self.moe_layers) and self.moe is None:
             problems.append("moe_layers names layers with experts, so moe must say what they are")
+        if any(self.index_layers) and (self.attention.latent is None or self.attention.latent.index is None):
+            problems.append("index_layers names layers with an indexer, so attention.latent.index must say what it is")
         if any(self.rope_layers) and self.rope is None:
             problems.append("rope_layers names layers with rope, so rope must say what it is")
+        if self.head_vocab_size and not 0 < self.head_vocab_size < self.vocab_size:
+            problems.append(
+                f"head_vocab_size={self.head_vocab_size} must be less than vocab_size={self.vocab_size}, or 0 for all"
+            )
+        if self.head_vocab_size and self.tie_embeddings:
+            problems.append("head_vocab_size is for an output head of its own: tie_embeddings must be false")
         if self.shared_norm and self.block != "parallel":
             problems.append(f"shared_norm is for block='parallel', not {self.block!r}")
         latent, qk = self.attention.latent, self.attention.qk_norm
@@ -232,6 +246,14 @@ class Config:
                 f"head_dim={self.head_dim} must be attention.latent.nope_head_dim + rope_head_dim = "
                 f"{latent.nope_head_dim + latent.rope_head_dim}, or left out"
             )
+        if (index := latent.index) is not None:
+            for key in ("n_head", "head_dim", "top_k"):
+                if getattr(index, key) < 1:
+                    problems.append(f"attention.latent.index.{key}={getattr(index, key)} must be at least 1")
+            if latent.q_rank is None:
+                problems.append("attention.latent.index needs attention.latent.q_rank, the latent of its queries")
+            if self.max_seq_len > index.top_k:
+                problems.append(f"max_seq_len={self.max_seq_len} must be at most {index_limit(index)}")
         if self.n_kv_head not in (0, self.n_head):
             problems.append(f"n_kv_head={self.n_kv_head} must be n_head={self.n_head} with attention.latent")
         if self.attention.qk_norm is not None or self.attention.clip is not None or self.attention.sinks:
@@ -292,6 +314,8 @@ class Config:
             attention = dataclasses.replace(attention, temperature=None)
         if not has_rope and attention.qk_norm is not None and attention.qk_norm.after_rope:
             attention = dataclasses.replace(attention, qk_norm=None)
+        if not self.index_layers[i] and attention.latent is not None and attention.latent.index is not None:
+            attention = dataclasses.replace(attention, latent=dataclasses.replace(attention.latent, index=None))
         if not is_full and attention.k_as_v:
             attention = dataclasses.replace(attention, k_as_v=False)
         moe, kv_layer = self.moe if self.moe_layers[i] else None, self._kv_layer(i)
@@ -328,9 +352,9 @@ class Config:
         return self._count(active=True)
 
     def _count(self, active: bool) -> int:
-        total = self.vocab_size * self.n_embd * (1 if self.tie_embeddings else 2)
+        total = self.n_embd * (self.vocab_size + (0 if self.tie_embeddings else self.n_output))
         total += self.learned_positions * (self.max_seq_len + self.position_offset) * self.n_embd
-        total += self.head_bias * self.vocab_size
+        total += self.head_bias * self.n_output
         total += (1 + self.embed_norm) * norm_size(self.norm, self.n_embd)
         if input_dims := self.layer_input_dim * self.n_layer:
             total += ((self.layer_input_vocab_size or self.vocab_size) + self.n_embd) * input_dims
@@ -347,6 +371,11 @@ class Config:
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Size in bytes of one token's keys and values (or latents) in all layers."""
         return sum(self.layer(i).state_spec.bytes_per_token(bytes_per_value) for i in range(self.n_layer))
+
+    @property
+    def n_output(self) -> int:
+        """Rows of the output head: how many logits there are."""
+        return self.head_vocab_size or self.vocab_size
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -112,8 +112,10 @@ class Family:
     from_hf: the fields of a config.json to arguments of `Config`.
     to_hf: a Config to the fields of a config.json.
     rules: how tensors map to ours.
+    modules: the same by transformers' names of the loaded model's modules, where they aren't the files': PEFT has them.
     ignore: patterns of tensors in its checkpoints that are no part of the model (old buffers, vision towers).
     ignore_for: ignore_for(config): more such patterns, of weights that some layers of this config don't use.
+    zero_if_missing: ends of our names of tensors that a checkpoint may lack; they are zeros then.
     gguf: how llama.cpp's files of it differ; None: they are not read.
     """
 
@@ -122,8 +124,10 @@ class Family:
     from_hf: Callable[[HFFields], dict[str, Any]]
     to_hf: Callable[[Config], dict[str, Any]]
     rules: tuple[Rule, ...]
+    modules: tuple[Rule, ...] = ()
     ignore: tuple[str, ...] = ()
     ignore_for: Callable[[Config], tuple[str, ...]] | None = None
+    zero_if_missing: tuple[str, ...] = ()
     gguf: GGUFSpec | None = None
 
     @cached_property
@@ -135,6 +139,10 @@ class Family:
         """The rules that apply to this config."""
         ignore = self.ignore if self.ignore_for is None else self.ignore + self.ignore_for(config)
         return WeightMap([rule for rule in self.rules if rule.when is None or rule.when(config)], ignore)
+
+    def modules_of(self, config: Config) -> WeightMap:
+        """`weights_of` by the names of transformers' modules."""
+        return WeightMap(self.modules) if self.modules else self.weights_of(config)
 
 
 # --- reading config.json ---------------------------------------------------------------------------------------------
@@ -181,6 +189,14 @@ class HFFields:
         value = self.take(key, default)
         if value != allowed:
             self.problems.append(f"{key}={value!r} is not supported for this family, only {allowed!r}")
+
+    def accept_old_names(self, **names: str) -> None:
+        """Older names of fields (old=new), which are then read as the new ones, as by transformers' `attribute_map`."""
+        renamed = {new: self.data[old] for old, new in names.items() if self.data.get(old) is not None}
+        for new, value in renamed.items():
+            if self.data.get(new, value) not in (None, value):
+                self.problems.append(f"{new}={self.data[new]!r} is also stated as {value!r}, under an older name")
+        self.data = {key: value for key, value in self.data.items() if key not in names} | renamed
 
     def skip(self, keys: str) -> None:
         """Fields (in one text, separated by spaces) that don't change what the model computes."""

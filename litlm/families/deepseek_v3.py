@@ -21,7 +21,7 @@ from litlm.config.layers import (
 )
 from litlm.families.base import HF_ACTIVATIONS, Family, HFFields, hf_common, hf_rope
 from litlm.families.gguf import GGUFFields, GGUFSpec
-from litlm.families.weights import LLAMA_RULES, expert_rules, mlp_rules, rename
+from litlm.families.weights import LLAMA_RULES, expert_rules, mlp_rules, nested_rules, rename
 
 if TYPE_CHECKING:
     from litlm.config import Config
@@ -46,7 +46,7 @@ def latent_fields(
     hf: HFFields,
     *,
     kv_lora_rank: int = 512,
-    q_lora_rank: int = 1536,
+    q_lora_rank: int | None = 1536,
     qk_nope_head_dim: int = 128,
     qk_rope_head_dim: int = 64,
     v_head_dim: int = 128,
@@ -229,6 +229,7 @@ def _join_kv(parts: Sequence[Any]) -> Any:
     return joined.reshape(-1, keys.shape[2])
 
 
+_RULES = (*LLAMA_RULES, *LATENT_RULES, *MOE_RULES)
 GGUF_MERGED = {"blk.{i}.attn_kv_b.weight": (("blk.{i}.attn_k_b.weight", "blk.{i}.attn_v_b.weight"), _join_kv)}
 
 
@@ -237,8 +238,8 @@ FAMILY = Family(
     architecture="DeepseekV3ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(*LLAMA_RULES, *LATENT_RULES, *MOE_RULES),
-    ignore=(r"^model\.layers\.61\.", r"\.rotary_emb\.inv_freq$"),
+    rules=(*_RULES, *nested_rules(_RULES)),  # also inside multimodal checkpoints (`kimi_k25`)
+    ignore=(r"^model\.layers\.61\.", r"\.rotary_emb\.inv_freq$", r"^(model\.)?(vision_tower|mm_projector)\."),
     gguf=GGUFSpec(
         arch="deepseek2",
         from_gguf=from_gguf,

@@ -8,14 +8,14 @@ from typing import Any
 from litlm.families import gemma4_text
 from litlm.families.base import HFFields, text_config_fields
 
-_OTHERS = """
+OTHERS = """
     vision_config audio_config vision_soft_tokens_per_image boi_token_id eoi_token_id image_token_id video_token_id
     boa_token_id eoa_token_id eoa_token_index audio_token_id initializer_range
 """
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
-    return text_config_fields(hf, (gemma4_text.FAMILY,), _OTHERS)
+    return text_config_fields(hf, (gemma4_text.FAMILY,), OTHERS)
 
 
 FAMILY = dataclasses.replace(

@@ -161,11 +161,11 @@ class GGUFFields:
         log_multiplier = self.get("rope.scaling.yarn_log_multiplier")
         mscale: dict[str, float] = {}
         if log_multiplier:
-            times_ten = self.arch in ("deepseek2", "mistral4")
+            times_ten = self.arch in ("deepseek2", "deepseek32", "mistral4")
             mscale["mscale_all_dim"] = round(10 * log_multiplier, 6) if times_ten else log_multiplier
             if yarn_factor is None and attn_factor is None:
                 # mscale isn't stored. As llama.cpp: it equals mscale_all_dim, or is 1, as in the published files.
-                mscale["mscale"] = mscale["mscale_all_dim"] if self.arch == "deepseek2" else 1.0
+                mscale["mscale"] = mscale["mscale_all_dim"] if self.arch.startswith("deepseek") else 1.0
         if attn_factor not in (None, 1.0):  # llama.cpp multiplies YaRN's own factor by this one
             yarn_factor = (yarn_attention_factor(factor) if yarn_factor is None else yarn_factor) * attn_factor
         scaling = dict(

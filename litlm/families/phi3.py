@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from litlm.config.layers import LongRopeScaling
@@ -43,6 +44,19 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 
 _LAYER = "model.layers.{i}."
+_RULES = (
+    *llama_rules_without("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"),
+    Rule(_LAYER + "self_attn.qkv_proj.{p}", QKV, **fused_qkv()),
+    Rule(
+        _LAYER + "mlp.gate_up_proj.{p}",
+        ("layers.{i}.mlp.gate_proj.{p}", "layers.{i}.mlp.up_proj.{p}"),
+        **fused_gate_up(),
+    ),
+)
+# Phi-4-multimodal's files have the layers inside adapters for images and speech.
+_ADAPTED_RULES = tuple(
+    replace(rule, theirs=rule.theirs.replace(".{p}", ".base_layer.{p}")) for rule in _RULES if "_proj" in rule.theirs
+)
 
 
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
@@ -56,15 +70,7 @@ FAMILY = Family(
     architecture="Phi3ForCausalLM",
     from_hf=from_hf,
     to_hf=to_hf,
-    rules=(
-        *llama_rules_without("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"),
-        Rule(_LAYER + "self_attn.qkv_proj.{p}", QKV, **fused_qkv()),
-        Rule(
-            _LAYER + "mlp.gate_up_proj.{p}",
-            ("layers.{i}.mlp.gate_proj.{p}", "layers.{i}.mlp.up_proj.{p}"),
-            **fused_gate_up(),
-        ),
-    ),
-    ignore=(r"\.rotary_emb\.inv_freq$",),
+    rules=(*_RULES, *_ADAPTED_RULES),
+    ignore=(r"\.rotary_emb\.inv_freq$", r"^model\.embed_tokens_extend\.", r"\.lora_[AB]\.(vision|speech)\."),
     gguf=GGUFSpec(arch="phi3", from_gguf=from_gguf),
 )

@@ -64,6 +64,13 @@ def nested_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     )
 
 
+def renamed_rules(rules: Sequence[Rule], names: Mapping[str, str]) -> tuple[Rule, ...]:
+    """The same rules with parts of `theirs` replaced. names: old part -> new."""
+    for old, new in names.items():
+        rules = [replace(rule, theirs=rule.theirs.replace(old, new)) for rule in rules]
+    return tuple(rules)
+
+
 # --- fused tensors ---------------------------------------------------------------------------------------------------
 
 

@@ -33,8 +33,8 @@ class Sampler:
         """logits: (B, V) -> tokens (B,)."""
         settings, logits = self.settings, logits.float()
         if self.occurred is not None:  # Keskar et al. 2019
-            penalty = settings.repetition_penalty
-            logits = torch.where(self.occurred, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+            penalty, occurred = settings.repetition_penalty, self.occurred[:, : logits.size(-1)]
+            logits = torch.where(occurred, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
         if settings.temperature == 0:
             tokens = logits.argmax(dim=-1)
         else:

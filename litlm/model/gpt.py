@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from litlm.config import Config, LayerConfig
 from litlm.context import Causal, Context, KVCache, LayerContext
 from litlm.model.attention import Attention, EachHeadNorm
-from litlm.model.latent import LatentAttention
+from litlm.model.latent import Indexer, LatentAttention, check_indexed
 from litlm.model.layer_inputs import LayerInput, LayerInputs
 from litlm.model.mlp import MLP, XIELU
 from litlm.model.moe import Experts, MoE, Router
@@ -94,7 +94,7 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(Block(layer) for layer in layers)
         self.norm = make_norm(config.norm, config.n_embd)
         tied = config.tie_embeddings
-        self.lm_head = None if tied else Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        self.lm_head = None if tied else Linear(config.n_embd, config.n_output, bias=config.head_bias)
         self.head_bias = nn.Parameter(torch.empty(config.vocab_size)) if tied and config.head_bias else None
         # Layers with the same rope share its tables, layers with the same temperature its factors.
         keys = [(c.rope, c.rope_dim, c.attention.temperature) for c in layers]
@@ -136,6 +136,7 @@ class GPT(nn.Module):
         attend to, plain causal by default.
         """
         context = Causal() if context is None else context
+        check_indexed(self.config.attention.latent, context, tokens.size(1), lengths)
         context_positions = context.begin(*tokens.shape, device=tokens.device, lengths=lengths)
         positions = context_positions if positions is None else positions
         x = self.embed(tokens)  # (B, T, C)
@@ -205,6 +206,8 @@ class GPT(nn.Module):
                         nn.init.normal_(p, std=self.config.init_std)
             elif isinstance(module, Attention) and module.sinks is not None:
                 nn.init.normal_(module.sinks, std=self.config.init_std)
+            elif isinstance(module, Indexer):
+                module.init_weights(self.config.init_std)
             elif isinstance(module, Block) and module.layer_scalar is not None:
                 module.layer_scalar.fill_(1)
             elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, EachHeadNorm, XIELU)):

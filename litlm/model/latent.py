@@ -6,15 +6,58 @@ value, rank = kv_rank.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from litlm.config import LayerConfig
-from litlm.context import LayerContext
+from litlm.config import IndexConfig, LatentConfig, LayerConfig, index_limit
+from litlm.context import Context, KVCache, LayerContext, Packed
 from litlm.model.attention import make_spec
 from litlm.model.norm import make_norm
 from litlm.model.rope import RotaryInputs, apply_rope
 from litlm.ops.linear import Linear
+
+
+class Indexer(nn.Module):
+    """The weights of a layer's indexer (`IndexConfig`), which only travel with the model: buffers, never trained.
+
+    q_proj: (heads * size, q_rank). k_proj: (size, C), and a layer norm of it. head_proj: (heads, C).
+    """
+
+    def __init__(self, n_embd: int, q_rank: int, config: IndexConfig) -> None:
+        super().__init__()
+        size = config.head_dim
+        self.register_buffer("q_proj", torch.zeros(config.n_head * size, q_rank))
+        self.register_buffer("k_proj", torch.zeros(size, n_embd))
+        self.register_buffer("k_norm_weight", torch.ones(size))
+        self.register_buffer("k_norm_bias", torch.zeros(size))
+        self.register_buffer("head_proj", torch.zeros(config.n_head, n_embd))
+
+    def init_weights(self, std: float) -> None:
+        """New weights, as `GPT.init_weights`."""
+        for name, buffer in self.named_buffers():
+            if "norm" in name:
+                buffer.fill_(float(name == "k_norm_weight"))
+            else:
+                nn.init.normal_(buffer, std=std)
+
+
+def check_indexed(latent: LatentConfig | None, context: Context, length: int, lengths: Sequence[int] | None) -> None:
+    """Raise ValueError for a pass over `length` more tokens of rows in which an indexer would have a choice.
+
+    lengths: see `GPT.forward`.
+    """
+    if latent is None or latent.index is None:
+        return
+    if lengths is not None:
+        longest = max(lengths)
+    elif isinstance(context, Packed):
+        longest = max(n for row in context.lengths for n in row)
+    else:
+        longest = length + (max(context.lengths) if isinstance(context, KVCache) else 0)
+    if longest > latent.index.top_k:
+        raise ValueError(f"a row has {longest} tokens, and can have at most {index_limit(latent.index)}")
 
 
 class LatentAttention(nn.Module):
@@ -42,6 +85,7 @@ class LatentAttention(nn.Module):
         self.kv_a_norm = make_norm(latent.norm, latent.kv_rank)
         self.kv_b_proj = Linear(latent.kv_rank, c.n_head * (latent.nope_head_dim + latent.v_head_dim), bias=False)
         self.o_proj = Linear(c.n_head * latent.v_head_dim, c.n_embd, bias=config.attention.out_bias)
+        self.indexer = Indexer(c.n_embd, latent.q_rank or 0, latent.index) if latent.index is not None else None
 
     def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C)"""

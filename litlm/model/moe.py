@@ -60,7 +60,8 @@ class Router(nn.Module):
         if self.config.scoring == "sparsemixer":
             return Routing(*_sparsemixer(logits, self.config.jitter), logits)
         scores = logits.softmax(-1) if self.config.scoring == "softmax" else logits.sigmoid()
-        experts = self._choose(scores if self.selection_bias is None else scores + self.selection_bias.float())
+        by = scores if self.config.select_by == "scores" else logits
+        experts = self._choose(by if self.selection_bias is None else by + self.selection_bias.float())
         weights = scores.gather(-1, experts)
         if self.config.normalize:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
@@ -178,6 +179,7 @@ class MoE(nn.Module):
         self.shared = MLP(layer, config.shared_intermediate_size) if has_shared else None
         self.post_shared_norm = norm(has_shared)
         self.shared_gate = Linear(layer.n_embd, 1, bias=False) if config.shared_gate else None
+        self.output_norm = make_norm(layer.norm, layer.n_embd) if config.output_norm else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
@@ -198,6 +200,8 @@ class MoE(nn.Module):
         if self.shared is not None:
             shared = self.post_shared_norm(self.shared(self.shared_norm(tokens)))
             y = y + (shared if self.shared_gate is None else self.shared_gate(tokens).sigmoid() * shared)
+            y = y / 2 if self.config.shared_average else y
+        y = y if self.output_norm is None else self.output_norm(y)
         return y.view_as(x)
 
 

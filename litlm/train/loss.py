@@ -37,7 +37,7 @@ def model_token_losses(model: GPT, hidden: Tensor, targets: Tensor, target_posit
         options = _head_options(model)
         return token_losses(hidden, model.head_weight, targets, target_positions=target_positions, **options)
     logits = lambda h: model.finish_logits(head(h).float())  # noqa: E731
-    return head_losses(logits, hidden, targets, model.config.vocab_size, target_positions)
+    return head_losses(logits, hidden, targets, model.config.n_output, target_positions)
 
 
 def _has_plain_head(model: GPT) -> bool:

@@ -163,7 +163,7 @@ def find_checkpoint(settings: RunSettings, checkpoints: Checkpoints) -> Path | N
 
 def check_token_ids(llm: LLM, *data: Dataset | None) -> None:
     """Raises ValueError for tokens of the data that the model has no row for; on a GPU they'd be a failed assert."""
-    rows, tokenizer = llm.config.vocab_size, llm._tokenizer
+    rows, tokenizer = llm.config.n_output, llm._tokenizer
     ids = [token for part in data if part for token in part.out_of_vocab_ids(rows)]
     if unknown := describe_out_of_vocab(ids, rows, tokenizer):
         size = "" if tokenizer is None else f" (the tokenizer has {tokenizer.vocab_size})"

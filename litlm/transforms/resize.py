@@ -27,6 +27,11 @@ def resize_embeddings(model: GPT, n: int) -> None:
         raise ValueError(f"n={n} is less than vocab_size={config.vocab_size}; embeddings can only grow")
     if n == config.vocab_size:
         return
+    if config.head_vocab_size:
+        raise ValueError(
+            f"the output head has rows for the first {config.head_vocab_size} of {config.vocab_size} tokens, and a new "
+            "one would be behind them; embeddings of this model can't grow"
+        )
     if any(hasattr(layer, "lora") for layer in (model.embed, model.lm_head)):
         raise ValueError("embed or lm_head has a LoRA adapter, which can't grow; merge it, or add the tokens before it")
     model.embed.weight = _with_new_rows(model.embed.weight, n)

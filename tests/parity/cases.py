@@ -118,8 +118,9 @@ def gradients(case: Case) -> dict[str, Tensor]:
 
 
 def tokens(case: Case, batch: int, length: int, seed: int = 0) -> Tensor:
+    """(B, T) ids, of those that the output head can give."""
     gen = torch.Generator().manual_seed(1000 * case.seed + seed)
-    return torch.randint(case.hf["vocab_size"], (batch, length), generator=gen)
+    return torch.randint(case.hf.get("output_vocab_size") or case.hf["vocab_size"], (batch, length), generator=gen)
 
 
 @torch.no_grad()

@@ -28,6 +28,12 @@ def _case(name: str, seed: int, **hf: Any) -> Case:
     return Case(f"gemma4_text-{name}", "gemma4_text", base | hf, seed)
 
 
+def _unified(name: str, seed: int, **hf: Any) -> Case:
+    case = _case(name, seed, **hf)
+    own = {key: value for key, value in case.hf.items() if "per_layer_input" not in key}
+    return Case(f"gemma4_unified_text-{name}", "gemma4_unified_text", own, seed)
+
+
 CASES = [
     _case("two-sizes", 500, final_logit_softcapping=9.5),
     _case("one-size-untied-biases", 501, head_dim=12, global_head_dim=12, layer_types=[F, S, F], attention_bias=True,
@@ -54,4 +60,11 @@ CASES = [
           intermediate_size=28,
           **_ropes(dict(rope_type="linear", factor=3.0, rope_theta=300.0), dict(rope_theta=20.0))),
     _case("all-full", 510, layer_types=[F, F], num_hidden_layers=2),
+    _unified("pattern", 540, layer_types=None, num_hidden_layers=7, final_logit_softcapping=30.0),
+    _unified("k-as-v-one-kv-head", 541, attention_k_eq_v=True, num_global_key_value_heads=1, num_key_value_heads=4,
+             head_dim=8, global_head_dim=20, tie_word_embeddings=False,
+             **_ropes(dict(rope_type="proportional", partial_rotary_factor=0.3, rope_theta=99.0, factor=2.5),
+                      dict(rope_theta=20.0))),
+    _unified("biases-mqa", 542, attention_bias=True, num_key_value_heads=1, layer_types=[F, S, F], sliding_window=1,
+             hidden_size=36, rms_norm_eps=1e-3),
 ]  # fmt: skip

@@ -99,8 +99,9 @@ def test_sizes(case: cases.Case) -> None:
     with torch.device("meta"):
         assert config.n_parameters() == total == sum(p.numel() for p in GPT(config).parameters())
     hf = theirs.config
-    idle = (hf.num_experts - hf.top_k_experts) * hf.num_hidden_layers if hf.enable_moe_block else 0
-    assert config.n_active_parameters() == total - idle * 3 * hf.hidden_size * (hf.moe_intermediate_size or 0)
+    moe = getattr(hf, "enable_moe_block", False)
+    idle = (hf.num_experts - hf.top_k_experts) * hf.num_hidden_layers * hf.moe_intermediate_size if moe else 0
+    assert config.n_active_parameters() == total - idle * 3 * hf.hidden_size
     cache = KVCache(config, 3, 16, dtype=torch.float32)
     held = sum(t.numel() for t in [*cache.k, *cache.v] if t is not None)
     assert held * 4 == 3 * 16 * config.kv_bytes_per_token(4)

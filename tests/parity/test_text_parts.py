@@ -1,0 +1,113 @@
+"""Text models of multimodal checkpoints (Gemma 4 12B, Kimi K2.5, Phi-4): what transformers computes from text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parity import cases
+from parity.cases import EAGER, close, load, raw_tensors
+from safetensors.torch import load_file, save_file
+
+from litlm.checkpoint.hf import open_directory, save_weights
+from litlm.config import Config
+
+
+def _check(theirs: Any, path: Path, family: str, saved_as: str) -> Config:
+    """The text model of a checkpoint, and what is saved of it, compute what `theirs` does."""
+    from transformers import AutoModelForCausalLM
+
+    model = load(path / "in")
+    ids = torch.randint(50, (2, 23), generator=torch.Generator().manual_seed(3))
+    expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    close(model(ids), expected)
+    assert model.config.family == family
+    save_weights(model.state_dict(), model.config, path / "out")
+    assert {name.split(".")[0] for name in raw_tensors(path / "out")} <= {"model", "lm_head"}
+    assert Config.from_hf(path / "out").to_dict() == model.config.to_dict() | {"name": "out"}
+    back = AutoModelForCausalLM.from_pretrained(path / "out", **EAGER).eval()
+    assert type(back).__name__ == saved_as
+    close(back(ids, use_cache=False).logits, expected)
+    return model.config
+
+
+@torch.no_grad()
+def test_gemma4_unified(tmp_path: Path) -> None:
+    from transformers import Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGeneration
+
+    text = cases.by_name("gemma4_unified_text-pattern").hf | dict(pad_token_id=0)
+    vision = dict(mm_embed_dim=24, mm_posemb_size=8, output_proj_dims=24, patch_size=2)
+    config = Gemma4UnifiedConfig(
+        text_config=text, vision_config=vision, audio_config=dict(audio_embed_dim=16), eos_token_id=[1, 60],
+        image_token_id=59, audio_token_id=58, video_token_id=57,
+    )  # fmt: skip
+    theirs = Gemma4UnifiedForConditionalGeneration._from_config(config, dtype=torch.float32, **EAGER).eval()
+    cases.randomize(theirs, 7)
+    theirs.save_pretrained(tmp_path / "in")
+    found = _check(theirs, tmp_path, "gemma4_unified_text", "Gemma4UnifiedForCausalLM")
+    assert (found.eos_token_id, found.tie_embeddings) == ((1, 60), True)
+    (note,) = open_directory(tmp_path / "in")[2]
+    assert "left out" in note
+    assert "model.language_model" not in note
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["as-transformers", "as-published"])
+@torch.no_grad()
+def test_kimi_k25(published: bool, tmp_path: Path) -> None:
+    from transformers import Kimi_K25Config, Kimi_K25ForConditionalGeneration
+
+    text = cases.by_name("deepseek_v3-yarn").hf | dict(model_type="deepseek_v3")
+    vision = dict(
+        hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=20, pos_emb_height=2,
+        pos_emb_width=2, pos_emb_time=2,
+    )  # fmt: skip
+    config = Kimi_K25Config(
+        text_config=text, vision_config=vision, projection_hidden_size=16, tie_word_embeddings=False,
+        image_token_id=59, video_token_id=58, vision_start_token_id=57, vision_end_token_id=56,
+    )  # fmt: skip
+    theirs = Kimi_K25ForConditionalGeneration._from_config(config, dtype=torch.float32, **EAGER).eval()
+    cases.randomize(theirs, 8)
+    theirs.save_pretrained(tmp_path / "in")
+    # transformers 5.24 writes the text model's `layers` as `blocks`, as if they were the vision tower's.
+    file = tmp_path / "in" / "model.safetensors"
+    blocks, layers = "language_model.model.blocks.", "language_model.model.layers."
+    save_file({n.replace(blocks, layers): t for n, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    if published:
+        file = tmp_path / "in" / "config.json"
+        file.write_text(file.read_text().replace('"model_type": "deepseek_v3"', '"model_type": "kimi_k2"'))
+    _check(theirs, tmp_path, "deepseek_v3", "DeepseekV3ForCausalLM")
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["as-transformers", "as-published"])
+@torch.no_grad()
+def test_phi4_multimodal(published: bool, tmp_path: Path) -> None:
+    """The published files have every layer inside the adapters for images and speech."""
+    from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
+
+    text = cases.by_name("phi3-mini4").hf | dict(bos_token_id=1, eos_token_id=2, pad_token_id=None)
+    vision = dict(
+        hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
+        crop_size=28,
+    )  # fmt: skip
+    audio = dict(
+        hidden_size=16, intermediate_size=20, num_blocks=1, num_attention_heads=2, ext_pw_out_channel=16,
+        depthwise_separable_out_channel=16, nemo_conv_channels=16, input_size=16, nemo_final_size=16,
+    )  # fmt: skip
+    config = Phi4MultimodalConfig(**text | dict(vision_config=vision, audio_config=audio))
+    theirs = Phi4MultimodalForCausalLM._from_config(config, dtype=torch.float32, **EAGER).eval()
+    cases.randomize(theirs, 9)
+    theirs.save_pretrained(tmp_path / "in")
+    if published:
+        file = tmp_path / "in" / "model.safetensors"
+        tensors = load_file(file)
+        layers = [n for n in tensors if n.startswith("model.layers.") and "_proj." in n]
+        for name in layers:
+            stem = name.removesuffix(".weight")
+            tensors[f"{stem}.base_layer.weight"] = tensors.pop(name)
+            tensors |= {
+                f"{stem}.lora_{x}.{part}.weight": torch.ones(2, 3) for x in "AB" for part in ("speech", "vision")
+            }
+        save_file(tensors, file, metadata={"format": "pt"})
+    _check(theirs, tmp_path, "phi3", "Phi3ForCausalLM")
