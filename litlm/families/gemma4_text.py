@@ -98,7 +98,8 @@ def _full_sizes(hf: HFFields, types: tuple[str, ...], head_dim: int, n_kv_head: 
     layers = hf.take("per_layer_config", None, null={})
     if layers is None:
         return global_head_dim, global_heads if global_heads and k_as_v else n_kv_head
-    overrides = [dict(layers.get(str(i)) or layers.get(i) or {}) for i in range(len(types))]
+    by_number = {int(i): sizes for i, sizes in layers.items()}  # "05" as well, in models of ten layers or more
+    overrides = [dict(by_number.get(i) or {}) for i in range(len(types))]
     full = overrides[-1]
     if any(sizes != (full if t == "full" else {}) for t, sizes in zip(types, overrides, strict=True)):
         hf.problems.append("per_layer_config is supported for full layers only, with the same sizes for all of them")

@@ -60,7 +60,7 @@ CASES = [
           intermediate_size=28,
           **_ropes(dict(rope_type="linear", factor=3.0, rope_theta=300.0), dict(rope_theta=20.0))),
     _case("all-full", 510, layer_types=[F, F], num_hidden_layers=2),
-    _unified("pattern", 540, layer_types=None, num_hidden_layers=7, final_logit_softcapping=30.0),
+    _unified("pattern", 540, layer_types=None, num_hidden_layers=11, final_logit_softcapping=30.0),
     _unified("k-as-v-one-kv-head", 541, attention_k_eq_v=True, num_global_key_value_heads=1, num_key_value_heads=4,
              head_dim=8, global_head_dim=20, tie_word_embeddings=False,
              **_ropes(dict(rope_type="proportional", partial_rotary_factor=0.3, rope_theta=99.0, factor=2.5),
