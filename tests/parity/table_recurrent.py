@@ -44,7 +44,7 @@ CASES = [
     _case("qwen3_next", "many-values-per-key-biases", 712, head_dim=20, num_experts=4, num_experts_per_tok=3,
           moe_intermediate_size=8, shared_expert_intermediate_size=8, attention_bias=True, num_hidden_layers=3,
           layer_types=[_FULL, _LINEAR, _LINEAR], **_delta(1, 5, 16, 8, 6), **_rope(1e5, 0.2)),
-    _case("qwen3_5_text", "plain", 720, head_dim=16, **_delta(2, 4, 8, 12)),
+    _case("qwen3_5_text", "plain", 723, head_dim=16, **_delta(2, 4, 8, 12)),
     _case("qwen3_5_text", "tied-mqa", 721, head_dim=24, num_key_value_heads=1, tie_word_embeddings=True,
           num_hidden_layers=5, layer_types=[_LINEAR, _FULL, _LINEAR, _LINEAR, _FULL], **_delta(3, 6, 6, 10, 3),
           **_rope(1e4, 0.25, mrope_section=[1, 1, 1], mrope_interleaved=True)),
