@@ -11,7 +11,7 @@ from torch import Tensor
 
 from litlm.config import Config, StateSpec
 from litlm.context.base import Context, LayerContext, any_given, cached_mask, send, visible
-from litlm.ops.conv import causal_conv
+from litlm.ops.conv import causal_conv, conv_step
 from litlm.ops.delta_rule import DeltaRule
 from litlm.ops.sdpa import AttentionSpec, PerHead, attention, cached_block_mask, flex_attention, flex_attention_fits
 
@@ -181,6 +181,8 @@ class RecurrentLayer(LayerContext):
         return cls(conv, None if spec.recurrent is None else torch.zeros(batch, *spec.recurrent, device=device))
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if x.size(1) == 1 and self.counts is None:
+            return conv_step(x, weight, bias, self.conv)
         n, inputs = self.conv.size(1), torch.cat((self.conv, x), 1)
         if self.counts is None:
             last = inputs[:, -n:]
@@ -193,9 +195,7 @@ class RecurrentLayer(LayerContext):
 
     def recur(self, rule: DeltaRule) -> Tensor:
         assert self.state is not None
-        y, state = (rule if self.valid is None else rule.held(self.valid)).run(self.state)
-        self.state.copy_(state)
-        return y
+        return (rule if self.valid is None else rule.held(self.valid)).advance(self.state)
 
 
 class CacheStep:

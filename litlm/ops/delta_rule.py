@@ -15,7 +15,8 @@ of their keys and values, N chunks of C tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 64
+_HAS_TRITON, _HAS_FLA = find_spec("triton") is not None, find_spec("fla") is not None
 _NORM_EPS = 1e-6  # of the published models, as fla's kernels have it
 
 
@@ -55,7 +57,19 @@ class DeltaRule(NamedTuple):
         if torch.is_grad_enabled() and any(x.requires_grad for x in self):
             # What `chunked` would keep for the backward pass is some twenty times as large as its inputs.
             return checkpoint(chunked, self, state, documents, use_reentrant=False)  # type: ignore[return-value]
+        if documents is None and _fla_fits(self):
+            return _fla(self, state)
         return chunked(self, state, documents)
+
+    def advance(self, state: Tensor) -> Tensor:
+        """Outputs (B, T, H, E); the state (B, H, D, E) is brought up to the last token in place. No gradients."""
+        if self.q.size(1) == 1 and state.is_cuda and _HAS_TRITON:
+            from litlm.ops.delta_rule_triton import step_
+
+            return step_(*self, state, _NORM_EPS)
+        y, after = self.run(state)
+        state.copy_(after)
+        return y
 
 
 def step(inputs: DeltaRule, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -103,19 +117,68 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
         since, until = since.masked_fill(fresh[..., None], 0), until.masked_fill(kept[..., None], 0)
         through = through * carried[..., None]
     # (I + A) corrections = beta (v - S' k decayed), solved for the part without S and the part that S multiplies
-    system = (k @ k.mT) * decay * beta
-    right = torch.cat((v * beta, k * since * beta), -1)
-    values, keys = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split((E, D), -1)
-    scores, queries, keys_at_end = (q @ k.mT) * decay, q * since, (k * until).mT
+    tf32 = inputs.v.dtype != torch.float32
+    system = matmul(k, k.mT, tf32) * decay * beta
+    values, keys = solve(system, torch.cat((v * beta, k * since * beta), -1), tf32).split((E, D), -1)
+    first = v.new_zeros(B, K, G, D, E) if state is None else state.unflatten(1, (K, G))
+    states, corrections, last = scan(values, keys, k * until, through, first, tf32)
+    scores = matmul(q, k.mT, tf32) * decay
+    y = matmul(q * since, states, tf32) + matmul(scores, corrections, tf32)  # (B, K, G, N, C, E)
+    y = y.flatten(3, 4)[..., :T, :].permute(0, 3, 1, 2, 4).flatten(2, 3)
+    return y.to(inputs.v.dtype), last.flatten(1, 2)
 
-    S = v.new_zeros(B, K, G, D, E) if state is None else state.unflatten(1, (K, G))
-    outputs = []
-    for n in range(v.size(3)):
-        corrections = values[:, :, :, n] - keys[:, :, :, n] @ S
-        outputs.append(queries[:, :, :, n] @ S + scores[:, :, :, n] @ corrections)
-        S = S * through[:, :, :, n] + keys_at_end[:, :, :, n] @ corrections
-    y = torch.cat(outputs, -2)[..., :T, :]  # (B, K, G, T, E)
-    return y.permute(0, 3, 1, 2, 4).flatten(2, 3).to(inputs.v.dtype), S.flatten(1, 2)
+
+def _fla_fits(inputs: DeltaRule) -> bool:
+    """Whether flash-linear-attention's kernels are installed, and faster: without gradients, in half precision."""
+    return _HAS_FLA and inputs.v.is_cuda and inputs.v.dtype != torch.float32 and not torch.compiler.is_compiling()
+
+
+def _fla(inputs: DeltaRule, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    options: Any = dict(initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True)
+    return chunk_gated_delta_rule(*(x.contiguous() for x in inputs), **options)
+
+
+def matmul(a: Tensor, b: Tensor, tf32: bool) -> Tensor:
+    """a @ b. tf32: on CUDA with 10 bits of mantissa (for inputs that have 8), on the tensor cores."""
+    if a.is_cuda and _HAS_TRITON:
+        from litlm.ops import delta_rule_triton
+
+        return delta_rule_triton.matmul(a, b, tf32)
+    return a @ b
+
+
+def solve(system: Tensor, right: Tensor, tf32: bool) -> Tensor:
+    """The solution x of (I + A) x = right, with A the part of `system` (..., C, C) below its diagonal."""
+    if system.is_cuda and _HAS_TRITON:
+        from litlm.ops import delta_rule_triton
+
+        return delta_rule_triton.matmul(delta_rule_triton.inverse(system), right, tf32)
+    return torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+
+
+def scan(
+    values: Tensor, keys: Tensor, keys_at_end: Tensor, through: Tensor, state: Tensor, tf32: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The states from chunk to chunk: before each chunk (..., N, D, E), after the last (..., D, E); and each chunk's
+    corrections, (..., N, C, E).
+
+    values: (..., N, C, E), the corrections if the state before were zero. keys, keys_at_end: (..., N, C, D), what the
+    state is read with, and what corrections are stored under. through: (..., N, 1, 1), the decay of a whole chunk.
+    state: (..., D, E), before the first.
+    """
+    if values.is_cuda and _HAS_TRITON:
+        from litlm.ops import delta_rule_triton
+
+        return delta_rule_triton.scan(values, keys, keys_at_end, through, state, tf32=tf32)
+    states, corrections = [], []
+    for chunk in zip(*(x.unbind(-3) for x in (values, keys, keys_at_end, through)), strict=True):
+        value, key, key_at_end, decay = chunk
+        states.append(state)
+        corrections.append(value - key @ state)
+        state = state * decay + key_at_end.mT @ corrections[-1]
+    return torch.stack(states, -3), torch.stack(corrections, -3), state
 
 
 def _normalized(x: Tensor) -> Tensor:
