@@ -134,7 +134,7 @@ def _fla_fits(inputs: DeltaRule) -> bool:
 
 
 def _fla(inputs: DeltaRule, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
 
     options: Any = dict(initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True)
     return chunk_gated_delta_rule(*(x.contiguous() for x in inputs), **options)

@@ -147,7 +147,8 @@ def _step(q, k, v, log_decay, beta, state, out, groups, scale, D, E,
           BD: tl.constexpr, BE: tl.constexpr, EPS: tl.constexpr):  # fmt: skip
     m, e = tl.program_id(0).to(tl.int64), tl.program_id(1) * BE + tl.arange(0, BE)
     d = tl.arange(0, BD)
-    inside = (d < D)[:, None] & (e < E)[None, :]
+    in_d, in_e = d < D, e < E
+    inside = in_d[:, None] & in_e[None, :]
     key = tl.load(k + m // groups * D + d, d < D, 0.0).to(tl.float32)
     query = tl.load(q + m // groups * D + d, d < D, 0.0).to(tl.float32)
     key *= tl.rsqrt(tl.sum(key * key, 0) + EPS)
