@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from litlm.config.layers import LayerConfig, MoEConfig, NormConfig
+from litlm.config.layers import GatedDeltaConfig, LayerConfig, MoEConfig, NormConfig, ShortConvConfig
 
 if TYPE_CHECKING:
     from litlm.config.model import Config
@@ -22,12 +22,41 @@ def linear_size(n_in: int, n_out: int, bias: bool) -> int:
     return n_in * n_out + bias * n_out
 
 
+def mixer_layers(layer: LayerConfig) -> Shapes:
+    """The linear layers of a layer's mixer: attention or a recurrence."""
+    c, mixer = layer.n_embd, layer.recurrent
+    if mixer is None:
+        return attention_layers(layer)
+    if isinstance(mixer, ShortConvConfig):
+        return {"in_proj": (c, 3 * c), "out_proj": (c, c)}
+    heads, width = mixer.n_value_head, mixer.n_value_head * mixer.value_dim
+    projections = {"in_proj_qkv": mixer.qkv_dim, "in_proj_z": width, "in_proj_b": heads, "in_proj_a": heads}
+    return {name: (c, size) for name, size in projections.items()} | {"out_proj": (width, c)}
+
+
+def mixer_size(layer: LayerConfig) -> int:
+    """Weights of a layer's mixer, with its biases, norms, convolution and what else it has."""
+    mixer = layer.recurrent
+    if mixer is None:
+        return attention_size(layer)
+    bias = isinstance(mixer, ShortConvConfig) and mixer.bias
+    total = sum(linear_size(*shape, bias) for shape in mixer_layers(layer).values())
+    total += (mixer.kernel_size + bias) * layer.conv_dim
+    # A_log and dt_bias of each head, and the norm
+    return total if isinstance(mixer, ShortConvConfig) else total + 2 * mixer.n_value_head + mixer.value_dim
+
+
 def attention_layers(layer: LayerConfig) -> Shapes:
     """The linear layers of a layer's attention."""
     c, h, latent = layer.n_embd, layer.n_head, layer.attention.latent
     if latent is None:
         width, kv_width = h * layer.head_dim, layer.n_kv_head * layer.head_dim
         found = {"q_proj": (c, width), "k_proj": (c, kv_width), "v_proj": (c, kv_width), "o_proj": (width, c)}
+        if (gate := layer.attention.gate) is not None:
+            if gate.in_q_proj:
+                found["q_proj"] = (c, 2 * width)
+            else:
+                found["gate_proj"] = (c, width if gate.over == "channel" else h)
     else:
         found = {
             "kv_a_proj": (c, latent.kv_rank + latent.rope_head_dim),
@@ -58,7 +87,7 @@ def attention_size(layer: LayerConfig) -> int:
         return total + norm_size(latent.norm, latent.kv_rank) + norm_size(latent.norm, latent.q_rank or 0)
     has_kv = layer.kv_layer is None
     if (qk := attention.qk_norm) is not None:
-        widths = shapes["q_proj"][1], layer.n_kv_head * layer.head_dim
+        widths = layer.n_head * layer.head_dim, layer.n_kv_head * layer.head_dim
         q, k = (layer.head_dim, layer.head_dim) if qk.over == "head" else widths
         total += norm_size(qk.norm, q) + has_kv * norm_size(qk.norm, k)
     if attention.v_norm is not None:
@@ -68,7 +97,7 @@ def attention_size(layer: LayerConfig) -> int:
 
 def linear_layers(layer: LayerConfig) -> Shapes:
     """The matrices of a layer that every token goes through, except the router."""
-    found = {f"attn.{name}": shape for name, shape in attention_layers(layer).items()}
+    found = {f"attn.{name}": shape for name, shape in mixer_layers(layer).items()}
     c, moe = layer.n_embd, layer.moe
     if layer.layer_input_dim:
         found |= {"layer_input.gate": (c, layer.layer_input_dim), "layer_input.proj": (layer.layer_input_dim, c)}
@@ -122,9 +151,15 @@ def forward_flops(config: Config, context: int) -> float:
 
 
 def attention_flops(config: Config, context: int) -> float:
-    """Of `forward_flops`, the products of queries and keys and of scores and values."""
+    """Of `forward_flops`, what mixes tokens: the products of queries and keys and of scores and values; in recurrent
+    layers the convolution, and the three products with the state."""
     total = 0.0
     for layer in map(config.layer, range(config.n_layer)):
+        if (mixer := layer.recurrent) is not None:
+            total += 2 * layer.conv_dim * mixer.kernel_size
+            if isinstance(mixer, GatedDeltaConfig):
+                total += 2 * 3 * mixer.n_value_head * mixer.key_dim * mixer.value_dim
+            continue
         latent = layer.attention.latent
         value_dim = layer.head_dim if latent is None else latent.v_head_dim
         total += 2 * layer.n_head * (layer.head_dim + value_dim) * mean_attended(context, layer)

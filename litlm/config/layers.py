@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -108,6 +109,21 @@ class TemperatureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """A gate on what attention returns: o_proj(attended * activation(gate)).
+
+    activation: `sigmoid`, or `softplus`, which is computed in fp32.
+    over: `channel`, a gate for each channel of each head; `head`, one for each head.
+    in_q_proj: the gate is the second half of each head's part of q_proj (Qwen3-Next), instead of a gate_proj of its
+        own. Needs over='channel'.
+    """
+
+    activation: Literal["sigmoid", "softplus"] = "sigmoid"
+    over: Literal["channel", "head"] = "channel"
+    in_q_proj: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """Grouped-query attention (Ainslie et al. 2023), or multi-head attention where n_kv_head is n_head.
 
@@ -123,6 +139,7 @@ class AttentionConfig:
     alibi: a penalty on the score, linear in the distance, with a fixed slope per head (Press et al. 2021).
     temperature: queries scaled by their position.
     latent: multi-head latent attention.
+    gate: a gate on the output.
     """
 
     bias: bool = False
@@ -137,6 +154,56 @@ class AttentionConfig:
     alibi: bool = False
     temperature: TemperatureConfig | None = None
     latent: LatentConfig | None = None
+    gate: GateConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortConvConfig:
+    """Gated short convolution (LFM2, transformers modeling_lfm2.py): out(c * conv(b * x)), with b, c and x projections.
+
+    kind: `short_conv`.
+    kernel_size: tokens that the convolution sees, the current one included.
+    bias: of the projections and of the convolution.
+    """
+
+    kind: Literal["short_conv"] = "short_conv"
+    kernel_size: int = 3
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedDeltaConfig:
+    """Gated DeltaNet (Yang et al. 2024): the rule of ops/delta_rule.py on convolved queries, keys and values.
+
+    kind: `gated_delta`.
+    n_key_head: heads of queries and keys. Divides n_value_head.
+    n_value_head: heads of values, each with a state of its own.
+    key_dim: size of a key.
+    value_dim: size of a value.
+    kernel_size: tokens that the convolution sees, the current one included.
+    beta_scale: factor of beta; 2 allows negative eigenvalues (OLMo-Hybrid).
+    norm_eps: of the norm of the output.
+    norm_fp32: that norm's weight and gate are applied in fp32; otherwise its result is rounded to the model's dtype
+        before.
+    """
+
+    kind: Literal["gated_delta"] = "gated_delta"
+    n_key_head: int
+    n_value_head: int
+    key_dim: int
+    value_dim: int
+    kernel_size: int = 4
+    beta_scale: float = 1.0
+    norm_eps: float = 1e-6
+    norm_fp32: bool = False
+
+    @property
+    def qkv_dim(self) -> int:
+        """Size of all queries, keys and values of a token."""
+        return 2 * self.n_key_head * self.key_dim + self.n_value_head * self.value_dim
+
+
+RecurrentConfig = ShortConvConfig | GatedDeltaConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +249,7 @@ class MoEConfig:
         routing weight is multiplied by a learned scalar (Gemma 4).
     scale_input: routing weights multiply the expert's input instead of its output (Llama 4).
     jitter: threshold of `sparsemixer`.
+    normalize_eps: added to the sum that `normalize` divides by.
     aux_loss: coefficient of the load-balancing loss.
     """
 
@@ -206,6 +274,7 @@ class MoEConfig:
     router_scales: bool = False
     scale_input: bool = False
     jitter: float = 0.0
+    normalize_eps: float = 1e-20
     aux_loss: float = 0.0
 
 
@@ -320,18 +389,27 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a layer keeps of each token for the tokens after it: a key and a value for each of `n_head` heads.
+    """What a layer keeps for the tokens to come.
 
-    value_dim 0: the values are part of the keys (latent attention). n_head 0: it keeps nothing.
+    n_head, key_dim, value_dim: of each token, a key and a value for each head. value_dim 0: the values are part of the
+        keys (latent attention). n_head 0: it keeps nothing of single tokens.
+    conv: of each row, (tokens, channels): the last inputs of the layer's convolution; None: it has none.
+    recurrent: of each row, the shape (heads, key size, value size) of its recurrent state; None: it has none.
     """
 
-    n_head: int
-    key_dim: int
-    value_dim: int
+    n_head: int = 0
+    key_dim: int = 0
+    value_dim: int = 0
+    conv: tuple[int, int] | None = None
+    recurrent: tuple[int, int, int] | None = None
 
     def bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Size of one token's keys and values."""
         return self.n_head * (self.key_dim + self.value_dim) * bytes_per_value
+
+    def bytes_per_row(self, bytes_per_value: int = 2) -> int:
+        """Size of what does not grow with the row. Recurrent states are fp32."""
+        return math.prod(self.conv or (0,)) * bytes_per_value + math.prod(self.recurrent or (0,)) * 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,6 +423,7 @@ class LayerConfig:
     norm, attention, mlp: see `Config`.
     moe: None: the layer has an MLP.
     rope: None: the layer has none.
+    recurrent: the recurrence that it has instead of attention; None: it has attention.
     kv_layer: the earlier layer whose keys and values it reads instead of its own; None: its own.
     layer_input_dim, layer_scalar: see `Config`.
     """
@@ -364,6 +443,7 @@ class LayerConfig:
     mlp: MLPConfig
     moe: MoEConfig | None
     rope: RopeConfig | None
+    recurrent: RecurrentConfig | None = None
     kv_layer: int | None = None
     layer_input_dim: int = 0
     layer_scalar: bool = False
@@ -381,10 +461,20 @@ class LayerConfig:
         return self.head_dim if latent is None else latent.v_head_dim
 
     @property
+    def conv_dim(self) -> int:
+        """Channels of a recurrent layer's convolution."""
+        return self.recurrent.qkv_dim if isinstance(self.recurrent, GatedDeltaConfig) else self.n_embd
+
+    @property
     def state_spec(self) -> StateSpec:
-        """What a cache keeps of each token in this layer."""
+        """What a cache keeps in this layer."""
+        if (mixer := self.recurrent) is not None:
+            conv = (mixer.kernel_size - 1, self.conv_dim)
+            if isinstance(mixer, ShortConvConfig):
+                return StateSpec(conv=conv)
+            return StateSpec(conv=conv, recurrent=(mixer.n_value_head, mixer.key_dim, mixer.value_dim))
         if self.kv_layer is not None:
-            return StateSpec(0, 0, 0)
+            return StateSpec()
         latent = self.attention.latent
         if latent is not None:
             return StateSpec(1, latent.kv_rank + latent.rope_head_dim, 0)
@@ -414,6 +504,23 @@ def norm_problems(norm: NormConfig, *, each_head: bool = False) -> list[str]:
         problems.append(
             "over='each_head' takes a norm with weight=True and offset=False, and bias=False if kind='layer'"
         )
+    return problems
+
+
+def recurrent_problems(recurrent: RecurrentConfig) -> list[str]:
+    """What is wrong with the fields of a recurrence, one line each."""
+    sizes = [f.name for f in dataclasses.fields(recurrent) if f.type == "int"]
+    problems = [f"{key}={getattr(recurrent, key)} must be at least 1" for key in sizes if getattr(recurrent, key) < 1]
+    if recurrent.kernel_size == 1:
+        problems.append("kernel_size=1 would be no convolution; it must be at least 2")
+    if isinstance(recurrent, ShortConvConfig) or problems:
+        return problems
+    if recurrent.n_value_head % recurrent.n_key_head:
+        problems.append(
+            f"n_value_head={recurrent.n_value_head} must be a multiple of n_key_head={recurrent.n_key_head}"
+        )
+    if recurrent.norm_eps <= 0:
+        problems.append(f"norm_eps={recurrent.norm_eps} must be positive")
     return problems
 
 

@@ -13,25 +13,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from litlm.config.counts import attention_size, mlp_size, moe_size, norm_size
+from litlm.config.counts import mixer_size, mlp_size, moe_size, norm_size
 from litlm.config.layers import (
     AttentionConfig,
+    GatedDeltaConfig,
     LatentConfig,
     LayerConfig,
     MLPConfig,
     MoEConfig,
     NormConfig,
     RopeConfig,
+    ShortConvConfig,
     index_limit,
     moe_problems,
     norm_problems,
+    recurrent_problems,
     rope_problems,
 )
 from litlm.io.dataclass import from_dict, type_problems
 from litlm.io.yaml import read_yaml
 
 DTYPES = ("float32", "bfloat16", "float16")
-LAYER_TYPES = ("full", "sliding", "chunked")
+LAYER_TYPES = ("full", "sliding", "chunked", "recurrent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,8 @@ class Config:
     max_seq_len: context length in tokens.
     sliding_window: tokens that a `sliding` layer sees, or size of a `chunked` layer's chunks; None: no such layers.
     layer_types: one per layer; left out: all `full`. `full`: a token sees all tokens before it; `sliding`: the last
-        `sliding_window` tokens, itself included; `chunked`: its own chunk of `sliding_window` tokens, up to itself.
+        `sliding_window` tokens, itself included; `chunked`: its own chunk of `sliding_window` tokens, up to itself;
+        `recurrent`: the layer has no attention, but `recurrent`.
 
     block: where the norms are. `pre` norms the input of attention and of the MLP, `post` their output, `sandwich` both;
         `parallel` adds attention and MLP of the same normed input.
@@ -63,6 +67,8 @@ class Config:
     tie_embeddings: the output head is the embedding.
     norm: of blocks and of the final hidden state.
     attention: what all attention layers have in common.
+    recurrent: what `recurrent` layers have instead of attention; None: there are no such layers.
+    recurrent_block: `block` of `recurrent` layers; None: the same.
     mlp: the MLP, and the form of experts.
     moe: experts in the place of the MLP; None: no layer has any.
     moe_layers: which layers have experts; left out: all, if `moe` is set.
@@ -115,6 +121,8 @@ class Config:
     tie_embeddings: bool = False
     norm: NormConfig = field(default_factory=NormConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    recurrent: ShortConvConfig | GatedDeltaConfig | None = None
+    recurrent_block: Literal["pre", "post", "sandwich"] | None = None
     mlp: MLPConfig = field(default_factory=MLPConfig)
     moe: MoEConfig | None = None
     moe_layers: tuple[bool, ...] = ()
@@ -164,7 +172,8 @@ class Config:
             "intermediate_size": 4 * self.n_embd,
             "layer_types": ("full",) * self.n_layer,
             "moe_layers": (self.moe is not None,) * self.n_layer,
-            "rope_layers": (self.rope is not None,) * self.n_layer,
+            "rope_layers": tuple(self.rope is not None and t != "recurrent" for t in self.layer_types)
+            or (self.rope is not None,) * self.n_layer,
             "index_layers": (latent is not None and latent.index is not None,) * self.n_layer,
         }
 
@@ -207,6 +216,19 @@ class Config:
             )
         if self.head_vocab_size and self.tie_embeddings:
             problems.append("head_vocab_size is for an output head of its own: tie_embeddings must be false")
+        if ("recurrent" in self.layer_types) != (self.recurrent is not None):
+            problems.append("recurrent must be set where layer_types has recurrent layers, and only there")
+        if self.recurrent is not None:
+            problems += [f"recurrent.{problem}" for problem in recurrent_problems(self.recurrent)]
+            if any(has and t == "recurrent" for has, t in zip(self.rope_layers, self.layer_types, strict=False)):
+                problems.append("rope_layers names recurrent layers, which have no rope")
+            if self.block == "parallel" or self.n_kv_shared_layer or self.attention.latent is not None:
+                problems.append(
+                    "recurrent can't be combined with block='parallel', n_kv_shared_layer or attention.latent"
+                )
+        gate = self.attention.gate
+        if gate is not None and gate.in_q_proj and gate.over == "head":
+            problems.append("attention.gate.in_q_proj=True needs over='channel'")
         if self.shared_norm and self.block != "parallel":
             problems.append(f"shared_norm is for block='parallel', not {self.block!r}")
         latent, qk = self.attention.latent, self.attention.qk_norm
@@ -258,8 +280,8 @@ class Config:
             problems.append(f"n_kv_head={self.n_kv_head} must be n_head={self.n_head} with attention.latent")
         if self.attention.qk_norm is not None or self.attention.clip is not None or self.attention.sinks:
             problems.append("attention.latent can't be combined with qk_norm, clip or sinks")
-        if self.attention.alibi:
-            problems.append("attention.latent can't be combined with alibi")
+        if self.attention.alibi or self.attention.gate is not None:
+            problems.append("attention.latent can't be combined with alibi or gate")
         if self.attention.v_norm or self.attention.k_as_v or self.full_head_dim or self.n_kv_shared_layer:
             problems.append(
                 "attention.latent can't be combined with v_norm, k_as_v, full_head_dim or n_kv_shared_layer"
@@ -305,6 +327,7 @@ class Config:
     def layer(self, i: int) -> LayerConfig:
         """What layer `i` (0-based) is made of."""
         is_full, has_rope = self.layer_types[i] == "full", self.rope_layers[i]
+        recurrent = self.recurrent if self.layer_types[i] == "recurrent" else None
         n_kv_head, head_dim, rope, attention = self.n_kv_head, self.head_dim, self.rope, self.attention
         if is_full:
             n_kv_head, head_dim = self.full_n_kv_head or n_kv_head, self.full_head_dim or head_dim
@@ -323,7 +346,7 @@ class Config:
         if kv_shared_size and moe is not None and moe.shared_intermediate_size:
             moe = dataclasses.replace(moe, shared_intermediate_size=kv_shared_size)
         return LayerConfig(
-            block=self.block,
+            block=self.block if recurrent is None else self.recurrent_block or self.block,
             shared_norm=self.shared_norm,
             residual_scale=self.residual_scale,
             n_embd=self.n_embd,
@@ -338,6 +361,7 @@ class Config:
             mlp=self.mlp,
             moe=moe,
             rope=rope if has_rope else None,
+            recurrent=recurrent,
             kv_layer=kv_layer,
             layer_input_dim=self.layer_input_dim,
             layer_scalar=self.layer_scalar,
@@ -362,7 +386,7 @@ class Config:
         for layer in map(self.layer, range(self.n_layer)):
             norms = {"pre": 2, "post": 2, "sandwich": 4, "parallel": 1 if layer.shared_norm else 2}[layer.block]
             total += norms * norm_size(layer.norm, layer.n_embd)
-            total += attention_size(layer)
+            total += mixer_size(layer)
             total += mlp_size(layer) if layer.moe is None else moe_size(layer, layer.moe, active)
             if layer.layer_input_dim:
                 total += 2 * layer.n_embd * layer.layer_input_dim + norm_size(layer.norm, layer.n_embd)
@@ -371,6 +395,10 @@ class Config:
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Size in bytes of one token's keys and values (or latents) in all layers."""
         return sum(self.layer(i).state_spec.bytes_per_token(bytes_per_value) for i in range(self.n_layer))
+
+    def state_bytes_per_row(self, bytes_per_value: int = 2) -> int:
+        """Size in bytes of what the recurrent layers keep of a row, however long it is."""
+        return sum(self.layer(i).state_spec.bytes_per_row(bytes_per_value) for i in range(self.n_layer))
 
     @property
     def n_output(self) -> int:

@@ -1,7 +1,7 @@
 """What a forward pass attends to: the one object that carries state through it.
 
-`GPT.forward` calls `begin` and `prepare` once; each layer attends through its own `layer(i)`. The softmax itself is in
-`ops/sdpa.py`.
+`GPT.forward` calls `begin` and `prepare` once; each layer attends, convolves or recurs through its own `layer(i)`. The
+softmax itself is in `ops/sdpa.py`, the recurrence in `ops/delta_rule.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from litlm.ops.conv import causal_conv
+from litlm.ops.delta_rule import DeltaRule
 from litlm.ops.sdpa import AttentionSpec, PerHead, flex_attention, flex_attention_fits, varlen_fits
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 MaskKey = tuple[int | None, int | None]  # window, chunk
 
 
-class LayerContext(ABC):
-    """What one layer attends through. Equal layers get equal ones, so that they compile to one graph.
+class LayerContext:
+    """What one layer sees the other tokens through. Equal layers get equal ones, so that they compile to one graph.
 
     is_prefill: nothing precedes the pass's own tokens. cached_weights: tensors computed from the weights, by name, kept
     by a cache; None elsewhere.
@@ -33,7 +35,6 @@ class LayerContext(ABC):
     is_prefill: bool = True
     cached_weights: dict[str, Tensor] | None = None
 
-    @abstractmethod
     def attend(
         self,
         q: Tensor,
@@ -50,6 +51,18 @@ class LayerContext(ABC):
         cache_entry: (B, K', T, D'), in a prefill, what a cache keeps instead of k and v (`LayerConfig.state_spec`).
         per_head: sinks and slopes, (H,), see `ops.sdpa.attention`.
         """
+        raise NotImplementedError
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x: (B, T, C), of the pass's tokens only -> (B, T, C). weight: (C, W). See `ops.conv.causal_conv`.
+
+        Each token sees itself and the W - 1 before it in its document, earlier passes included.
+        """
+        raise NotImplementedError
+
+    def recur(self, rule: DeltaRule) -> Tensor:
+        """The outputs of a recurrence, (B, T, H, E), whose state goes on from pass to pass within a document."""
+        raise NotImplementedError
 
 
 class Context(ABC):
@@ -103,6 +116,7 @@ class CachelessContext(Context, LayerContext):
 
     packed: bool = False
     positions: Tensor  # (B or 1, T)
+    documents: Tensor | None = None  # (B, T), which one a token is in; None: a row is one
 
     def clear(self) -> None:
         """Forget an earlier pass."""
@@ -137,6 +151,12 @@ class CachelessContext(Context, LayerContext):
         if flex_attention_fits(q, v, spec, per_head=any_given(per_head), packed=self.packed):
             return flex_attention(q, k, v, spec, self.block_mask(spec.window, spec.chunk), **per_head)
         return self._attend(q, k, v, spec, per_head)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return causal_conv(x, weight, bias, positions=self.positions if self.packed else None)
+
+    def recur(self, rule: DeltaRule) -> Tensor:
+        return rule.run(documents=self.documents)[0]
 
     @abstractmethod
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, per_head: PerHead) -> Tensor:
@@ -191,7 +211,8 @@ def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None
 def block_mask_keys(x: Tensor, blocks: Iterable[Block], *, packed: bool = False) -> Iterator[MaskKey]:
     """The (window, chunk) of the layers that go through `flex_attention`. x: (B, T, C). packed: rows hold several
     documents."""
-    distinct = {(block.attn.spec, block.config.head_dim, block.config.value_dim): block for block in blocks}
+    attending = [block for block in blocks if block.config.recurrent is None]
+    distinct = {(block.attn.spec, block.config.head_dim, block.config.value_dim): block for block in attending}
     for (spec, *sizes), block in distinct.items():
         q, v = (x.new_empty(1).expand(1, 1, x.size(1), size) for size in sizes)
         per_head = block.config.attention.sinks or block.config.attention.alibi

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from litlm.config import Config
+from litlm.config import Config, StateSpec
 from litlm.context.base import Context, LayerContext, any_given, cached_mask, send, visible
+from litlm.ops.conv import causal_conv, conv_step
+from litlm.ops.delta_rule import DeltaRule
 from litlm.ops.sdpa import AttentionSpec, PerHead, attention, cached_block_mask, flex_attention, flex_attention_fits
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ _ALIGN = 16  # keys: on CUDA scaled_dot_product_attention copies masks of other 
 
 
 class KVCache(Context):
-    """Keys and values of all positions so far: slot s of a row holds position s.
+    """Keys and values of all positions so far: slot s of a row holds position s. Recurrent layers have a state instead.
 
     Rows may have different lengths. A batch of prompts is right-padded and read in one pass that is told how long each
     row really is; what the padding leaves behind is overwritten before any query can see it.
@@ -47,8 +50,13 @@ class KVCache(Context):
         self.k = [allocate(spec.n_head, spec.key_dim) for spec in specs]
         self.v = [allocate(spec.n_head, spec.value_dim) if spec.value_dim else None for spec in specs]
         self.step = CacheStep()
-        own = [CacheLayer(self.step, k, v) for k, v in zip(self.k, self.v, strict=True)]
+        states = [RecurrentLayer.allocate(spec, batch, device, dtype) if spec.conv else None for spec in specs]
+        own = [
+            state or CacheLayer(self.step, k, v) for state, k, v in zip(states, self.k, self.v, strict=True)
+        ]  # fmt: skip
         self._layers = [own[i if layer.kv_layer is None else layer.kv_layer] for i, layer in enumerate(layers)]
+        self._recurrent = [state for state in states if state is not None]
+        self._snapshots: list[dict[int, RowState]] = [{} for _ in range(batch)]
         self._has_absorbed = False
 
     def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
@@ -66,6 +74,12 @@ class KVCache(Context):
         self.step.begin(before, length, device)
         self.row_lengths = None if lengths is None else send(torch.tensor(lengths), device)[:, None]
         self.lengths = ends if lengths is None else [min(n, end) for n, end in zip(lengths, ends, strict=True)]
+        if self._recurrent:
+            n_new = [after - n for n, after in zip(before, self.lengths, strict=True)]
+            counts = None if n_new == [length] * batch else send(torch.tensor(n_new), device)[:, None]
+            valid = None if counts is None else torch.arange(length, device=device) < counts
+            for state in self._recurrent:
+                state.counts, state.valid = counts, valid
         return self.step.positions
 
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
@@ -87,17 +101,101 @@ class KVCache(Context):
         return self._layers[i]
 
     def truncate(self, lengths: list[int]) -> None:
-        """Take back tokens: keep the first lengths[b] of each row b. Raises ValueError if a row has fewer."""
+        """Take back tokens: keep the first lengths[b] of each row b.
+
+        Raises ValueError, and changes nothing, if a row has fewer; with recurrent layers also if it has no snapshot at
+        that length.
+        """
         if len(lengths) != len(self.lengths) or any(map(int.__gt__, lengths, self.lengths)):
             raise ValueError(f"lengths={lengths}: one for each row, none above the {self.lengths} that are cached")
+        shorter = [b for b, (n, now) in enumerate(zip(lengths, self.lengths, strict=True)) if n < now]
+        if self._recurrent and (missing := [b for b in shorter if lengths[b] and lengths[b] not in self._snapshots[b]]):
+            raise ValueError(
+                f"lengths={lengths}: recurrent layers can't take tokens back, and there is no snapshot of "
+                f"{', '.join(f'row {b} at {lengths[b]} tokens' for b in missing)}; call snapshot(row) when a row has "
+                "the length that you may return to"
+            )
+        for b in shorter if self._recurrent else ():
+            self._restore(b, self._snapshots[b].get(lengths[b]))
+            self._snapshots[b] = {n: state for n, state in self._snapshots[b].items() if n <= lengths[b]}
         self.lengths = list(lengths)
+
+    def snapshot(self, row: int) -> RowState:
+        """A copy of what the recurrent layers hold of a row now. `truncate` can return to it from then on."""
+        state = RowState(self.lengths[row], [t[row].clone() for t in self._row_tensors()])
+        self._snapshots[row][state.length] = state
+        return state
+
+    def restore(self, row: int, state: RowState) -> None:
+        """Go back to where a snapshot of this row was taken. Raises ValueError if the row is not as long any more."""
+        if state.length > self.lengths[row]:
+            raise ValueError(f"the snapshot is of {state.length} tokens, and row {row} has {self.lengths[row]}")
+        self._restore(row, state)
+        self.lengths[row] = state.length
+
+    def _restore(self, row: int, state: RowState | None) -> None:
+        """state: None: before the first token."""
+        for i, t in enumerate(self._row_tensors()):
+            t[row] = 0 if state is None else state.tensors[i]
+
+    def _row_tensors(self) -> list[Tensor]:
+        return [t for layer in self._recurrent for t in (layer.conv, layer.state) if t is not None]
 
     def overwrite_row(self, row: int, other: KVCache) -> None:
         """Overwrite the first tokens of row `row` with the only row of `other`; lengths stay as they are."""
         (n,) = other.lengths
+        for mine, theirs in zip(self._row_tensors(), other._row_tensors(), strict=True):
+            mine[row] = theirs[0]
         for mine, theirs in zip([*self.k, *self.v], [*other.k, *other.v], strict=True):
             if mine is not None and theirs is not None:
                 mine[row, :, :n] = theirs[0, :, :n]
+
+
+@dataclass(frozen=True)
+class RowState:
+    """What the recurrent layers hold of one row after `length` tokens. tensors: of all layers in order."""
+
+    length: int
+    tensors: list[Tensor]
+
+
+class RecurrentLayer(LayerContext):
+    """What a recurrent layer has of the tokens so far.
+
+    conv: (B, W - 1, C), the last inputs of its convolution, in the model's dtype. state: (B, H, D, E), fp32, of its
+    recurrence; None: it has none. counts: (B, 1), how many of the pass's tokens are no padding, and valid: (B, T),
+    which ones; both None where all are. Padding leaves a row's state exactly as it is.
+    """
+
+    counts: Tensor | None = None
+    valid: Tensor | None = None
+
+    def __init__(self, conv: Tensor, state: Tensor | None) -> None:
+        self.conv, self.state = conv, state
+
+    @classmethod
+    def allocate(cls, spec: StateSpec, batch: int, device: torch.device | str, dtype: torch.dtype) -> RecurrentLayer:
+        """The state before the first token."""
+        assert spec.conv is not None
+        conv = torch.zeros(batch, *spec.conv, device=device, dtype=dtype)
+        return cls(conv, None if spec.recurrent is None else torch.zeros(batch, *spec.recurrent, device=device))
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if x.size(1) == 1 and self.counts is None:
+            return conv_step(x, weight, bias, self.conv)
+        n, inputs = self.conv.size(1), torch.cat((self.conv, x), 1)
+        if self.counts is None:
+            last = inputs[:, -n:]
+        else:
+            index = self.counts + torch.arange(n, device=x.device)  # (B, W - 1)
+            last = inputs.gather(1, index[..., None].expand(-1, -1, x.size(-1)))
+        y = causal_conv(x, weight, bias, before=self.conv)
+        self.conv.copy_(last)
+        return y
+
+    def recur(self, rule: DeltaRule) -> Tensor:
+        assert self.state is not None
+        return (rule if self.valid is None else rule.held(self.valid)).advance(self.state)
 
 
 class CacheStep:

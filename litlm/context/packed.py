@@ -52,7 +52,7 @@ class Packed(CachelessContext):
 
         self.positions = send(torch.arange(batch * length).view(batch, length) - per_token(starts), device)
         self.row_lengths = send(per_token(sizes), device)
-        self.documents = send(per_token(torch.arange(len(sizes))), device)  # (B, T), which one a token is in
+        self.documents = send(per_token(torch.arange(len(sizes))), device)
         # Padded with empty documents to a multiple of 64, to limit recompilation.
         ends = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
         self.cu_seqlens = send(F.pad(ends, (0, -len(ends) % 64), value=batch * length).int(), device)
@@ -71,6 +71,7 @@ class Packed(CachelessContext):
 
     def _mask(self, spec: AttentionSpec) -> Tensor:
         """(B, 1, T, T)"""
+        assert self.documents is not None
         index = torch.arange(self.documents.size(1), device=self.documents.device)[None]
         # Distances are the same counted from the row's start; chunks are counted from the document's.
         mask = visible(index, index[0], spec.window) & (
@@ -82,6 +83,7 @@ class Packed(CachelessContext):
         return mask
 
     def _make_block_mask(self, window: int | None, chunk: int | None) -> Any:
+        assert self.documents is not None
         return make_block_mask(self.documents.size(1), window, chunk, self.documents.device, self.documents)
 
     def _attend_by_document(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, per_head: PerHead) -> Tensor:

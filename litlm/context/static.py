@@ -14,7 +14,7 @@ import torch._dynamo
 from torch import Tensor
 
 from litlm.context.base import LayerContext, any_given, visible
-from litlm.context.cache import KVCache, attend_one
+from litlm.context.cache import KVCache, RecurrentLayer, attend_one
 from litlm.ops.sdpa import AttentionSpec, PerHead, attention
 
 if TYPE_CHECKING:
@@ -60,10 +60,14 @@ class StaticLayer(LayerContext):
         return attend_one(q, self.k, values, spec, self.bias)
 
 
-class StaticCache(KVCache):
-    """A `KVCache` whose layers are `StaticLayer`s while one row on a CPU reads one token at a time."""
+class StaticRecurrentLayer(RecurrentLayer):
+    """The same tensors, for one new token in one row."""
 
-    _static: Sequence[StaticLayer] = ()
+
+class StaticCache(KVCache):
+    """A `KVCache` whose layers are static while one row on a CPU reads one token at a time."""
+
+    _static: Sequence[StaticLayer | StaticRecurrentLayer] = ()
     _is_static = False
 
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
@@ -74,24 +78,30 @@ class StaticCache(KVCache):
             return
         n_slots = min(-(-self.step.end // _STEP) * _STEP, self.max_len)
         if not self._static or n_slots != len(self._slots):
-            self._make_layers(n_slots, [block.attn.spec for block in blocks], x.dtype)
+            specs = [None if block.config.recurrent is not None else block.attn.spec for block in blocks]
+            self._make_layers(n_slots, specs, x.dtype)
         self._slot.copy_(self.step.positions[0])
         for (window, chunk), bias in self._biases.items():
             bias.zero_().masked_fill_(~visible(self.step.positions, self._slots, window, chunk), -torch.inf)
 
     def layer(self, i: int) -> LayerContext:
-        """A `StaticLayer` where this pass has one."""
+        """A static one where this pass has one."""
         return self._static[i] if self._is_static else super().layer(i)
 
-    def _make_layers(self, n_slots: int, specs: Sequence[AttentionSpec], dtype: torch.dtype) -> None:
-        keys = [(spec.window, spec.chunk) for spec in specs]
+    def _make_layers(self, n_slots: int, specs: Sequence[AttentionSpec | None], dtype: torch.dtype) -> None:
+        keys = [None if spec is None else (spec.window, spec.chunk) for spec in specs]
         self._slots, self._slot = torch.arange(n_slots), torch.zeros(1, dtype=torch.int64)
-        self._biases = {key: torch.zeros(1, 1, 1, n_slots, dtype=dtype) for key in keys}
+        self._biases = {key: torch.zeros(1, 1, 1, n_slots, dtype=dtype) for key in keys if key}
         self._static = []
         for key, layer in zip(keys, self._layers, strict=True):
+            if key is None or isinstance(layer, RecurrentLayer):
+                assert isinstance(layer, RecurrentLayer)
+                self._static.append(StaticRecurrentLayer(layer.conv, layer.state))
+                continue
             k, v = layer.k[:, :, :n_slots], None if layer.v is None else layer.v[:, :, :n_slots]
-            self._static.append(StaticLayer(k, v, self._slot, self._biases[key]))
-            self._static[-1].cached_weights = layer.cached_weights
+            static = StaticLayer(k, v, self._slot, self._biases[key])
+            static.cached_weights = layer.cached_weights
+            self._static.append(static)
             for tensor, dim in ((k, 2), (v, 2), (self._biases[key], 3)):
                 if tensor is not None:
                     torch._dynamo.mark_dynamic(tensor, dim)

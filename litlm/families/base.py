@@ -237,18 +237,19 @@ class HFFields:
             pad_token_id=self.take("pad_token_id", defaults.get("pad_token_id"), null=None),
         )
 
-    def layer_types(self, default: Sequence[str]) -> tuple[str, ...]:
-        """`layer_types` in our names. default: in our names, where the file doesn't list them."""
-        types = self.take("layer_types", None)
+    def layer_types(self, default: Sequence[str], recurrent: str | None = None) -> tuple[str, ...]:
+        """`layer_types` in our names. default: in our names, where the file doesn't list them. recurrent: the family's
+        name of recurrent layers, if it has any."""
+        types, names = self.take("layer_types", None), LAYER_TYPES | ({recurrent: "recurrent"} if recurrent else {})
         if types is None:
             return tuple(default)
-        if unknown := sorted(set(types) - set(LAYER_TYPES)):
-            self.problems.append(f"layer_types holds {', '.join(unknown)}; known are {', '.join(LAYER_TYPES)}")
-        return tuple(LAYER_TYPES.get(t, "full") for t in types)
+        if unknown := sorted(set(types) - set(names)):
+            self.problems.append(f"layer_types holds {', '.join(unknown)}; known are {', '.join(names)}")
+        return tuple(names.get(t, "full") for t in types)
 
-    def sliding(self, window: int | None, default: Sequence[str]) -> dict[str, Any]:
+    def sliding(self, window: int | None, default: Sequence[str], recurrent: str | None = None) -> dict[str, Any]:
         """`layer_types`, and `window` as sliding_window where some of them slide."""
-        types = self.layer_types(default)
+        types = self.layer_types(default, recurrent)
         return dict(sliding_window=window if "sliding" in types else None, layer_types=types)
 
     def experts(
@@ -282,12 +283,13 @@ class HFFields:
         fraction: float = 1.0,
         interleaved: bool = False,
         layer_type: str | None = None,
+        ignore: Collection[str] = (),
     ) -> RopeConfig:
         """Read `rope_parameters` (transformers 5), or the older `rope_theta` with `rope_scaling`.
 
         theta, fraction: transformers' defaults. fraction_key: the older name of the fraction of a head that is rotated;
         None for a family that rotates whole heads. layer_type: which entry to read where `rope_parameters` has one per
-        layer type (transformers' name).
+        layer type (transformers' name). ignore: entries of `rope_parameters` without effect on text.
         """
         old_theta = self.take(theta_key, None)
         old_fraction = self.take(fraction_key or "partial_rotary_factor", None)
@@ -295,6 +297,7 @@ class HFFields:
         if layer_type is not None and set(scaling) & set(LAYER_TYPES):
             scaling = dict(scaling.get(layer_type) or {})
         scaling = dict(self.take("rope_scaling", None) or {}) or scaling
+        scaling = {key: value for key, value in scaling.items() if key not in ignore}
         stated_theta = scaling.pop("rope_theta", old_theta)
         stated_fraction = scaling.pop("partial_rotary_factor", old_fraction)
         if fraction_key is None and stated_fraction not in (None, 1.0):
@@ -468,10 +471,16 @@ def hf_head_dim(config: Config) -> dict[str, Any]:
     return {} if config.head_dim == config.n_embd // config.n_head else {"head_dim": config.head_dim}
 
 
+def hf_layer_types(config: Config, recurrent: str = "") -> dict[str, Any]:
+    """`layer_types`. recurrent: the family's name of recurrent layers."""
+    names = HF_LAYER_TYPES | {"recurrent": recurrent}
+    return dict(layer_types=[names[t] for t in config.layer_types])
+
+
 def hf_sliding(config: Config, *, required: bool = False) -> dict[str, Any]:
     """`sliding_window` and `layer_types`. required: transformers wants a window even where no layer slides."""
     window = config.sliding_window or (config.max_seq_len if required else None)
-    return dict(sliding_window=window, layer_types=[HF_LAYER_TYPES[t] for t in config.layer_types])
+    return dict(sliding_window=window) | hf_layer_types(config)
 
 
 def hf_experts(config: Config, key: str = "num_local_experts") -> dict[str, Any]:

@@ -137,6 +137,16 @@ def qkv_by_group() -> dict[str, Any]:
     return fused_views(views)
 
 
+def conv_rule(theirs: str, ours: str) -> Rule:
+    """A rule for the kernels of a depthwise convolution, (C, 1, W) in an `nn.Conv1d` and (C, W) here."""
+    return Rule(
+        theirs,
+        (ours,),
+        split=lambda tensor, config: [tensor.reshape(tensor.shape[0], -1)],
+        join=lambda tensors, config: tensors[0].reshape(len(tensors[0]), 1, -1),
+    )
+
+
 def transposed(rule: Rule) -> Rule:
     """The rule for a tensor whose last two dimensions are stored swapped: (in, out), or (E, in, out)."""
     split, join = rule.split or (lambda tensor, config: [tensor]), rule.join or (lambda tensors, config: tensors[0])

@@ -87,14 +87,14 @@ def _decode(
             ended[b] |= token in stop_ids or step >= max_new[b] or b in (stopped_rows or ())
         if all(ended):
             return
-        # A row that fills the context has ended, but is still computed with the others: keep it within bounds.
-        cache.truncate([min(n, model.config.max_seq_len - 1) for n in cache.lengths])
+        # A row that has ended is still computed with the others, but its tokens don't count.
+        held = [n + (not end) for n, end in zip(cache.lengths, ended, strict=True)] if any(ended) else None
         for b, sequence in enumerate(sequences):
             if not ended[b] and len(sequence) in longrope_limits:
                 cache.overwrite_row(b, _prefill_as_longer(model, sequence))
             sequence.append(step_tokens[b])
         with generation_kernels(weight.dtype, len(prompts), device):
-            logits = model(sampled[:, None], context=cache)[:, -1]
+            logits = model(sampled[:, None], context=cache, lengths=held)[:, -1]
 
 
 def _longrope_limits(config: Config) -> set[int]:

@@ -55,7 +55,7 @@ def make_qk_norm(config: QKNormConfig, n_head: int, head_dim: int) -> nn.Module:
 class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023): K heads of keys and values serve H heads of queries.
 
-    What else a layer has (norms of queries and keys, sinks, ALiBi, clipping) is its `AttentionConfig`'s choice.
+    What else a layer has (norms of queries and keys, sinks, ALiBi, clipping, a gate) is its `AttentionConfig`'s choice.
     """
 
     def __init__(self, config: LayerConfig) -> None:
@@ -66,9 +66,13 @@ class Attention(nn.Module):
         q_dim, kv_dim = config.n_head * D, config.n_kv_head * D
         has_kv, qk = config.kv_layer is None, attention.qk_norm
         has_v = has_kv and not attention.k_as_v
-        self.q_proj = Linear(config.n_embd, q_dim, bias=attention.bias)
+        gate = self.gate = attention.gate
+        in_q_proj = gate is not None and gate.in_q_proj
+        self.q_proj = Linear(config.n_embd, 2 * q_dim if in_q_proj else q_dim, bias=attention.bias)
         self.k_proj = Linear(config.n_embd, kv_dim, bias=attention.bias) if has_kv else None
         self.v_proj = Linear(config.n_embd, kv_dim, bias=attention.bias) if has_v else None
+        n_gate = 0 if gate is None or in_q_proj else q_dim if gate.over == "channel" else config.n_head
+        self.gate_proj = Linear(config.n_embd, n_gate, bias=False) if n_gate else None
         self.o_proj = Linear(q_dim, config.n_embd, bias=attention.out_bias)
         at_head = "after_rope" if qk is not None and qk.after_rope else "before_rope"
         self.norm_at = "all_heads" if qk is not None and qk.over == "all" else at_head
@@ -81,7 +85,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C). A layer without projections of keys and values passes none to `context`."""
         B, T, _ = x.shape
-        q = self.norm_and_rope(self.q_proj(x), self.q_norm, rotary)  # (B, T, H, D)
+        q, gate = self.q_proj(x), None if self.gate_proj is None else self.gate_proj(x)
+        if self.gate is not None and self.gate.in_q_proj:
+            q, gate = (half.flatten(2) for half in q.view(B, T, self.config.n_head, -1).chunk(2, -1))
+        q = self.norm_and_rope(q, self.q_norm, rotary)  # (B, T, H, D)
         if rotary.query_scale is not None:
             q = q * rotary.query_scale
         k = v = None
@@ -92,7 +99,15 @@ class Attention(nn.Module):
             k = self.norm_and_rope(k, self.k_norm, rotary).transpose(1, 2)
         slopes = None if self.alibi is None else self.alibi.values
         y = context.attend(q.transpose(1, 2), k, v, self.spec, sinks=self.sinks, slopes=slopes)  # (B, H, T, D)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        y = y.transpose(1, 2)  # (B, T, H, D)
+        if gate is not None:
+            y = y * self.activate(gate.view(B, T, self.config.n_head, -1))
+        return self.o_proj(y.reshape(B, T, -1))
+
+    def activate(self, gate: Tensor) -> Tensor:
+        """The gate (B, T, H, D or 1) as it multiplies the output."""
+        assert self.gate is not None
+        return gate.sigmoid() if self.gate.activation == "sigmoid" else F.softplus(gate.float()).to(gate.dtype)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, heads * D) -> (B, T, heads, D), clipped."""

@@ -10,30 +10,42 @@ Shapes: B batch, T tokens, C embedding, V vocabulary, N selected positions, L la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from litlm.config import Config, LayerConfig
+from litlm.config import Config, LayerConfig, ShortConvConfig
 from litlm.context import Causal, Context, KVCache, LayerContext
 from litlm.model.attention import Attention, EachHeadNorm
+from litlm.model.gated_delta_net import GatedDeltaNet
 from litlm.model.latent import Indexer, LatentAttention, check_indexed
 from litlm.model.layer_inputs import LayerInput, LayerInputs
 from litlm.model.mlp import MLP, XIELU
 from litlm.model.moe import Experts, MoE, Router
 from litlm.model.norm import make_norm
 from litlm.model.rope import Rope, RotaryInputs, temperature_scale
+from litlm.model.short_conv import DepthwiseConv, ShortConv
 from litlm.ops.linear import Embedding, Linear, linear, rounded
 
 
+def make_mixer(config: LayerConfig) -> nn.Module:
+    """What mixes a layer's tokens: attention, or a recurrence."""
+    if isinstance(config.recurrent, ShortConvConfig):
+        return ShortConv(config)
+    if config.recurrent is not None:
+        return GatedDeltaNet(config)
+    return Attention(config) if config.attention.latent is None else LatentAttention(config)
+
+
 class Block(nn.Module):
-    """One layer: a mixer (attention), then the MLP (or experts, or nothing), each added to its input.
+    """One layer: a mixer (attention or a recurrence), then the MLP (or experts, or nothing), each added to its input.
 
     `LayerConfig.block` says where norms are: before what is added ("pre", Llama), after ("post", OLMo 2), on both sides
     ("sandwich", Gemma 2), or before mixer and MLP of the same input ("parallel", GPT-NeoX).
     """
 
+    attn: Any  # the mixer, see `make_mixer`
     layer_scalar: Tensor | None
 
     def __init__(self, config: LayerConfig) -> None:
@@ -44,7 +56,7 @@ class Block(nn.Module):
             return make_norm(config.norm, config.n_embd) if config.block in blocks else nn.Identity()
 
         self.attn_norm = norm("pre", "sandwich", "parallel")
-        self.attn = Attention(config) if config.attention.latent is None else LatentAttention(config)  # the mixer
+        self.attn = make_mixer(config)
         self.post_attn_norm = norm("post", "sandwich")
         width, moe = config.intermediate_size, config.moe
         mlp = MoE(config, moe) if moe is not None else MLP(config, width) if width else None
@@ -186,8 +198,8 @@ class GPT(nn.Module):
     def init_weights(self, *, scale_residual: bool = False) -> None:
         """New weights: matrices and embeddings normal with `config.init_std`, norms one, biases zero.
 
-        scale_residual: what writes into the residual stream (o_proj, down_proj) is divided by sqrt(2 n_layer), so that
-        the stream does not grow with depth (Radford et al. 2019).
+        scale_residual: what writes into the residual stream (o_proj, out_proj, down_proj) is divided by
+        sqrt(2 n_layer), so that the stream does not grow with depth (Radford et al. 2019).
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -208,13 +220,17 @@ class GPT(nn.Module):
                 nn.init.normal_(module.sinks, std=self.config.init_std)
             elif isinstance(module, Indexer):
                 module.init_weights(self.config.init_std)
+            elif isinstance(module, DepthwiseConv):
+                nn.init.normal_(module.weight, std=self.config.init_std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, Block) and module.layer_scalar is not None:
                 module.layer_scalar.fill_(1)
-            elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, EachHeadNorm, XIELU)):
+            elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, EachHeadNorm, XIELU, GatedDeltaNet)):
                 module.reset_parameters()
         if self.head_bias is not None:
             nn.init.zeros_(self.head_bias)
         if scale_residual:
             for name, p in self.layers.named_parameters():
-                if name.removesuffix(".weight").endswith((".o_proj", ".down_proj")):
+                if name.removesuffix(".weight").endswith((".o_proj", ".out_proj", ".down_proj")):
                     p.div_((2 * self.config.n_layer) ** 0.5)

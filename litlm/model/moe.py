@@ -64,7 +64,7 @@ class Router(nn.Module):
         experts = self._choose(by if self.selection_bias is None else by + self.selection_bias.float())
         weights = scores.gather(-1, experts)
         if self.config.normalize:
-            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+            weights = weights / (weights.sum(-1, keepdim=True) + self.config.normalize_eps)
         if self.config.scale != 1:
             weights = weights * self.config.scale
         if self.expert_scale is not None:

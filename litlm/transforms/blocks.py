@@ -16,7 +16,7 @@ import torch._dynamo
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from litlm.context.cache import CacheLayer
+from litlm.context.cache import CacheLayer, RecurrentLayer
 from litlm.context.static import StaticLayer
 from litlm.model import GPT, Block
 from litlm.model.mlp import MLP
@@ -90,7 +90,7 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
 
 def _training_forward(training: Forward, forward: Forward, block: Block, *args: Any) -> Tensor:
     """args: of `Block.forward`, the layer's context third."""
-    return (forward if isinstance(args[2], (CacheLayer, StaticLayer)) else training)(block, *args)
+    return (forward if isinstance(args[2], (CacheLayer, RecurrentLayer, StaticLayer)) else training)(block, *args)
 
 
 def _checkpointed(forward: Forward, selective: bool, block: Block, *args: Any) -> Tensor:

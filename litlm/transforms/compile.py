@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litlm.context.static import StaticCache, StaticLayer
+from litlm.context.static import StaticCache, StaticLayer, StaticRecurrentLayer
 from litlm.model import GPT, Block
 from litlm.transforms.blocks import Forward, compiler_settings, wrap_forward
 
@@ -43,7 +43,7 @@ def _with_compiler_settings(forward: Callable[..., Any], model: GPT, *args: Any,
 
 def _decode(compiled: Forward, forward: Forward, block: Block, *args: Any) -> Tensor:
     """args: of `Block.forward`, the layer's context third."""
-    use = isinstance(args[2], StaticLayer) and not torch.is_grad_enabled()
+    use = isinstance(args[2], (StaticLayer, StaticRecurrentLayer)) and not torch.is_grad_enabled()
     return (compiled if use else forward)(block, *args)
 
 

@@ -57,7 +57,8 @@ def randomize(model: nn.Module, seed: int) -> None:
         if "correction_bias" in name:  # of expert choice: about as large as the scores differ
             noise = noise * 0.2
         elif p.dim() > 1:
-            noise = noise * (1.0 if "embed" in name else 1.7 * p.shape[1] ** -0.5)
+            fan_in = p.shape[-1] if "conv" in name and p.dim() == 3 else p.shape[1]
+            noise = noise * (1.0 if "embed" in name else 1.7 * fan_in**-0.5)
         else:
             around_one = "norm" in name and name.endswith("weight") or name.endswith(("layer_scalar", "router.scale"))
             noise = noise * 0.4 + (1.0 if around_one else 0.0)

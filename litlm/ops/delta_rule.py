@@ -1,0 +1,185 @@
+"""The gated delta rule (Yang et al. 2024, Gated Delta Networks): a recurrence over a state of fixed size, no modules.
+
+A head's state S (D, E) stores values under keys. Each token first lets it fade, then moves what is stored under its key
+toward its value, then reads it with its query:
+
+    S <- exp(g) S;    S <- S + k (beta (v - S' k))';    y = S' q
+
+One token at a time this is `step`. `chunked` does the same for CHUNK tokens at once in matrix products: within a chunk
+the corrections v - S' k depend on one another through a triangular system (the WY form), and only the state goes from
+one chunk to the next.
+
+Shapes: B batch, T tokens, K key heads, H value heads (each key head serves H / K consecutive ones), D and E the sizes
+of their keys and values, N chunks of C tokens.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 64
+_HAS_TRITON, _HAS_FLA = find_spec("triton") is not None, find_spec("fla") is not None
+_NORM_EPS = 1e-6  # of the published models, as fla's kernels have it
+
+
+class DeltaRule(NamedTuple):
+    """The rule's inputs for the tokens of a pass.
+
+    q, k: (B, T, K, D), not yet normalized. v: (B, T, H, E). log_decay: (B, T, H), fp32, at most 0: g above.
+    beta: (B, T, H), how far the stored value moves toward v.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor
+    beta: Tensor
+
+    def held(self, valid: Tensor) -> DeltaRule:
+        """The same, but tokens outside `valid` (B, T) leave the state exactly as it is."""
+        hold = ~valid[..., None]
+        return self._replace(log_decay=self.log_decay.masked_fill(hold, 0), beta=self.beta.masked_fill(hold, 0))
+
+    def run(self, state: Tensor | None = None, documents: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T, H, E) in v's dtype, and the state (B, H, D, E), fp32, after the last token.
+
+        state: before the first token; None: zeros. documents: (B, T), which one a token is in, each in a row and begun
+        in this pass; the state starts anew with each. None: one a row.
+        """
+        if self.q.size(1) == 1 and documents is None:
+            return step(self, state)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in self):
+            # What `chunked` would keep for the backward pass is some twenty times as large as its inputs.
+            return checkpoint(chunked, self, state, documents, use_reentrant=False)  # type: ignore[return-value]
+        if documents is None and _fla_fits(self):
+            return _fla(self, state)
+        return chunked(self, state, documents)
+
+    def advance(self, state: Tensor) -> Tensor:
+        """Outputs (B, T, H, E); the state (B, H, D, E) is brought up to the last token in place. No gradients."""
+        if self.q.size(1) == 1 and state.is_cuda and _HAS_TRITON:
+            from litlm.ops.delta_rule_triton import step_
+
+            return step_(*self, state, _NORM_EPS)
+        y, after = self.run(state)
+        state.copy_(after)
+        return y
+
+
+def step(inputs: DeltaRule, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The rule for one token in each row (T = 1). Takes and returns what `DeltaRule.run` does."""
+    B, _, H, E = inputs.v.shape
+    q, k, v, decay, beta = (x[:, 0].float() for x in inputs)
+    q, k = _normalized(q) * q.size(-1) ** -0.5, _normalized(k)
+    q, k = (x.repeat_interleave(H // x.size(1), 1) for x in (q, k))  # (B, H, D)
+    S = v.new_zeros(B, H, k.size(-1), E) if state is None else state
+    S = S * decay.exp()[..., None, None]
+    correction = (v - (S * k[..., None]).sum(-2)) * beta[..., None]  # (B, H, E)
+    S = S + k[..., None] * correction[..., None, :]
+    return (S * q[..., None]).sum(-2)[:, None].to(inputs.v.dtype), S
+
+
+def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The rule for many tokens, in fp32. Takes and returns what `DeltaRule.run` does."""
+    B, T, H, E = inputs.v.shape
+    K, D = inputs.q.shape[2:]
+    C, G = CHUNK, H // K  # G value heads share a key head
+    padding = -T % C  # after the gates, so these tokens change nothing: their decay and beta are 0
+
+    def split(x: Tensor, groups: int) -> Tensor:
+        """(B, T, heads, ...) -> (B, K, groups, N, C, ...)"""
+        x = F.pad(x.float(), (0, 0) * (x.ndim - 2) + (0, padding))
+        x = x.unflatten(2, (K, groups)).unflatten(1, (-1, C))  # (B, N, C, K, groups, ...)
+        return x.permute(0, 3, 4, 1, 2, *range(5, x.ndim))
+
+    q, k = split(_normalized(inputs.q.float()) * D**-0.5, 1), split(_normalized(inputs.k.float()), 1)
+    v, beta = split(inputs.v, G), split(inputs.beta, G)[..., None]
+    total = split(inputs.log_decay, G).cumsum(-1)  # (B, K, G, N, C), the decay since the chunk began
+    visible = torch.ones(C, C, dtype=torch.bool, device=v.device).tril()
+    fresh = kept = carried = None
+    if documents is not None:
+        documents = F.pad(documents, (0, padding), mode="replicate").unflatten(1, (-1, C))[:, None, None]
+        last = documents[..., -1:]  # (B, 1, 1, N, 1)
+        before = F.pad(last, (0, 0, 1, -1), value=-1)  # of the chunk before
+        visible = visible & (documents[..., None] == documents[..., None, :])
+        fresh, kept, carried = documents != before, documents != last, before == last
+    # Decay from one token to another. Only differences are exponentiated: they are never positive.
+    decay = (total[..., None] - total[..., None, :]).masked_fill(~visible, -torch.inf).exp()  # (B, K, G, N, C, C)
+    since, until = total.exp()[..., None], (total[..., -1:] - total).exp()[..., None]  # the chunk's begin, its end
+    through = since[..., -1:, :]
+    if fresh is not None and kept is not None and carried is not None:  # a document sees no state but its own
+        since, until = since.masked_fill(fresh[..., None], 0), until.masked_fill(kept[..., None], 0)
+        through = through * carried[..., None]
+    # (I + A) corrections = beta (v - S' k decayed), solved for the part without S and the part that S multiplies
+    tf32 = inputs.v.dtype != torch.float32
+    system = matmul(k, k.mT, tf32) * decay * beta
+    values, keys = solve(system, torch.cat((v * beta, k * since * beta), -1), tf32).split((E, D), -1)
+    first = v.new_zeros(B, K, G, D, E) if state is None else state.unflatten(1, (K, G))
+    states, corrections, last = scan(values, keys, k * until, through, first, tf32)
+    scores = matmul(q, k.mT, tf32) * decay
+    y = matmul(q * since, states, tf32) + matmul(scores, corrections, tf32)  # (B, K, G, N, C, E)
+    y = y.flatten(3, 4)[..., :T, :].permute(0, 3, 1, 2, 4).flatten(2, 3)
+    return y.to(inputs.v.dtype), last.flatten(1, 2)
+
+
+def _fla_fits(inputs: DeltaRule) -> bool:
+    """Whether flash-linear-attention's kernels are installed, and faster: without gradients, in half precision."""
+    return _HAS_FLA and inputs.v.is_cuda and inputs.v.dtype != torch.float32 and not torch.compiler.is_compiling()
+
+
+def _fla(inputs: DeltaRule, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
+
+    options: Any = dict(initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True)
+    return chunk_gated_delta_rule(*(x.contiguous() for x in inputs), **options)
+
+
+def matmul(a: Tensor, b: Tensor, tf32: bool) -> Tensor:
+    """a @ b. tf32: on CUDA with 10 bits of mantissa (for inputs that have 8), on the tensor cores."""
+    if a.is_cuda and _HAS_TRITON:
+        from litlm.ops import delta_rule_triton
+
+        return delta_rule_triton.matmul(a, b, tf32)
+    return a @ b
+
+
+def solve(system: Tensor, right: Tensor, tf32: bool) -> Tensor:
+    """The solution x of (I + A) x = right, with A the part of `system` (..., C, C) below its diagonal."""
+    if system.is_cuda and _HAS_TRITON:
+        from litlm.ops import delta_rule_triton
+
+        return delta_rule_triton.matmul(delta_rule_triton.inverse(system), right, tf32)
+    return torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+
+
+def scan(
+    values: Tensor, keys: Tensor, keys_at_end: Tensor, through: Tensor, state: Tensor, tf32: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The states from chunk to chunk: before each chunk (..., N, D, E), after the last (..., D, E); and each chunk's
+    corrections, (..., N, C, E).
+
+    values: (..., N, C, E), the corrections if the state before were zero. keys, keys_at_end: (..., N, C, D), what the
+    state is read with, and what corrections are stored under. through: (..., N, 1, 1), the decay of a whole chunk.
+    state: (..., D, E), before the first.
+    """
+    if values.is_cuda and _HAS_TRITON:
+        from litlm.ops import delta_rule_triton
+
+        return delta_rule_triton.scan(values, keys, keys_at_end, through, state, tf32=tf32)
+    states, corrections = [], []
+    for chunk in zip(*(x.unbind(-3) for x in (values, keys, keys_at_end, through)), strict=True):
+        value, key, key_at_end, decay = chunk
+        states.append(state)
+        corrections.append(value - key @ state)
+        state = state * decay + key_at_end.mT @ corrections[-1]
+    return torch.stack(states, -3), torch.stack(corrections, -3), state
+
+
+def _normalized(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPS)
