@@ -323,6 +323,26 @@ def test_describe_as_json(say: Say) -> None:
         ("granite-3.0-8b-instruct", ("embed_scale=12", "residual_scale=0.22", "logit_scale=0.0625")),
         ("smollm3-3b", ("9 of 36 layers without rope",)),
         ("gpt2", ("none, learned positions", "no rope")),
+        (
+            "lfm2-350m",
+            (
+                "16 heads of 64, 8 for keys and values, in 6 of 16 layers",
+                "10 of 16 layers: gated short convolution over 3 tokens",
+                "unlike Llama attention.qk_norm in bfloat16",
+                # 2 * 6 layers * 8 heads * 64 * 2 bytes; 10 layers * 2 tokens * 1024 channels * 2 bytes
+                "12.3 kB a token and 41 kB of recurrent state a row, 50.4 MB for 4,096 tokens",
+            ),
+        ),
+        (
+            "qwen3.5-0.8b",
+            (
+                "2 for keys and values, in 6 of 24 layers; a sigmoid gate for each channel of their output",
+                "18 of 24 layers: Gated DeltaNet, 16 heads of 128 x 128, 16 for queries and keys, convolution over 4",
+                "norm.offset=True, attention.qk_norm.norm.offset=True, attention.gate in bfloat16",
+                # 18 layers * (16 heads * 128 * 128 * 4 bytes + 3 tokens * 6144 channels * 2 bytes)
+                "12.3 kB a token and 19.5 MB of recurrent state a row",
+            ),
+        ),
     ],
 )  # fmt: skip
 def test_what_differs_from_llama(name: str, texts: tuple[str, ...], say: Say) -> None:
