@@ -444,6 +444,16 @@ def test_models_without_keys_and_values_of_their_own_are_refused() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
+def test_recurrent_layers_are_refused(family: str, name: Literal["adapter", "adapter_v2"]) -> None:
+    model = cases.load(cases.write(cases.by_name(f"{family}-plain")))
+    last = model.config.n_layer - 1
+    with pytest.raises(ValueError, match=f"{family} has recurrent layers, .*use method lora"):
+        apply_adapter(model, settings(name, start=last), v2=name == "adapter_v2")
+    assert all(p.requires_grad for p in model.parameters())
+
+
 def test_wrong_settings_and_second_adapters_are_refused() -> None:
     model = cases.load(cases.write(FAMILIES[0]))
     n = model.config.n_layer

@@ -28,6 +28,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from litlm.config import GatedDeltaConfig
 from litlm.context import Causal, Context, Packed
 from litlm.model import GPT, Block
 from litlm.model.mlp import MLP
@@ -698,6 +699,15 @@ def test_fp8_layers_come_and_go(torchao: list[Any]) -> None:
         model.train()
     assert all(m.training for m in model.modules())
     assert [(c.recipe, c.emulate, c.pad_inner_dim) for c in torchao] == [("tensorwise", True, True)] * 3
+
+
+def test_fp8_leaves_small_gates(torchao: list[Any]) -> None:
+    """Those of Gated DeltaNet have sizes that FP8 kernels take."""
+    delta = GatedDeltaConfig(n_key_head=16, n_value_head=16, key_dim=4, value_dim=4)
+    model = fp8_model(recurrent=delta, layer_types=["recurrent"] * 2)
+    with fp8_training(model, emulate=True) as names:
+        parts = ("in_proj_qkv", "in_proj_z", "out_proj")
+        assert names == [f"layers.{i}.attn.{part}" for i in (0, 1) for part in parts]
 
 
 def test_fp8_has_conditions(torchao: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -672,6 +672,45 @@ def test_whole_model(writer: Any, tmp_path: Path) -> None:
         close(model(ids), expected)
 
 
+@pytest.mark.parametrize("writer", [fp8, bnb4, packed], ids=["fp8", "nf4", "w4a16"])
+@pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3_next", "lfm2"])
+def test_recurrent_layers_of_which_parts_are_not_quantized(family: str, writer: Any, tmp_path: Path) -> None:
+    """As published: all projections but those of Gated DeltaNet's decay and beta."""
+    from transformers import AutoModelForCausalLM
+
+    delta = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16)
+    hf = dict(vocab_size=61, hidden_size=128, intermediate_size=192, num_hidden_layers=4, num_attention_heads=4,
+              num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False)  # fmt: skip
+    hf |= dict(layer_types=["conv", "full_attention", "conv", "conv"]) if family == "lfm2" else delta
+    hf |= dict(mlp_only_layers=[0, 1, 2, 3]) if family == "qwen3_next" else {}
+    case = Case("quantized-recurrent", family, hf, 62)
+    theirs = AutoModelForCausalLM.from_config(cases.hf_config(case), dtype=torch.float32, attn_implementation="eager")
+    cases.randomize(theirs.eval(), case.seed)
+    original = logits(theirs, cases.tokens(case, 2, 33))
+    theirs.config.save_pretrained(tmp_path)
+    left_out = (
+        "lm_head",
+        "linear_attn.in_proj_a",
+        "linear_attn.in_proj_b",
+        "linear_attn.in_proj_ba",
+        "shared_expert_gate",
+    )
+    tensors, config = dict(theirs.state_dict()), {}
+    chosen = [n for n, m in theirs.named_modules() if isinstance(m, nn.Linear) and not n.endswith(left_out)]
+    assert len([name for name in chosen if ".conv." in name or ".linear_attn." in name]) >= 6
+    for name in chosen:
+        parts, config, expected = writer(tensors.pop(f"{name}.weight"))
+        tensors |= under(name, parts)
+        theirs.get_submodule(name).weight.data = expected.float()
+    config |= dict(modules_to_not_convert=list(left_out), llm_int8_skip_modules=list(left_out), ignore=list(left_out))
+    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "model.safetensors")
+    model, ids = ours(tmp_path, config), cases.tokens(case, 2, 33)
+    expected = logits(theirs, ids)
+    assert (expected - original).abs().max() > 1e-3 * original.abs().max()
+    with torch.no_grad():
+        close(model(ids), expected)
+
+
 def test_whole_model_of_mxfp4_experts(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,18 @@ from litlm.io.format import format_bytes, format_count
 from litlm.settings import DescribeCommand
 from litlm.zoo import get_model, list_models
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),  # `cache` since 5.24
+]
 
 Say = Callable[..., str]
 _ODD = dict(vocab_size=101, hidden_size=36, num_hidden_layers=3, num_attention_heads=6, max_position_embeddings=64)
 _GROUPED = _ODD | dict(intermediate_size=52, num_key_value_heads=2)
+_DELTA = dict(
+    head_dim=10, linear_num_key_heads=2, linear_num_value_heads=6, linear_key_head_dim=5, linear_value_head_dim=7,
+    linear_conv_kernel_dim=3,
+)  # fmt: skip
 TINY: dict[str, dict[str, Any]] = {
     "llama": _GROUPED | dict(head_dim=10, tie_word_embeddings=True),
     "qwen2": _GROUPED | dict(tie_word_embeddings=False),
@@ -42,6 +50,14 @@ TINY: dict[str, dict[str, Any]] = {
         num_hidden_layers=5, head_dim=10, global_head_dim=16, sliding_window=64, num_kv_shared_layers=2,
         layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
         use_double_wide_mlp=True, hidden_size_per_layer_input=4, vocab_size_per_layer_input=101, pad_token_id=None,
+    ),
+    "lfm2": _GROUPED | dict(layer_types=["conv", "full_attention", "conv"], conv_bias=True, conv_L_cache=4),
+    "qwen3_5_text": _GROUPED | _DELTA | dict(layer_types=["linear_attention", "full_attention", "linear_attention"]),
+    "qwen3_next": _GROUPED
+    | _DELTA
+    | dict(
+        layer_types=["linear_attention", "linear_attention", "full_attention"], num_experts=5, num_experts_per_tok=2,
+        moe_intermediate_size=11, shared_expert_intermediate_size=13, mlp_only_layers=[1],
     ),
 }  # fmt: skip
 
@@ -82,18 +98,38 @@ def _settings(**options: Any) -> DescribeCommand:
 # --- counting -------------------------------------------------------------------------------------------------------
 
 
+def _token_by_token(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, beta: torch.Tensor, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """The gated delta rule as published, in matrix products. q, k: (1, T, H, D); v: (1, T, H, E); g, beta: (1, T, H)"""
+    q, k = (x[0].repeat_interleave(v.size(2) // x.size(2), 1)[..., None] for x in (q, k))  # (T, H, D, 1)
+    state, outputs = v.new_zeros(v.size(2), k.size(2), v.size(3)), []
+    for t in range(v.size(1)):
+        state = state * g[0, t].exp()[:, None, None]
+        correction = beta[0, t, :, None] * (v[0, t] - torch.bmm(k[t].mT, state)[:, 0])
+        state = state + torch.bmm(k[t], correction[:, None])
+        outputs.append(torch.bmm(q[t].mT, state)[:, 0])
+    return torch.stack(outputs)[None], None
+
+
 @pytest.mark.parametrize("family", TINY)
 @pytest.mark.parametrize("length", [1, 7])
-def test_operations_as_pytorch_counts_them(family: str, length: int) -> None:
+def test_operations_as_pytorch_counts_them(family: str, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     model = _theirs(family)
+    modeling = sys.modules[type(model).__module__]
+    if hasattr(modeling, "torch_chunk_gated_delta_rule"):  # whose chunks are padded to 64 tokens
+        monkeypatch.setattr(modeling, "torch_chunk_gated_delta_rule", _token_by_token)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.arange(length)[None] % 101)
+        model(torch.arange(length)[None] % 101, use_cache=False)
     counts = counter.get_flop_counts()
     angles = sum(sum(n.values()) for module, n in counts.items() if module.endswith("rotary_emb"))
     # It multiplies every query with every key, so all `length` tokens see `length`: the mean in a row twice as long.
-    expected = (counter.get_total_flops() - angles) / length
+    # Its convolutions go on behind the row.
+    convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv1d)]
+    behind = sum(2 * c.weight.numel() * (c.kernel_size[0] - 1) for c in convs)
+    expected = (counter.get_total_flops() - angles - behind) / length
     assert forward_flops(_ours(family), 2 * length - 1) == pytest.approx(expected, rel=1e-12)
 
 
@@ -117,7 +153,7 @@ def test_tokens_that_a_token_sees(window: int | None, chunked: bool) -> None:
         assert mean_attended(length, config.layer(0)) == pytest.approx(total / length, rel=1e-12)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "lfm2", "qwen3_5_text"])
 def test_adapters_as_peft_makes_them(family: str) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -134,10 +170,10 @@ def test_adapters_beside_experts(family: str) -> None:
 
 
 def test_adapters_where_files_fuse() -> None:
-    """GPT-NeoX keeps q, k and v in one matrix, on parts of which PEFT's format has no adapters."""
-    outputs = 3 * (36 + 36)
+    """GPT-NeoX keeps q, k and v in one matrix; each has an adapter here."""
+    attentions = 3 * 4 * (36 + 36)
     mlps = 3 * 2 * (36 + 80)
-    assert lora_parameters(_ours("gpt_neox"), 7) == 7 * (outputs + mlps)
+    assert lora_parameters(_ours("gpt_neox"), 7) == 7 * (attentions + mlps)
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -169,6 +205,28 @@ def test_cache_as_transformers_keeps_it(family: str) -> None:
     assert found["generation_bytes"] == held + found["weight_bytes"]
     half = needs(_ours(family), _settings(dtype="float16", batch_size=3, context=11))
     assert 2 * half["cache_bytes"] == held
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text", "qwen3_next"])
+@pytest.mark.parametrize("length", [2, 11])
+def test_states_as_transformers_keeps_them(family: str, length: int) -> None:
+    from transformers import DynamicCache
+
+    model = _theirs(family).bfloat16()
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(torch.zeros(3, length, dtype=torch.long), past_key_values=cache, use_cache=True)
+    held: list[torch.Tensor] = []
+    for layer in cache.layers:
+        if hasattr(layer, "conv_states"):
+            held += [t[..., 1:] for t in layer.conv_states.values()]  # one token more than is used
+            held += [t for t in layer.recurrent_states.values() if t is not None]
+        else:
+            held += [layer.keys, layer.values]  # type: ignore[list-item]
+    found = needs(_ours(family), _settings(dtype="bfloat16", batch_size=3, context=length))
+    assert found["cache_bytes"] == sum(t.numel() * t.element_size() for t in held)
+    growing = 3 * length * found["cache_bytes_per_token"]
+    assert found["cache_bytes"] == growing + 3 * found["state_bytes_per_row"] > growing > 0
 
 
 def test_a_latent_cache() -> None:
@@ -265,6 +323,26 @@ def test_describe_as_json(say: Say) -> None:
         ("granite-3.0-8b-instruct", ("embed_scale=12", "residual_scale=0.22", "logit_scale=0.0625")),
         ("smollm3-3b", ("9 of 36 layers without rope",)),
         ("gpt2", ("none, learned positions", "no rope")),
+        (
+            "lfm2-350m",
+            (
+                "16 heads of 64, 8 for keys and values, in 6 of 16 layers",
+                "10 of 16 layers: gated short convolution over 3 tokens",
+                "unlike Llama attention.qk_norm in bfloat16",
+                # 2 * 6 layers * 8 heads * 64 * 2 bytes; 10 layers * 2 tokens * 1024 channels * 2 bytes
+                "12.3 kB a token and 41 kB of recurrent state a row, 50.4 MB for 4,096 tokens",
+            ),
+        ),
+        (
+            "qwen3.5-0.8b",
+            (
+                "2 for keys and values, in 6 of 24 layers; a sigmoid gate for each channel of their output",
+                "18 of 24 layers: Gated DeltaNet, 16 heads of 128 x 128, 16 for queries and keys, convolution over 4",
+                "norm.offset=True, attention.qk_norm.norm.offset=True, attention.gate in bfloat16",
+                # 18 layers * (16 heads * 128 * 128 * 4 bytes + 3 tokens * 6144 channels * 2 bytes)
+                "12.3 kB a token and 19.5 MB of recurrent state a row",
+            ),
+        ),
     ],
 )  # fmt: skip
 def test_what_differs_from_llama(name: str, texts: tuple[str, ...], say: Say) -> None:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from litlm.config import Config, GatedDeltaConfig, ShortConvConfig
+from litlm.model import GPT
 from litlm.settings import TrainSettings
 from litlm.train.optim import (
     CombinedOptimizer,
@@ -149,6 +151,27 @@ def test_muon_is_torchs_with_adamw_beside_it(seed: int) -> None:
     train(model, optimizer, range(5))
     train(other, Joint(muon, adamw), range(5))
     assert_same(model, other)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_which_parameters_of_recurrent_layers_are_matrices(optimizer: str) -> None:
+    """The projections decay and go to Muon; kernels, decay rates, biases and norms do neither."""
+    delta = GatedDeltaConfig(n_key_head=2, n_value_head=4, key_dim=8, value_dim=8)
+    for mixer, projections in ((delta, "qkv z b a"), (ShortConvConfig(bias=True), "")):
+        config = Config(
+            vocab_size=9, n_layer=1, n_embd=16, n_head=2, layer_types=("recurrent",), recurrent=mixer, n_kv_head=1
+        )
+        model = GPT(config)
+        made = make_optimizer(model, TrainSettings(optimizer=optimizer, weight_decay=0.1))
+        names = {p: name.removeprefix("layers.0.attn.") for name, p in model.named_parameters() if ".attn." in name}
+        groups = {names[p]: g for g in made.param_groups for p in g["params"] if p in names}
+        matrices = {f"in_proj_{x}.weight" for x in projections.split()} or {"in_proj.weight"}
+        matrices.add("out_proj.weight")
+        others = {"A_log", "dt_bias", "norm.weight"} if projections else {"in_proj.bias", "conv.bias", "out_proj.bias"}
+        assert groups.keys() == matrices | others | {"conv.weight"}
+        assert {name for name, group in groups.items() if group["weight_decay"]} == matrices
+        if optimizer == "muon":
+            assert {name for name, group in groups.items() if "ns_steps" in group} == matrices
 
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -44,9 +44,17 @@ MIXTRAL, QWEN_MOE, GPT_OSS, LLAMA4, GRANITE, DEEPSEEK, SARVAM, HY, KOLIBRI = (
         "deepseek_v3-groups", "sarvam_moe-plain", "hy_v3-plain", "kolibri1-pattern",
     )
 )  # fmt: skip
+LFM2, LFM2_BIASES, QWEN35, QWEN35_TIED, QWEN_NEXT = (
+    cases.by_name(name)
+    for name in (
+        "lfm2-plain", "lfm2-wide-kernel-biases-untied", "qwen3_5_text-plain", "qwen3_5_text-tied-mqa",
+        "qwen3_next-plain",
+    )
+)  # fmt: skip
 FUSED = {
     NEOX: "query_key_value", PHI3: "qkv_proj", FALCON: "query_key_value", GPT2: "c_attn", CODEGEN: "qkv_proj",
     BLOOM: "query_key_value", MPT: "Wqkv", BIGCODE: "c_attn", PERSIMMON: "query_key_value",
+    QWEN_NEXT: "in_proj_qkvz",
 }  # fmt: skip
 EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
 
@@ -172,6 +180,11 @@ def test_a_fused_layers_adapter_is_read_and_trains_as_in_peft(case: Case, tmp_pa
         (PHI3, ("all-linear",), {"dora": True, "rslora": True}), (GPT2, ("all-linear",), {"dora": True}),
         (GPT2, ("k_proj", "o_proj"), {"rslora": True}), (BLOOM, ("v_proj",), {"dora": True}),
         (LLAMA, ("all-linear",), {"dora": True}), (TIED, ("q_proj", "layers.*.mlp.*"), {"rslora": True}),
+        (LFM2, ("all-linear",), {}), (LFM2_BIASES, ("in_proj", "out_proj"), {"dora": True}), (LFM2, ("out_proj",), {}),
+        (LFM2, ("o_proj", "gate_proj", "up_proj"), {"rslora": True}), (QWEN35, ("all-linear",), {}),
+        (QWEN35_TIED, ("*.in_proj_*", "attn.out_proj", "q_proj"), {"dora": True}),
+        (QWEN35, ("in_proj_a", "o_proj"), {}), (QWEN_NEXT, ("layers.*.attn.*",), {"dora": True}),
+        (QWEN_NEXT, ("in_proj_z", "0.attn.in_proj_b", "out_proj"), {"rslora": True}),
     ],
     ids=str,
 )  # fmt: skip
@@ -207,6 +220,9 @@ def test_peft_reads_adapters_on_parts(
         (NEOX, dict(r=2, target_modules=["query_key_value", "dense"], use_dora=True)),
         (GPT2, dict(r=4, target_modules=["c_attn", "c_proj"], use_dora=True, fan_in_fan_out=True)),
         (LLAMA, dict(r=7, target_modules=["v_proj"], use_rslora=True, lora_alpha=13)),
+        (LFM2_BIASES, dict(r=3, target_modules=["in_proj", "out_proj", "w2", "k_proj"], use_dora=True)),
+        (QWEN35, dict(r=3, target_modules="all-linear", lora_alpha=5)),
+        (QWEN_NEXT, dict(r=3, target_modules=["in_proj_ba", "in_proj_qkvz", "q_proj"], use_dora=True)),
     ],
     ids=str,
 )

@@ -303,12 +303,17 @@ def _load(path: Path, kind: str | None, dtype: torch.dtype = torch.float32) -> G
     return load_model(config, source, device=CPU, dtype=dtype, quantize=kind)
 
 
+def _is_packed(name: str) -> bool:
+    """Of the linear layers."""
+    return name.startswith("layers.") and not name.endswith(("shared_gate", "in_proj_a", "in_proj_b"))
+
+
 @torch.no_grad()
 def _plain(path: Path, kind: str, dtype: torch.dtype = torch.float32) -> GPT:
     """The plain model with bitsandbytes' values for its weights."""
     model = _load(path, None, dtype)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.startswith("layers.") and "shared_gate" not in name:
+        if isinstance(module, nn.Linear) and _is_packed(name):
             module.weight.copy_(_unpacked(module.weight, kind))
         if isinstance(module, Experts):
             for stack in (module.gate_proj, module.up_proj, module.down_proj):
@@ -317,7 +322,10 @@ def _plain(path: Path, kind: str, dtype: torch.dtype = torch.float32) -> GPT:
     return model
 
 
-MODELS = ["llama-mha-biases", "llama-mqa-tied", "gpt_neox-odd-share", "deepseek_v3-groups"]
+MODELS = [
+    "llama-mha-biases", "llama-mqa-tied", "gpt_neox-odd-share", "deepseek_v3-groups", "lfm2-wide-kernel-biases-untied",
+    "qwen3_5_text-plain", "qwen3_next-plain",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", QTYPES)
@@ -333,7 +341,7 @@ def test_a_model_computes_with_the_packed_values(name: str, kind: str) -> None:
         assert (p.dtype in (torch.uint8, torch.int8)) == (n.removesuffix(".weight") in packed and "weight" in n)
     for n, module in plain.named_modules():
         if isinstance(module, nn.Linear):
-            assert (n in packed) == (n.startswith("layers.") and "shared_gate" not in n)
+            assert (n in packed) == _is_packed(n)
             assert torch.equal(weight_of(model.get_submodule(n)), module.weight)
             assert weight_of(module) is module.weight
     ids = cases.tokens(case, 2, 20)

@@ -84,7 +84,7 @@ def test_what_is_there(litgpt: ModuleType) -> None:
         "granite-3.3-8b-instruct", "c4ai-command-r7b-12-2024", "starcoder2-15b", "minitron-8b-base",
         "llama-4-scout-17b-16e-instruct", "exaone-4.0-32b", "ernie-4.5-21b-a3b-pt", "seed-oss-36b-instruct",
         "hunyuan-7b-instruct", "apertus-70b-2509", "minimax-m2", "gpt2-xl", "gpt-j-6b", "gpt-neox-20b",
-        "qwen1.5-moe-a2.7b", "mixtral-8x22b-v0.1",
+        "qwen1.5-moe-a2.7b", "mixtral-8x22b-v0.1", "qwen3.5-0.8b", "qwen3-next-80b-a3b-instruct", "lfm2-350m",
     ):  # fmt: skip
         assert find_model(name), name
     assert len(litgpt.configs) == 210
@@ -347,6 +347,7 @@ _PUBLISHED = {
     671: "deepseek-v3-base deepseek-v3 deepseek-v3-0324 deepseek-v3.1-base deepseek-v3.1 deepseek-v3.1-terminus "
     "deepseek-r1 deepseek-r1-0528",
     # 358B and 110B with the layer that predicts one more token.
+    79.7: "qwen3-coder-next",
     353: "glm-4.5 glm-4.5-base glm-4.6", 107: "glm-4.5-air glm-4.5-air-base", 229: "minimax-m2",
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """`litlm describe`: a model's architecture, parameters and memory. No torch except for .gguf files.
 
-Memory is counted, not measured: weights, optimizer states and KV cache. Activations depend on how a step is run and are
-left out.
+Memory is counted, not measured: weights, optimizer states, KV cache and recurrent states. Activations depend on how a
+step is run and are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from litlm.checkpoint.config import load_config
 from litlm.checkpoint.run_folder import model_directory
 from litlm.cli.models import model_facts
-from litlm.config import Config
+from litlm.config import Config, ShortConvConfig
 from litlm.config.counts import forward_flops, linear_layers
 from litlm.io.format import format_bytes, format_count
 from litlm.io.reading import read_json, safetensors_header
@@ -67,7 +67,8 @@ def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
     if context > config.max_seq_len:
         raise ValueError(f"context={context} is more than this model's {config.max_seq_len} tokens")
     n, n_bytes = config.n_parameters(), BYTES[settings.dtype]
-    cached = config.kv_bytes_per_token(n_bytes)
+    cached, state = config.kv_bytes_per_token(n_bytes), config.state_bytes_per_row(n_bytes)
+    cache = settings.batch_size * (context * cached + state)
     lora = lora_parameters(config, MethodSettings().r)
     forward = forward_flops(config, context)
     return dict(
@@ -78,8 +79,9 @@ def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
         active_parameters=config.n_active_parameters(),
         weight_bytes=n * n_bytes,
         cache_bytes_per_token=cached,
-        cache_bytes=settings.batch_size * context * cached,
-        generation_bytes=n * n_bytes + settings.batch_size * context * cached,
+        state_bytes_per_row=state,
+        cache_bytes=cache,
+        generation_bytes=n * n_bytes + cache,
         lora_parameters=lora,
         lora_bytes=n * n_bytes + 16 * lora,
         training_bytes=16 * n,
@@ -90,16 +92,9 @@ def needs(config: Config, settings: DescribeCommand) -> dict[str, Any]:
 
 
 def lora_parameters(config: Config, r: int) -> int:
-    """Of adapters on all linear layers. Experts stay as they are, and so do parts that Hugging Face's format fuses."""
-    from litlm.families import get_family
-
-    weights = get_family(config.family).weights_of(config)
-    total = 0
-    for i in range(config.n_layer):
-        for name, (n_in, n_out) in linear_layers(config.layer(i)).items():
-            (match,) = weights.from_ours(f"layers.{i}.{name}.weight", ())
-            total += r * (n_in + n_out) * (len(match.ours) == 1)
-    return total
+    """Of adapters on all linear layers. Experts stay as they are."""
+    shapes = [shape for i in range(config.n_layer) for shape in linear_layers(config.layer(i)).values()]
+    return r * sum(n_in + n_out for n_in, n_out in shapes)
 
 
 def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand, memory: dict[str, int]) -> dict[str, str]:
@@ -116,21 +111,29 @@ def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand, memo
     if config.full_head_dim or config.full_n_kv_head:
         heads, kv_heads = config.full_head_dim or config.head_dim, config.full_n_kv_head or config.n_kv_head
         kv += f"; in {config.layer_types.count('full')} full layers heads of {heads}, {kv_heads} for keys and values"
+    n_recurrent = config.layer_types.count("recurrent")
+    kv += f", in {config.n_layer - n_recurrent} of {config.n_layer} layers" if n_recurrent else ""
+    if (gate := config.attention.gate) is not None:
+        kv += f"; a {gate.activation} gate for each {gate.over} of their output"
     batch = f" and {settings.batch_size} rows" if settings.batch_size > 1 else ""
-    whole = config.max_seq_len * found["cache_bytes_per_token"] * settings.batch_size
+    per_token, per_row = found["cache_bytes_per_token"], found["state_bytes_per_row"]
+    whole = (config.max_seq_len * per_token + per_row) * settings.batch_size
     rows = {
         "family": config.family,
         "parameters": f"{n:,} ({format_count(n)})"
         + (f", {active:,} ({format_count(active)}) active" if active != n else ""),
         "layers": f"{config.n_layer} of width {config.n_embd}, {mlp}",
         "attention": f"{config.n_head} heads of {config.head_dim}, {kv}",
+        **({"recurrent": f"{n_recurrent} of {config.n_layer} layers: {_recurrence(config)}"} if n_recurrent else {}),
         "vocabulary": f"{config.vocab_size:,}" + (", embeddings tied" if config.tie_embeddings else ""),
         "context": f"{config.max_seq_len:,} tokens",
         "rope": _rope(config),
         "unlike Llama": ", ".join(found["unlike_llama"]) or "nothing",
         f"in {settings.dtype}": "",
         "weights": format_bytes(found["weight_bytes"]),
-        "KV cache": f"{format_bytes(found['cache_bytes_per_token'])} a token, {format_bytes(found['cache_bytes'])} for "
+        "KV cache": f"{format_bytes(per_token)} a token"
+        f"{f' and {format_bytes(per_row)} of recurrent state a row' if per_row else ''}, "
+        f"{format_bytes(found['cache_bytes'])} for "
         f"{context:,} tokens{batch}, {format_bytes(whole)} for a full context",
         "LoRA": f"{format_count(found['lora_parameters'])} parameters at r={MethodSettings().r} on all linear layers"
         f"{' but the experts' if config.moe else ''}: "
@@ -145,6 +148,16 @@ def _rows(config: Config, found: dict[str, Any], settings: DescribeCommand, memo
         answers = [f"{what} {'fits' if found[key] <= total else 'does not fit'}" for what, key in fits.items()]
         rows[device] = f"{format_bytes(total)}: {', '.join(answers)}"
     return rows
+
+
+def _recurrence(config: Config) -> str:
+    mixer = config.recurrent
+    assert mixer is not None
+    conv = f"convolution over {mixer.kernel_size} tokens"
+    if isinstance(mixer, ShortConvConfig):
+        return f"gated short {conv}"
+    values = f"{mixer.n_value_head} heads of {mixer.key_dim} x {mixer.value_dim}"
+    return f"Gated DeltaNet, {values}, {mixer.n_key_head} for queries and keys, {conv}"
 
 
 def _rope(config: Config) -> str:
@@ -182,7 +195,7 @@ _NOT_COMPARED = {
     "name", "family", "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "full_head_dim",
     "full_n_kv_head", "intermediate_size", "max_seq_len", "tie_embeddings", "layer_types", "sliding_window",
     "learned_positions", "init_std", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "eps", "theta",
-    "fraction", "scaling", "sliding_rope", "aux_loss",
+    "fraction", "scaling", "sliding_rope", "aux_loss", "recurrent", "in_q_proj",
 }  # fmt: skip
 
 
@@ -204,9 +217,11 @@ def _unlike(mine: Any, plain: Any, prefix: str = "") -> Iterator[str]:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         if f.name in _NOT_COMPARED:
             continue
-        if f.name.endswith("_layers"):  # which layers have this part; other rows cover all or none
-            if len(set(value)) > 1:
-                yield f"{value.count(False)} of {len(value)} layers without {f.name.removesuffix('_layers')}"
+        if f.name.endswith("_layers"):  # which layers have this part; other rows cover all or none, and recurrent ones
+            part = f.name.removesuffix("_layers")
+            has = [h for h, kind in zip(value, mine.layer_types, strict=True) if part != "rope" or kind != "recurrent"]
+            if len(set(has)) > 1:
+                yield f"{has.count(False)} of {len(value)} layers without {part}"
         elif dataclasses.is_dataclass(value):
             same = default if type(default) is type(value) else None
             shown = [*_unlike(value, same, f"{prefix}{f.name}.")]

@@ -241,8 +241,9 @@ def _trainable(model: HasParameters) -> NamedParameters:
 
 
 def _is_matrix(name: str, p: Tensor) -> bool:
-    """Biases of stacked experts (E, out) and norms with one weight per head (H, D) have two dimensions but are not."""
-    return p.ndim >= 2 and not name.endswith(("bias", "norm.weight"))
+    """Biases of stacked experts (E, out), norms with one weight per head (H, D) and a depthwise convolution's kernels
+    (C, W) have two dimensions but are not."""
+    return p.ndim >= 2 and not name.endswith(("bias", "norm.weight", "conv.weight"))
 
 
 def _parts(named: NamedParameters, settings: TrainSettings) -> list[Optimizer]:

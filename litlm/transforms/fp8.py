@@ -1,8 +1,8 @@
 """FP8 training (torchao): the linear layers of the blocks multiply 8-bit copies of their inputs and weights.
 
 Weights and their names stay as they are; each product scales its inputs, with one factor per matrix (one per row would
-be more exact, and slower). Embeddings, head and routers are left out: they are few products, where errors cost most. It
-is undone after training, so that saving sees plain layers.
+be more exact, and slower). Embeddings, head, routers and small gates are left out: they are few products, where errors
+cost most. It is undone after training, so that saving sees plain layers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 
 from litlm.model import GPT
 from litlm.ops.linear import Linear
+from litlm.transforms.quantize import SMALL_GATES
 
 _ALIGN = 16  # FP8 kernels need matrix sizes that are multiples of this
 _MIN_CAPABILITY = (8, 9)
@@ -55,11 +56,12 @@ def _torchao() -> Any:
 
 
 def _layers(model: GPT) -> dict[str, nn.Linear]:
-    """The layers to convert: those with sizes that FP8 kernels take."""
+    """The layers to convert: those with sizes that FP8 kernels take, but small gates."""
     return {
         name: m
         for name, m in model.named_modules()
         if name.startswith("layers.")
+        and name.rpartition(".")[2] not in SMALL_GATES
         and isinstance(m, nn.Linear)
         and m.in_features % _ALIGN == 0
         and m.out_features % _ALIGN == 0

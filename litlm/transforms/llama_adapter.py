@@ -146,6 +146,8 @@ def _check(model: GPT, method: MethodSettings) -> None:
         problems.append(
             f"{family} has latent attention, whose keys and values a prompt can't share; use method lora instead"
         )
+    if model.config.recurrent is not None:
+        problems.append(f"{family} has recurrent layers, in which nothing attends to a prompt; use method lora instead")
     if readers := [i for i, c in enumerate(layers, method.start_layer) if c.kv_layer is not None]:
         problems.append(
             f"{family}: layers {readers[0]} to {readers[-1]} read another layer's keys and values and have no "

@@ -34,6 +34,7 @@ from litlm.settings.train import Quantization
 QTYPES: tuple[str, ...] = get_args(Quantization)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK, NESTED_BLOCK = 64, 256
+SMALL_GATES = ("shared_gate", "in_proj_a", "in_proj_b")  # linear layers that stay plain: few outputs decide much
 _CHUNK = 2**24  # weights packed at a time: bitsandbytes on a CPU needs several temporary copies in fp32
 
 
@@ -353,7 +354,8 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 
 def quantize_layers(model: nn.Module, qtype: str, dtype: torch.dtype) -> None:
-    """Replace the linear layers and experts in the blocks by packed ones, still empty; routers stay as they are.
+    """Replace the linear layers and experts in the blocks by packed ones, still empty; routers, small gates (those of
+    Gated DeltaNet's decay among them) and convolutions stay as they are.
 
     Raises ValueError for an unknown format or dtype.
     """
@@ -364,7 +366,7 @@ def quantize_layers(model: nn.Module, qtype: str, dtype: torch.dtype) -> None:
         )
     for name, module in list(model.named_modules()):
         owner, _, leaf = name.rpartition(".")
-        if type(module) is Linear and name.startswith("layers.") and leaf != "shared_gate":
+        if type(module) is Linear and name.startswith("layers.") and leaf not in SMALL_GATES:
             setattr(model.get_submodule(owner), leaf, QuantizedLinear(module, qtype, dtype))
         elif isinstance(module, Experts):
             for leaf, stack in list(module.named_parameters(recurse=False)):

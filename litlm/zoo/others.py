@@ -14,6 +14,7 @@ def models() -> Iterator[Row]:
         yield from table()
     yield from _swiss()
     yield from _minimax()
+    yield from _liquid()
 
 
 def _openai() -> Iterator[Row]:
@@ -215,6 +216,22 @@ def _minimax() -> Iterator[Row]:
         head_dim=128, num_local_experts=256, num_experts_per_tok=8, rotary_dim=64, rms_norm_eps=1e-6, rope_theta=5e6
     )  # fmt: skip
     yield row("MiniMaxAI/MiniMax-M2", hf, license="mit", chat=True, style="minimax-m2")
+
+
+def _liquid() -> Iterator[Row]:
+    facts = dict(license="lfm1.0", chat=True, style="lfm2")
+    shared = token_ids(1, 7, 0) | dict(conv_L_cache=3, norm_eps=1e-5, rope_theta=1e6, tie_word_embeddings=True)
+    for size, shape in (
+        ("350M", (1024, 16, 6656, 16, 8)),
+        ("700M", (1536, 16, 10240, 24, 8)),
+        ("1.2B", (2048, 16, 12288, 32, 8)),
+    ):
+        hf = size_fields("lfm2", *shape, 65536, 128000) | shared
+        hf |= dict(block_auto_adjust_ff_dim=True, block_multiple_of=256, full_attn_idxs=[2, 5, 8, 10, 12, 14])
+        yield row(f"LiquidAI/LFM2-{size}", hf, **facts)
+    hf = size_fields("lfm2", 2048, 30, 10752, 32, 8, 65536, 128000) | shared
+    hf |= dict(block_auto_adjust_ff_dim=False, full_attn_idxs=[2, 5, 9, 13, 17, 21, 24, 27])
+    yield row("LiquidAI/LFM2-2.6B", hf, **facts)
 
 
 def _chat(is_chat: bool, style: str) -> dict[str, Any]:

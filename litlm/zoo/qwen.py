@@ -1,4 +1,4 @@
-"""Alibaba's Qwen 1.5 to 3, and DeepSeek's distillations into Qwen 2.5."""
+"""Alibaba's Qwen 1.5 to 3.5, and DeepSeek's distillations into Qwen 2.5."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def models() -> Iterator[Row]:
     yield from _qwen25()
     yield from _qwen3()
     yield from _qwen3_moe()
+    yield from _qwen3_next()
+    yield from _qwen35()
 
 
 def _qwen2_moe() -> Iterator[Row]:
@@ -128,3 +130,44 @@ def _qwen3_moe() -> Iterator[Row]:
     yield row("Qwen/Qwen3-Coder-30B-A3B-Instruct", coder, style="chatml", **chat)
     coder = moe(6144, 62, 8192, 96, 8, 151936, 262144, width=2560, n_expert=160, rope_theta=1e7)
     yield row("Qwen/Qwen3-Coder-480B-A35B-Instruct", coder, style="chatml", **chat)
+
+
+def _qwen3_next() -> Iterator[Row]:
+    chat = dict(license="apache-2.0", chat=True)
+    hf = size_fields("qwen3_next", 2048, 48, 5120, 16, 2, 151936, 262144) | dict(
+        head_dim=256, full_attention_interval=4, linear_num_key_heads=16, linear_num_value_heads=32,
+        linear_key_head_dim=128, linear_value_head_dim=128, linear_conv_kernel_dim=4, num_experts=512,
+        num_experts_per_tok=10, moe_intermediate_size=512, shared_expert_intermediate_size=512, norm_topk_prob=True,
+        decoder_sparse_step=1, mlp_only_layers=[], rms_norm_eps=1e-6, rope_theta=1e7, partial_rotary_factor=0.25,
+    ) | _CHAT  # fmt: skip
+    for kind, style in _2507.items():
+        yield row(f"Qwen/Qwen3-Next-80B-A3B-{kind}", hf, style=style, **chat)
+    yield row("Qwen/Qwen3-Coder-Next", hf | dict(rope_theta=5e6), style="chatml", **chat)
+
+
+def _qwen35_hf(model_type: str, *shape: int, n_value_head: int, **more: Any) -> dict[str, Any]:
+    return size_fields(model_type, *shape, 248320, 262144) | dict(
+        head_dim=256, full_attention_interval=4, linear_num_key_heads=16, linear_num_value_heads=n_value_head,
+        linear_key_head_dim=128, linear_value_head_dim=128, linear_conv_kernel_dim=4, rms_norm_eps=1e-6, rope_theta=1e7,
+        partial_rotary_factor=0.25,
+    ) | more  # fmt: skip
+
+
+# Ids of <|endoftext|>, and of <|im_end|> before it as in generation_config.json. Unverified, and so is whether Qwen3's
+# text is theirs: a checkpoint's own template wins.
+_BASE35, _CHAT35 = token_ids(None, 248044), token_ids(None, [248046, 248044])
+
+
+def _qwen35() -> Iterator[Row]:
+    for size, shape, n_value_head in (
+        ("0.8B", (1024, 24, 3584, 8, 2), 16),
+        ("2B", (2048, 24, 6144, 8, 2), 16),
+        ("4B", (2560, 32, 9216, 16, 4), 32),
+        ("9B", (4096, 32, 12288, 16, 4), 32),
+        ("27B", (5120, 64, 17408, 24, 4), 48),
+    ):
+        tied = size in ("0.8B", "2B", "4B")
+        hf = _qwen35_hf("qwen3_5_text", *shape, n_value_head=n_value_head, tie_word_embeddings=tied)
+        yield row(f"Qwen/Qwen3.5-{size}", hf | _CHAT35, license="apache-2.0", chat=True, style="qwen3")
+        if size != "27B":
+            yield row(f"Qwen/Qwen3.5-{size}-Base", hf | _BASE35, license="apache-2.0")
