@@ -348,6 +348,7 @@ _PUBLISHED = {
     "deepseek-r1 deepseek-r1-0528",
     # 358B and 110B with the layer that predicts one more token.
     79.7: "qwen3-coder-next",
+    295: "hy3-preview", 519: "a.x-k1", 671.9: "deepseek-v3.2-exp deepseek-v3.2", 744: "glm-5",
     353: "glm-4.5 glm-4.5-base glm-4.6", 107: "glm-4.5-air glm-4.5-air-base", 229: "minimax-m2",
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     if "deepseek_yarn" in (scaling.pop("type", None), scaling.get("rope_type")):  # the authors' name of YaRN
         hf.data = {**hf.data, "rope_scaling": scaling | {"rope_type": "yarn"}}
     values = latent_fields(hf, q_lora_rank=None, max_seq_len=4096, bos_token_id=0, eos_token_id=1, init_std=0.006)
-    sizes = dict(n_routed_experts=128, num_experts_per_tok=8, moe_intermediate_size=2048)
+    sizes: dict[str, Any] = dict(n_routed_experts=128, num_experts_per_tok=8, moe_intermediate_size=2048)
     moe = sigmoid_moe_from_hf(hf, **sizes, routed_scaling_factor=2.5)
     return values | dict(moe=moe, moe_layers=first_dense(hf, values["n_layer"], 1))
 

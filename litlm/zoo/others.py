@@ -15,6 +15,7 @@ def models() -> Iterator[Row]:
     yield from _swiss()
     yield from _minimax()
     yield from _liquid()
+    yield from _of_2026()
 
 
 def _openai() -> Iterator[Row]:
@@ -232,6 +233,51 @@ def _liquid() -> Iterator[Row]:
     hf = size_fields("lfm2", 2048, 30, 10752, 32, 8, 65536, 128000) | shared
     hf |= dict(block_auto_adjust_ff_dim=False, full_attn_idxs=[2, 5, 9, 13, 17, 21, 24, 27])
     yield row("LiquidAI/LFM2-2.6B", hf, **facts)
+
+
+def _of_2026() -> Iterator[Row]:
+    """Sizes are the defaults of transformers' config classes, which name these checkpoints, and give the published
+    numbers of weights. Unverified, from memory: rope's theta and scaling, ids of tokens, licenses."""
+    ids = token_ids(1, 361, 0)
+    hf = size_fields("exaone", 4096, 32, 14336, 32, 8, 102400, 4096) | ids | dict(rms_norm_eps=1e-5, rope_theta=5e5)
+    yield row("LGAI-EXAONE/EXAONE-3.0-7.8B-Instruct", hf, license="exaone", chat=True)
+
+    experts = dict(num_experts_per_tok=6, moe_intermediate_size=1024, n_routed_experts=128, n_shared_experts=1)
+    hf = size_fields("sarvam_moe", 4096, 19, 8192, 64, 4, 262144, 131072) | experts | token_ids(None, 1, 0) | dict(
+        head_dim=64, first_k_dense_replace=1, routed_scaling_factor=2.5, use_qk_norm=True, rope_theta=8e6,
+        rms_norm_eps=1e-6,
+    )  # fmt: skip
+    yield row("sarvamai/sarvam-30b", hf, license="apache-2.0", chat=True)
+
+    hf = size_fields("hy_v3", 4096, 80, 13312, 64, 8, 120832, 131072) | dict(
+        head_dim=128, num_experts=192, num_experts_per_tok=8, num_shared_experts=1, moe_intermediate_size=1536,
+        router_scaling_factor=2.826, rms_norm_eps=1e-5, rope_theta=11158840.0,
+    )  # fmt: skip
+    yield row("tencent/Hy3-preview", hf, license="other", chat=True)
+
+    latent = dict(kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, q_lora_rank=1536)
+    experts = dict(num_experts_per_tok=8, moe_intermediate_size=2048, n_shared_experts=1, routed_scaling_factor=2.5)
+    grouped = latent | experts | dict(n_group=8, topk_group=4, rms_norm_eps=1e-6)
+    hf = size_fields("axk1", 7168, 61, 18432, 64, 64, 163840, 32768) | grouped | token_ids(163691, 163691)
+    hf |= dict(n_routed_experts=192, first_k_dense_replace=1, rope_theta=1e4)
+    yield row("skt/A.X-K1", hf, license="apache-2.0", chat=True)
+
+    scaling: dict[str, Any] = dict(type="yarn", factor=40.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0)
+    scaling |= dict(original_max_position_embeddings=4096, mscale_all_dim=1.0)
+    hf = size_fields("deepseek_v32", 7168, 61, 18432, 128, 128, 129280, 163840) | grouped | token_ids(0, 1) | dict(
+        n_routed_experts=256, first_k_dense_replace=3, rope_theta=1e4, rope_scaling=scaling, index_n_heads=64,
+        index_head_dim=128, index_topk=2048,
+    )  # fmt: skip
+    yield row("deepseek-ai/DeepSeek-V3.2-Exp", hf, license="mit", chat=True)
+    yield row("deepseek-ai/DeepSeek-V3.2", hf, license="mit", chat=True)
+
+    wide = latent | dict(q_lora_rank=2048, qk_nope_head_dim=192, v_head_dim=256)
+    hf = size_fields("glm_moe_dsa", 6144, 78, 12288, 64, 64, 154880, 202752) | wide | experts | token_ids(None, 154820)
+    hf |= dict(
+        n_routed_experts=256, first_k_dense_replace=3, rms_norm_eps=1e-5, rope_theta=1e6, index_n_heads=32,
+        index_head_dim=128, index_topk=2048,
+    )  # fmt: skip
+    yield row("zai-org/GLM-5", hf, license="mit", chat=True)
 
 
 def _chat(is_chat: bool, style: str) -> dict[str, Any]:

@@ -145,7 +145,9 @@ def _qwen3_next() -> Iterator[Row]:
     yield row("Qwen/Qwen3-Coder-Next", hf | dict(rope_theta=5e6), style="chatml", **chat)
 
 
-def _qwen35_hf(model_type: str, *shape: int, n_value_head: int, **more: Any) -> dict[str, Any]:
+def _qwen35_hf(
+    model_type: str, shape: tuple[int, int, int, int, int], n_value_head: int, **more: Any
+) -> dict[str, Any]:
     return size_fields(model_type, *shape, 248320, 262144) | dict(
         head_dim=256, full_attention_interval=4, linear_num_key_heads=16, linear_num_value_heads=n_value_head,
         linear_key_head_dim=128, linear_value_head_dim=128, linear_conv_kernel_dim=4, rms_norm_eps=1e-6, rope_theta=1e7,
@@ -167,7 +169,7 @@ def _qwen35() -> Iterator[Row]:
         ("27B", (5120, 64, 17408, 24, 4), 48),
     ):
         tied = size in ("0.8B", "2B", "4B")
-        hf = _qwen35_hf("qwen3_5_text", *shape, n_value_head=n_value_head, tie_word_embeddings=tied)
+        hf = _qwen35_hf("qwen3_5_text", shape, n_value_head, tie_word_embeddings=tied)
         yield row(f"Qwen/Qwen3.5-{size}", hf | _CHAT35, license="apache-2.0", chat=True, style="qwen3")
         if size != "27B":
             yield row(f"Qwen/Qwen3.5-{size}-Base", hf | _BASE35, license="apache-2.0")
