@@ -42,7 +42,8 @@ from litlm.transforms.lora import adapters, apply_lora
 
 NAMES = [
     "llama-plain", "qwen3-sliding-pattern", "gemma2-plain", "gemma3_text-two-ropes", "mixtral-window-tied",
-    "deepseek_v3-yarn",
+    "deepseek_v3-yarn", "lfm2-plain",
+    "qwen3_next-many-values-per-key-biases",
 ]  # fmt: skip
 PARALLEL = ["gpt_neox-parallel", "cohere-plain"]
 MODES: list[Any] = ["selective", "full"]

@@ -23,8 +23,9 @@ LLAMA, SLIDING, TIED = map(cases.by_name, ("llama-plain", "qwen3-sliding-pattern
 # One family for each part that decoding goes through in a way of its own.
 OTHERS = [
     next(case for case in cases.CASES if case.family == family)
-    for family in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt2", "gpt_oss", "llama4_text", "mixtral", "olmo2")
-]
+    for family in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt2", "gpt_oss", "lfm2", "llama4_text", "mixtral",
+                   "olmo2", "qwen3_next", "qwen3_5_text")
+]  # fmt: skip
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 
 

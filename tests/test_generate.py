@@ -17,7 +17,7 @@ from litlm.settings import SamplingSettings
 
 NAMES = [
     "llama-mqa-tied", "llama-yarn", "qwen3-plain", "qwen3-sliding-pattern", "qwen3-sliding-one", "gpt_neox-odd-share",
-    "gpt_neox-sequential-full-rope",
+    "gpt_neox-sequential-full-rope", "lfm2-wide-kernel-biases-untied", "qwen3_next-plain", "qwen3_5_text-tied-mqa",
 ]  # fmt: skip
 LENGTHS = (9, 1, 23, 4, 40)
 
