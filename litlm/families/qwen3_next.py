@@ -30,6 +30,9 @@ def hybrid_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
         hf, head_dim=256, qk_norm="head", norm=norm, rope=rope, max_seq_len=32768, **defaults
     )  # fmt: skip
     hf.expect("hidden_act", "silu", "silu")  # the convolution's too
+    hf.expect("attn_output_gate", True, True)
+    hf.expect("output_gate_type", "swish", "swish")  # of Gated DeltaNet
+    hf.skip("mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype")  # states are fp32
     interval = hf.size("full_attention_interval", 4)
     every = ["recurrent" if (i + 1) % interval else "full" for i in range(values["n_layer"])]
     types = hf.layer_types(every, "linear_attention")
