@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from litlm.config import Config, GatedDeltaConfig, ShortConvConfig
-from litlm.context import Causal
+from litlm.context import Causal, Context
 from litlm.model import GPT
 from litlm.model.gated_delta_net import GatedRMSNorm
 from litlm.ops.delta_rule import CHUNK, DeltaRule
@@ -55,22 +55,29 @@ def _layer(case: Case, kind: str) -> tuple[int, Weights, Tensor, Tensor]:
     return i, {name: p.double() for name, p in mixer.state_dict().items()}, *seen[0]
 
 
+@functools.cache
 @torch.no_grad()
-def _mixed(case: Case, i: int, x: Tensor) -> Tensor:
-    """litlm's mixer of layer i."""
-    model, context = ours(case), Causal()
-    positions = context.begin(*x.shape[:2], x.device)
-    context.prepare(x, model.layers)  # type: ignore[arg-type]
-    rotary = model._rotary(model._rope_group_of[i], positions, None, x.dtype)
-    return model.layers[i].attn(x, rotary, context.layer(i))  # type: ignore[operator]
+def _mixed(case: Case, kind: str) -> tuple[Tensor, Tensor]:
+    """What litlm's mixer makes of the same input: of all of it at once, and of a token at a time through a cache."""
+    model, (i, _, x, _) = ours(case), _layer(case, kind)
+
+    def mix(context: Context, part: Tensor) -> Tensor:
+        positions = context.begin(*part.shape[:2], x.device)
+        context.prepare(part, model.layers)  # type: ignore[arg-type]
+        rotary = model._rotary(model._rope_group_of[i], positions, None, x.dtype)
+        return model.layers[i].attn(part, rotary, context.layer(i))  # type: ignore[operator]
+
+    cache = model.make_cache(x.size(0), x.size(1))
+    return mix(Causal(), x), torch.cat([mix(cache, part) for part in x.split(1, 1)], 1)
 
 
 def _check(case: Case, kind: str, formula: Any, wrong: str) -> None:
-    i, weights, x, theirs = _layer(case, kind)
+    _, weights, x, theirs = _layer(case, kind)
     config = cases.build(case).config
     expected = formula(weights, x.double(), config, "")
     assert _distance(theirs, expected) < 1e-5
-    assert _distance(_mixed(case, i, x), expected) < 1e-5
+    for found in _mixed(case, kind):
+        assert _distance(found, expected) < 1e-5
     assert _distance(formula(weights, x.double(), config, wrong), expected) > 1e-2  # and it would be seen
 
 
