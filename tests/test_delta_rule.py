@@ -135,6 +135,22 @@ def test_documents_do_not_see_each_other(seed: int) -> None:
             close(actual, reference, 1e-4)
 
 
+def test_a_document_is_as_exact_behind_others_that_decay() -> None:
+    """Decays are not differences of those since the chunk began, which have the rounding of all before."""
+    inputs = make((2, CHUNK + 20, 1, 2, 8, 6), scale=200.0)
+    decay = inputs.log_decay.clone()
+    decay[:, 40:] *= 1e-3
+    inputs, documents = inputs._replace(log_decay=decay), (torch.arange(CHUNK + 20) >= 40).long().expand(2, -1)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    y, after = DeltaRule(*leaves).run(documents=documents)
+    expected, last = by_token(inputs, documents=documents)
+    close(y[:, 40:], expected[:, 40:], 1e-6)
+    close(after, last, 1e-6)
+    for grad in torch.autograd.grad(y[:, 40:].square().sum(), leaves):
+        assert (grad[:, :40] == 0).all()
+        assert (grad[:, 40:] != 0).any()
+
+
 @pytest.mark.parametrize("kept", [1, 20, CHUNK, CHUNK + 20])
 def test_held_tokens_leave_state_and_outputs_bit_for_bit(kept: int) -> None:
     inputs = make((3, 2 * CHUNK, 2, 4, 8, 6))

@@ -509,13 +509,15 @@ def norm_problems(norm: NormConfig, *, each_head: bool = False) -> list[str]:
 
 def recurrent_problems(recurrent: RecurrentConfig) -> list[str]:
     """What is wrong with the fields of a recurrence, one line each."""
-    sizes = [f.name for f in dataclasses.fields(recurrent) if f.type == "int"]
-    problems = [f"{key}={getattr(recurrent, key)} must be at least 1" for key in sizes if getattr(recurrent, key) < 1]
-    if recurrent.kernel_size == 1:
-        problems.append("kernel_size=1 would be no convolution; it must be at least 2")
-    if isinstance(recurrent, ShortConvConfig) or problems:
+    sizes = {f.name: 2 if f.name == "kernel_size" else 1 for f in dataclasses.fields(recurrent) if f.type == "int"}
+    problems = [
+        f"{key}={getattr(recurrent, key)} must be at least {least}"
+        for key, least in sizes.items()
+        if getattr(recurrent, key) < least
+    ]
+    if isinstance(recurrent, ShortConvConfig):
         return problems
-    if recurrent.n_value_head % recurrent.n_key_head:
+    if recurrent.n_key_head > 0 and recurrent.n_value_head % recurrent.n_key_head:
         problems.append(
             f"n_value_head={recurrent.n_value_head} must be a multiple of n_key_head={recurrent.n_key_head}"
         )

@@ -73,7 +73,8 @@ class StaticCache(KVCache):
     def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
         """Bring the static layers up to this pass's token. x: (B, T, C)."""
         super().prepare(x, blocks)
-        self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and not self.step.is_prefill
+        counts = self.lengths == [self.step.end]  # a token that does not must leave recurrent states as they are
+        self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and not self.step.is_prefill and counts
         if not self._is_static:
             return
         n_slots = min(-(-self.step.end // _STEP) * _STEP, self.max_len)

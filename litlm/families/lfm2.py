@@ -29,7 +29,7 @@ def common(hf: HFFields, **defaults: Any) -> dict[str, Any]:
     attending = hf.take("full_attn_idxs", None)
     types = ["full" if attending is None or i in attending else "recurrent" for i in range(values["n_layer"])]
     types = hf.layer_types(types, "conv")
-    conv = ShortConvConfig(kernel_size=hf.take("conv_L_cache", 3), bias=hf.take("conv_bias", False))
+    conv = ShortConvConfig(kernel_size=hf.size("conv_L_cache", 3, least=2), bias=hf.take("conv_bias", False))
     return values | dict(
         tie_embeddings=tied,
         layer_types=types,
@@ -41,7 +41,7 @@ def common(hf: HFFields, **defaults: Any) -> dict[str, Any]:
 def from_hf(hf: HFFields) -> dict[str, Any]:
     values = common(hf, n_embd=2560, n_layer=32, n_head=32, intermediate_size=12288)
     width = hf.take("block_ff_dim", values["intermediate_size"])
-    factor, multiple = hf.take("block_ffn_dim_multiplier", 1.0), hf.take("block_multiple_of", 256)
+    factor, multiple = hf.take("block_ffn_dim_multiplier", 1.0), hf.size("block_multiple_of", 256)
     if hf.take("block_auto_adjust_ff_dim", True):
         width = int(2 * width / 3)
         if factor is not None:

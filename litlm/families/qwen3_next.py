@@ -30,14 +30,18 @@ def hybrid_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
         hf, head_dim=256, qk_norm="head", norm=norm, rope=rope, max_seq_len=32768, **defaults
     )  # fmt: skip
     hf.expect("hidden_act", "silu", "silu")  # the convolution's too
-    interval = hf.take("full_attention_interval", 4)
+    hf.expect("attn_output_gate", True, True)
+    hf.expect("output_gate_type", "swish", "swish")  # of Gated DeltaNet
+    hf.skip("mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype")  # states are fp32
+    interval = hf.size("full_attention_interval", 4)
     every = ["recurrent" if (i + 1) % interval else "full" for i in range(values["n_layer"])]
     types = hf.layer_types(every, "linear_attention")
+    mixer = delta_fields(hf, norm.eps)  # transformers writes these fields for models without such layers too
     attention = dataclasses.replace(values["attention"], gate=GateConfig(in_q_proj=True))
     return values | dict(
         attention=attention,
         layer_types=types,
-        recurrent=delta_fields(hf, norm.eps) if "recurrent" in types else None,
+        recurrent=mixer if "recurrent" in types else None,
         rope_layers=tuple(t != "recurrent" for t in types),
     )
 
@@ -46,12 +50,15 @@ def delta_fields(
     hf: HFFields, eps: float, n_key_head: int = 16, n_value_head: int = 32, **more: Any
 ) -> GatedDeltaConfig:
     """Gated DeltaNet's fields. more: other fields of GatedDeltaConfig."""
+    keys, values = hf.size("linear_num_key_heads", n_key_head), hf.size("linear_num_value_heads", n_value_head)
+    if values % keys:
+        hf.problems.append(f"linear_num_value_heads={values} must be a multiple of linear_num_key_heads={keys}")
     return GatedDeltaConfig(
-        n_key_head=hf.take("linear_num_key_heads", n_key_head),
-        n_value_head=hf.take("linear_num_value_heads", n_value_head),
-        key_dim=hf.take("linear_key_head_dim", 128),
-        value_dim=hf.take("linear_value_head_dim", 128),
-        kernel_size=hf.take("linear_conv_kernel_dim", 4),
+        n_key_head=keys,
+        n_value_head=values,
+        key_dim=hf.size("linear_key_head_dim", 128),
+        value_dim=hf.size("linear_value_head_dim", 128),
+        kernel_size=hf.size("linear_conv_kernel_dim", 4, least=2),
         norm_eps=eps,
         **more,
     )

@@ -100,22 +100,26 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
 
     q, k = split(_normalized(inputs.q.float()) * D**-0.5, 1), split(_normalized(inputs.k.float()), 1)
     v, beta = split(inputs.v, G), split(inputs.beta, G)[..., None]
-    total = split(inputs.log_decay, G).cumsum(-1)  # (B, K, G, N, C), the decay since the chunk began
+    log_decay = split(inputs.log_decay, G)  # (B, K, G, N, C)
     visible = torch.ones(C, C, dtype=torch.bool, device=v.device).tril()
-    fresh = kept = carried = None
-    if documents is not None:
+    fresh = kept = None
+    if documents is None:
+        total = log_decay.cumsum(-1)  # the decay since the chunk began, or the document
+    else:
         documents = F.pad(documents, (0, padding), mode="replicate").unflatten(1, (-1, C))[:, None, None]
         last = documents[..., -1:]  # (B, 1, 1, N, 1)
         before = F.pad(last, (0, 0, 1, -1), value=-1)  # of the chunk before
         visible = visible & (documents[..., None] == documents[..., None, :])
-        fresh, kept, carried = documents != before, documents != last, before == last
+        fresh, kept = documents != before, documents != last
+        # Not by differences, or a document's numbers and gradients would be as coarse as the whole chunk's decay.
+        total = (log_decay[..., None, :] * visible).sum(-1)
     # Decay from one token to another. Only differences are exponentiated: they are never positive.
     decay = (total[..., None] - total[..., None, :]).masked_fill(~visible, -torch.inf).exp()  # (B, K, G, N, C, C)
-    since, until = total.exp()[..., None], (total[..., -1:] - total).exp()[..., None]  # the chunk's begin, its end
+    begin, end = total, total[..., -1:] - total  # the decay since the chunk began, and until its end
+    if fresh is not None and kept is not None:  # a document sees no state but its own
+        begin, end = begin.masked_fill(fresh, -torch.inf), end.masked_fill(kept, -torch.inf)
+    since, until = begin.exp()[..., None], end.exp()[..., None]
     through = since[..., -1:, :]
-    if fresh is not None and kept is not None and carried is not None:  # a document sees no state but its own
-        since, until = since.masked_fill(fresh[..., None], 0), until.masked_fill(kept[..., None], 0)
-        through = through * carried[..., None]
     # (I + A) corrections = beta (v - S' k decayed), solved for the part without S and the part that S multiplies
     tf32 = inputs.v.dtype != torch.float32
     system = matmul(k, k.mT, tf32) * decay * beta

@@ -1,5 +1,5 @@
-"""The parts of the chunked gated delta rule that are no batched products, for CUDA: the recurrence from chunk to chunk,
-and the inverse of many small triangular matrices.
+"""The parts of the chunked gated delta rule (Yang et al. 2024) that are no batched products, for CUDA: the recurrence
+from chunk to chunk, and the inverse of many small triangular matrices.
 
 Shapes: M = all rows' heads, N chunks of C tokens, D and E the sizes of keys and values.
 """
