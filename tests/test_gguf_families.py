@@ -44,6 +44,7 @@ REFUSED = {
     "gemma4_text-pattern-ends-midway": "rope of full layers other than the proportional one",
     "granite-wide-heads-llama3": "Llama 3's rope",
     "granitemoehybrid-mha": "another activation",
+    "lfm2-wide-kernel-biases-untied": "biases of convolutions",
     "mellum-all-sliding": "layers without experts",
     "mellum-dense-layer-tied-mqa": "layers without experts",
     "minicpm3-no-scales": "queries without a latent",
@@ -56,6 +57,7 @@ REFUSED = {
     "qwen2_moe-normalized-every-other-layer": "layers without experts",
     "qwen3_moe-dense-layers-biases": "layers without experts",
     "qwen3_moe-mqa-tied-step": "layers without experts",
+    "qwen3_next-equal-heads-dense-layers": "layers without experts",
 }
 
 # What the converter writes, but not as the model that it was.
@@ -159,6 +161,9 @@ _LOST = {
     """,
     "moe_layers rope": """
         exaone_moe-lists
+    """,
+    "n_kv_head": """
+        lfm2-all-conv-adjusted
     """,
     "n_kv_head rope": """
         phi-odd-share
