@@ -12,6 +12,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]) / "gguf-py")]
 
 import gguf  # noqa: E402
@@ -97,7 +99,9 @@ for folder, file in json.loads(Path(sys.argv[2]).read_text()):
         kind = get_model_class(architecture)
         for part in (kind, *(part for part in vars(kind).values() if isinstance(part, type))):
             part.set_vocab = lambda self: None  # type: ignore[method-assign]
-        kind.no_mtp = kind.supports_mtp_export  # as --no-mtp: litlm writes no layers that predict further tokens
+        with safe_open(Path(folder) / "model.safetensors", "pt") as tensors:
+            predicts = any(name.startswith("mtp.") for name in tensors.keys())  # noqa: SIM118
+        kind.no_mtp = kind.supports_mtp_export and not predicts  # as --no-mtp
         if architecture == "StableLmForCausalLM" and kind.modify_tensors.__name__ != "modify":
             kind.modify_tensors = modified(kind.modify_tensors)  # type: ignore[method-assign]
         if architecture in ("Gemma3ForCausalLM", "Gemma4ForCausalLM"):  # counts the tokens

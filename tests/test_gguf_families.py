@@ -194,11 +194,20 @@ CONVERTED = [c for c in CASES if c.family not in WITHOUT and c.name not in REFUS
 
 
 def _add_unread(file: Path, config: Config) -> None:
-    """Gemma 4's published files have keys and values for the layers that read those of others too."""
+    """What published files hold and litlm doesn't read.
+
+    Gemma 4's have keys and values for the layers that read those of others too, Qwen's a layer that predicts a second
+    token.
+    """
+    more: dict[str, torch.Tensor] = {}
     if config.n_kv_shared_layer:
         layers = range(config.n_layer - config.n_kv_shared_layer, config.n_layer)
         parts = ("k_proj", "v_proj", "k_norm")
         more = {f"model.layers.{i}.self_attn.{part}.weight": torch.ones(3, 5) for i in layers for part in parts}
+    elif config.family.startswith("qwen3_") and config.recurrent is not None and config.n_layer == 4:
+        names = ("fc", "norm", "layers.0.input_layernorm", "layers.0.self_attn.q_proj")
+        more = {f"mtp.{name}.weight": torch.ones(3, 5) for name in names}
+    if more:
         save_file(load_file(file) | more, file, metadata={"format": "pt"})
 
 
