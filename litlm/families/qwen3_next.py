@@ -44,14 +44,21 @@ def hybrid_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
 
 
 def delta_fields(
-    hf: HFFields, eps: float, n_key_head: int = 16, n_value_head: int = 32, **more: Any
+    hf: HFFields,
+    eps: float,
+    *,
+    n_key_head: int = 16,
+    n_value_head: int = 32,
+    key_dim: int = 128,
+    value_dim: int = 128,
+    **more: Any,
 ) -> GatedDeltaConfig:
-    """Gated DeltaNet's fields. more: other fields of GatedDeltaConfig."""
+    """Gated DeltaNet's fields. Sizes: transformers' defaults. more: other fields of GatedDeltaConfig."""
     return GatedDeltaConfig(
         n_key_head=hf.take("linear_num_key_heads", n_key_head),
         n_value_head=hf.take("linear_num_value_heads", n_value_head),
-        key_dim=hf.take("linear_key_head_dim", 128),
-        value_dim=hf.take("linear_value_head_dim", 128),
+        key_dim=hf.take("linear_key_head_dim", key_dim),
+        value_dim=hf.take("linear_value_head_dim", value_dim),
         kernel_size=hf.take("linear_conv_kernel_dim", 4),
         norm_eps=eps,
         **more,
