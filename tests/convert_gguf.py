@@ -65,6 +65,8 @@ def published(folder: Path) -> dict[str, Any]:
     elif kind == "ministral3" and rope.get("attention_factor") == 1.0:
         rope["mscale"] = rope["mscale_all_dim"] = 1.0
         del rope["attention_factor"]
+    elif kind == "afmoe":
+        data |= dict(score_func="sigmoid", route_norm=True)
     elif kind == "lfm2":
         data |= dict(block_ffn_dim_multiplier=1.0, block_multiple_of=256)
     elif kind == "glm4_moe_lite":

@@ -24,7 +24,7 @@ from litlm.families import GGUFFields
 # Families that llama.cpp's converter doesn't know.
 _WITHOUT = """
     apertus1p5_text axk1 codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax kolibri1
-    ministral nanochat opt persimmon sarvam_mla vaultgemma
+    lara_mini ministral nanochat olmo_hybrid opt persimmon sarvam_mla vaultgemma
 """
 WITHOUT = _WITHOUT.split()
 
@@ -99,6 +99,9 @@ _LOST = {
     "attention sliding_window": """
         llama4_text-all-experts llama4_text-interleaved llama4_text-small-chunks
     """,
+    "embed_scale layer_types rope_layers": """
+        afmoe-mqa-tied-biases
+    """,
     "embed_scale logit_scale mlp residual_scale": """
         minicpm3-biases
     """,
@@ -125,6 +128,9 @@ _LOST = {
     """,
     "layer_types moe_layers rope_layers sliding_window": """
         llama4_text-no-temperature
+    """,
+    "layer_types rope_layers": """
+        afmoe-all-full-one-expert
     """,
     "layer_types rope_layers sliding_window": """
         smollm3-sliding smollm3-untied-layers
