@@ -273,6 +273,32 @@ def test_what_gemma4_can_not_be(changes: dict[str, Any], values: list[float], me
         source.family.gguf.from_gguf(GGUFFields(metadata, source.shapes(), divisors))
 
 
+def test_layers_of_lfm2_that_attend_are_alike(files: Path) -> None:
+    source = GGUFSource(files / "lfm2-plain.gguf")
+    metadata = source.metadata | {"lfm2.attention.head_count_kv": [0, 2, 1, 0]}
+    assert source.family.gguf is not None
+    with pytest.raises(ValueError, match=r"head_count_kv=\[0, 2, 1, 0\] differs among layers that attend"):
+        source.family.gguf.from_gguf(GGUFFields(metadata, source.shapes()))
+
+
+@torch.no_grad()
+def test_older_files_of_qwen3_next_have_two_projections_in_one(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(case for case in CONVERTED if case.name == "qwen3_next-plain")
+    source = GGUFSource(files / f"{case.name}.gguf")
+    one = {
+        f"blk.{name.split('.')[2]}.ssm_in.weight": tensor
+        for name, tensor in load_file(files / case.name / "model.safetensors").items()
+        if "in_proj_qkvz" in name
+    }
+    others = {name: s for name, s in source.shapes().items() if "attn_qkv" not in name and "attn_gate" not in name}
+    read = source.read
+    monkeypatch.setattr(source, "shapes", lambda: others | {name: tuple(t.shape) for name, t in one.items()})
+    monkeypatch.setattr(source, "read", lambda name: one[name] if name in one else read(name))
+    model = load_model(source.config, source, device=torch.device("cpu"), dtype=torch.float32)
+    ids = tokens(case, 3, 41)
+    close(model(ids), hf_logits(case, ids))
+
+
 def test_what_is_not_read_is_refused_by_the_converter(files: Path) -> None:
     for name in REFUSED:
         assert (files / f"{name}.gguf.error").exists(), name
