@@ -24,7 +24,7 @@ from litlm.families import GGUFFields
 # Families that llama.cpp's converter doesn't know.
 _WITHOUT = """
     apertus1p5_text axk1 codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax kolibri1
-    ministral nanochat opt persimmon sarvam_mla vaultgemma
+    lara_mini ministral nanochat olmo_hybrid opt persimmon sarvam_mla vaultgemma
 """
 WITHOUT = _WITHOUT.split()
 
@@ -96,6 +96,12 @@ _LOST = {
     """,
     "attention sliding_window": """
         llama4_text-all-experts llama4_text-interleaved llama4_text-small-chunks
+    """,
+    "embed_scale layer_types rope_layers": """
+        afmoe-mqa-tied-biases
+    """,
+    "layer_types rope_layers": """
+        afmoe-all-full-one-expert
     """,
     "embed_scale logit_scale mlp residual_scale": """
         minicpm3-biases

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from litlm.config.layers import GateConfig, MoEConfig
 from litlm.families.base import Family, HFFields, hf_sliding
 from litlm.families.deepseek_v3 import hf_first_dense
+from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.llama import llama_fields, llama_to_hf
 from litlm.families.weights import QK_NORM_RULES, expert_rules, llama_rules_without, mlp_rules, rename
 
@@ -70,6 +71,24 @@ def to_hf(config: Config) -> dict[str, Any]:
     )
 
 
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    gguf.expect("expert_gating_func", 2)  # sigmoid
+    gguf.expect("expert_weights_norm", True)
+    return (
+        gguf.common("afmoe")
+        | gguf.experts("num_experts")
+        | dict(
+            num_dense_layers=gguf.get("leading_dense_block_count", 0),
+            num_shared_experts=gguf.get("expert_shared_count", 0),
+            route_scale=gguf.get("expert_weights_scale", 1.0),
+            sliding_window=gguf.get("attention.sliding_window"),
+            layer_types=gguf.layer_types(4),
+            attention_bias=gguf.has("attn_q.bias"),
+            mup_enabled=True,
+        )
+    )
+
+
 _LAYER, _OURS = "model.layers.{i}.", "layers.{i}."
 
 FAMILY = Family(
@@ -89,4 +108,5 @@ FAMILY = Family(
         *mlp_rules(_LAYER + "mlp.shared_experts.", _OURS + "mlp.shared."),
         *expert_rules(),
     ),
+    gguf=GGUFSpec(arch="afmoe", from_gguf=from_gguf),
 )
