@@ -108,5 +108,9 @@ FAMILY = Family(
         *mlp_rules(_LAYER + "mlp.shared_experts.", _OURS + "mlp.shared."),
         *expert_rules(),
     ),
-    gguf=GGUFSpec(arch="afmoe", from_gguf=from_gguf),
+    gguf=GGUFSpec(
+        arch="afmoe",
+        from_gguf=from_gguf,
+        rules=(rename("blk.{i}.exp_probs_b.bias", _OURS + "mlp.router.selection_bias"),),
+    ),
 )
