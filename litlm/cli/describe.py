@@ -157,7 +157,8 @@ def _recurrence(config: Config) -> str:
     if isinstance(mixer, ShortConvConfig):
         return f"gated short {conv}"
     values = f"{mixer.n_value_head} heads of {mixer.key_dim} x {mixer.value_dim}"
-    return f"Gated DeltaNet, {values}, {mixer.n_key_head} for queries and keys, {conv}"
+    beta = f", beta up to {mixer.beta_scale:g}" if mixer.beta_scale != 1 else ""
+    return f"Gated DeltaNet, {values}, {mixer.n_key_head} for queries and keys, {conv}{beta}"
 
 
 def _rope(config: Config) -> str:

@@ -80,7 +80,7 @@ def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
         gguf.common("afmoe")
         | gguf.experts("num_experts")
         | dict(
-            num_shared_experts=gguf.get("expert_shared_count"),
+            num_shared_experts=gguf.get("expert_shared_count", 0),
             num_dense_layers=gguf.get("leading_dense_block_count", 0),
             route_scale=gguf.get("expert_weights_scale", 1.0),
             sliding_window=gguf.get("attention.sliding_window"),
