@@ -6,7 +6,7 @@ from typing import Any
 
 from litlm.families.base import Family, HFFields
 from litlm.families.qwen3_next import DELTA_RULES, hybrid_fields, hybrid_to_hf
-from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, rename
+from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, nested_rules, rename
 
 
 def from_hf(hf: HFFields) -> dict[str, Any]:
@@ -15,16 +15,19 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     )
 
 
+# The layer that predicts a second token, and what sees images.
+IGNORE = (r"^mtp\.", r"^(model\.)?visual\.")
 IN_PROJ_RULES = tuple(
     rename(f"model.layers.{{i}}.linear_attn.in_proj_{x}.weight", f"layers.{{i}}.attn.in_proj_{x}.weight")
     for x in ("qkv", "z", "b", "a")
 )
+_RULES = (*LLAMA_RULES, *QK_NORM_RULES, *DELTA_RULES, *IN_PROJ_RULES)
 
 FAMILY = Family(
     model_type="qwen3_5_text",
     architecture="Qwen3_5ForCausalLM",
     from_hf=from_hf,
     to_hf=hybrid_to_hf,
-    rules=(*LLAMA_RULES, *QK_NORM_RULES, *DELTA_RULES, *IN_PROJ_RULES),
-    ignore=(r"^mtp\.",),
+    rules=(*_RULES, *nested_rules(_RULES)),  # also inside multimodal checkpoints (`qwen3_5`)
+    ignore=IGNORE,
 )
