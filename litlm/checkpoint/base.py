@@ -157,8 +157,9 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
                 problems.append(f"{theirs} has shape {list(part)}, the config asks for {list(wanted)} ({ours})")
         plan.append(match)
     for ours, shape in expected.items():
+        held = found.get(ours, set())
         for match in weights.from_ours(ours, shape):
-            if match.index not in found.get(ours, set()) and not ours.endswith(may_lack):
+            if not held & {match.index, None} and not ours.endswith(may_lack):
                 problems.append(f"{match.theirs} is missing")
     if problems:
         listed = bullet_list(list(dict.fromkeys(problems)))

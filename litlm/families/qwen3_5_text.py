@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 from litlm.config.layers import GatedDeltaConfig
 from litlm.families.base import Family, HFFields
 from litlm.families.gguf import GGUFFields, GGUFSpec, subtract_one
-from litlm.families.qwen3_next import (
-    DELTA_RULES,
-    hybrid_fields,
-    hybrid_from_gguf,
-    hybrid_to_hf,
-)
-from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, Rule, rename
+from litlm.families.qwen3_next import DELTA_RULES, hybrid_fields, hybrid_from_gguf, hybrid_to_hf
+from litlm.families.weights import LLAMA_RULES, QK_NORM_RULES, Rule, nested_rules, rename
 
 if TYPE_CHECKING:
     from litlm.config import Config
@@ -26,10 +21,13 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     )
 
 
+# The layer that predicts a second token, and what sees images.
+IGNORE = (r"^mtp\.", r"^(model\.)?visual\.")
 IN_PROJ_RULES = tuple(
     rename(f"model.layers.{{i}}.linear_attn.in_proj_{x}.weight", f"layers.{{i}}.attn.in_proj_{x}.weight")
     for x in ("qkv", "z", "b", "a")
 )
+_RULES = (*LLAMA_RULES, *QK_NORM_RULES, *DELTA_RULES, *IN_PROJ_RULES)
 
 
 # --- GGUF files ------------------------------------------------------------------------------------------------------
@@ -82,8 +80,8 @@ FAMILY = Family(
     architecture="Qwen3_5ForCausalLM",
     from_hf=from_hf,
     to_hf=hybrid_to_hf,
-    rules=(*LLAMA_RULES, *QK_NORM_RULES, *DELTA_RULES, *IN_PROJ_RULES),
-    ignore=(r"^mtp\.",),
+    rules=(*_RULES, *nested_rules(_RULES)),  # also inside multimodal checkpoints (`qwen3_5`)
+    ignore=IGNORE,
     gguf=GGUFSpec(
         arch="qwen35",
         from_gguf=from_gguf,

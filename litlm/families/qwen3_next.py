@@ -31,7 +31,12 @@ def hybrid_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
         hf, head_dim=256, qk_norm="head", norm=norm, rope=rope, max_seq_len=32768, **defaults
     )  # fmt: skip
     hf.expect("hidden_act", "silu", "silu")  # the convolution's too
-    interval = hf.take("full_attention_interval", 4)
+    hf.expect("attn_output_gate", True, True)
+    hf.expect("output_gate_type", "swish", "swish")  # of Gated DeltaNet
+    hf.skip("mamba_ssm_dtype mtp_num_hidden_layers mtp_use_dedicated_embeddings")  # states are fp32
+    if (interval := hf.take("full_attention_interval", 4)) < 1:
+        hf.problems.append(f"full_attention_interval={interval} must be at least 1")
+        interval = 1
     every = ["recurrent" if (i + 1) % interval else "full" for i in range(values["n_layer"])]
     types = hf.layer_types(every, "linear_attention")
     attention = dataclasses.replace(values["attention"], gate=GateConfig(in_q_proj=True))

@@ -51,10 +51,11 @@ def hf_config(case: Case) -> Any:
 def randomize(model: nn.Module, seed: int) -> None:
     """Weights that give every part a say: fan-in scaled matrices, norms around 1, biases around 0."""
     gen = torch.Generator().manual_seed(seed)
-    chosen = [(name, b) for name, b in model.named_buffers() if "correction_bias" in name or "layer_scalar" in name]
+    stored = ("correction_bias", "expert_bias", "layer_scalar")
+    chosen = [(name, b) for name, b in model.named_buffers() if name.endswith(stored)]
     for name, p in [*model.named_parameters(), *chosen]:
         noise = torch.randn(p.shape, generator=gen)
-        if "correction_bias" in name:  # of expert choice: about as large as the scores differ
+        if name.endswith(("correction_bias", "expert_bias")):  # of expert choice: about as large as the scores differ
             noise = noise * 0.2
         elif p.dim() > 1:
             fan_in = p.shape[-1] if "conv" in name and p.dim() == 3 else p.shape[1]
