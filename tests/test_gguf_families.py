@@ -45,6 +45,7 @@ REFUSED = {
     "granite-wide-heads-llama3": "Llama 3's rope",
     "granitemoehybrid-mha": "another activation",
     "lfm2-wide-kernel-biases-untied": "biases of convolutions",
+    "lfm2_moe-wide-kernel-biases-untied": "an output matrix of its own",
     "mellum-all-sliding": "layers without experts",
     "mellum-dense-layer-tied-mqa": "layers without experts",
     "minicpm3-no-scales": "queries without a latent",
@@ -158,6 +159,9 @@ _LOST = {
     """,
     "moe": """
         mellum-one-rope-biases phimoe-window-tied-mqa
+    """,
+    "moe n_kv_head": """
+        lfm2_moe-all-conv-not-normalized
     """,
     "moe rope": """
         phimoe-longrope phimoe-longrope-mha

@@ -11,6 +11,7 @@ from litlm.config.layers import MoEConfig
 from litlm.families import lfm2
 from litlm.families.base import Family, HFFields
 from litlm.families.deepseek_v3 import hf_first_dense
+from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.weights import expert_rules, rename
 
 if TYPE_CHECKING:
@@ -49,6 +50,19 @@ def to_hf(config: Config) -> dict[str, Any]:
     )
 
 
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    gguf.expect("expert_gating_func", 2)  # sigmoid
+    return (
+        lfm2.common_from_gguf(gguf, "lfm2_moe")
+        | gguf.experts("num_experts")
+        | dict(
+            num_dense_layers=gguf.get("leading_dense_block_count", 0),
+            norm_topk_prob=True,
+            use_expert_bias=gguf.has("exp_probs_b.bias"),
+        )
+    )
+
+
 _MLP, _OURS = "model.layers.{i}.feed_forward.", "layers.{i}.mlp."
 
 FAMILY = Family(
@@ -61,5 +75,13 @@ FAMILY = Family(
         rename(_MLP + "gate.weight", _OURS + "router.weight"),
         rename(_MLP + "expert_bias", _OURS + "router.selection_bias"),
         *expert_rules(_MLP + "experts.{e}.", "w1 w3 w2"),
+    ),
+    gguf=GGUFSpec(
+        arch="lfm2moe",
+        from_gguf=from_gguf,
+        rules=(
+            rename("blk.{i}.exp_probs_b.bias", _OURS + "router.selection_bias"),
+            *(rename(f"blk.{{i}}.ffn_{x}_exps.weight", f"{_OURS}experts.{x}_proj") for x in ("gate", "up", "down")),
+        ),
     ),
 )

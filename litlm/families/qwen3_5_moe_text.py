@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from litlm.families import qwen3_5_text
 from litlm.families.base import Family, HFFields
+from litlm.families.gguf import GGUFFields, GGUFSpec, subtract_one
 from litlm.families.qwen2_moe import FAMILY as QWEN2_MOE
-from litlm.families.qwen3_5_text import IGNORE, IN_PROJ_RULES
-from litlm.families.qwen3_next import DELTA_RULES, hf_shared_experts, hybrid_fields, hybrid_to_hf, shared_experts
+from litlm.families.qwen3_5_text import GGUF_RESTORE, GGUF_RULES, IGNORE, IN_PROJ_RULES
+from litlm.families.qwen3_next import (
+    DELTA_RULES,
+    experts_from_gguf,
+    hf_shared_experts,
+    hybrid_fields,
+    hybrid_to_hf,
+    shared_experts,
+)
 from litlm.families.weights import QK_NORM_RULES, Rule, fused_gate_up, nested_rules, rename
 
 if TYPE_CHECKING:
@@ -28,6 +37,10 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 def to_hf(config: Config) -> dict[str, Any]:
     fields = hybrid_to_hf(config) | hf_shared_experts(config)
     return {key: value for key, value in fields.items() if key not in ("intermediate_size", "norm_topk_prob")}
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return qwen3_5_text.from_gguf(gguf, "qwen3_5_moe_text") | experts_from_gguf(gguf)
 
 
 _EXPERTS, _OURS = "model.layers.{i}.mlp.experts.", "layers.{i}.mlp.experts."
@@ -47,4 +60,10 @@ FAMILY = Family(
     to_hf=to_hf,
     rules=(*_RULES, *nested_rules(_RULES)),
     ignore=IGNORE,
+    gguf=GGUFSpec(
+        arch="qwen35moe",
+        from_gguf=from_gguf,
+        restore=subtract_one((*QWEN2_MOE.rules, *QK_NORM_RULES)) | GGUF_RESTORE,
+        rules=GGUF_RULES,
+    ),
 )

@@ -33,9 +33,9 @@ _RULES = (*LLAMA_RULES, *QK_NORM_RULES, *DELTA_RULES, *IN_PROJ_RULES)
 # --- GGUF files ------------------------------------------------------------------------------------------------------
 
 
-def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+def from_gguf(gguf: GGUFFields, model_type: str = "qwen3_5_text") -> dict[str, Any]:
     gguf.get("rope.dimension_sections")  # the three positions of a text token are the same
-    return hybrid_from_gguf(gguf, "qwen3_5_text")
+    return hybrid_from_gguf(gguf, model_type)
 
 
 def _rows(config: Config, size: int = 1, before: int = 0) -> list[int]:

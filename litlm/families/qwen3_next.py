@@ -150,12 +150,14 @@ def hybrid_from_gguf(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
     )
 
 
+def experts_from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    """The fields of `shared_experts`."""
+    width = gguf.get("expert_shared_feed_forward_length")
+    return gguf.experts("num_experts") | dict(shared_expert_intermediate_size=width, norm_topk_prob=True)
+
+
 def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
-    more = dict(
-        shared_expert_intermediate_size=gguf.get("expert_shared_feed_forward_length"),
-        norm_topk_prob=True,
-    )
-    return hybrid_from_gguf(gguf, "qwen3_next") | gguf.experts("num_experts") | more
+    return hybrid_from_gguf(gguf, "qwen3_next") | experts_from_gguf(gguf)
 
 
 # --- input projections, whose rows are grouped by key head ------------------------------------------------------------
