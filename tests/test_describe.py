@@ -59,6 +59,20 @@ TINY: dict[str, dict[str, Any]] = {
         layer_types=["linear_attention", "linear_attention", "full_attention"], num_experts=5, num_experts_per_tok=2,
         moe_intermediate_size=11, shared_expert_intermediate_size=13, mlp_only_layers=[1],
     ),
+    "afmoe": _GROUPED
+    | dict(head_dim=10, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=11, sliding_window=64),
+    "olmo_hybrid": _GROUPED
+    | _DELTA
+    | dict(
+        head_dim=6, layer_types=["linear_attention", "full_attention", "linear_attention"], pad_token_id=None,
+        eos_token_id=2,
+    ),
+    "lara_mini": _GROUPED
+    | _DELTA
+    | dict(
+        layer_types=["linear_attention", "sliding_attention", "full_attention"], num_experts=5, num_experts_per_tok=2,
+        moe_intermediate_size=11, shared_expert_intermediate_size=13, sliding_window=64, eos_token_id=2,
+    ),
 }  # fmt: skip
 
 
@@ -341,6 +355,22 @@ def test_describe_as_json(say: Say) -> None:
                 "norm.offset=True, attention.qk_norm.norm.offset=True, attention.gate in bfloat16",
                 # 18 layers * (16 heads * 128 * 128 * 4 bytes + 3 tokens * 6144 channels * 2 bytes)
                 "12.3 kB a token and 19.5 MB of recurrent state a row",
+            ),
+        ),
+        (
+            "olmo-hybrid-7b",
+            (
+                "30 heads of 128, 30 for keys and values, in 8 of 32 layers",
+                "24 of 32 layers: Gated DeltaNet, 30 heads of 96 x 192, 30 for queries and keys, convolution over 4",
+                "beta up to 2", "block post, attention.qk_norm.over=all, recurrent_block=pre, no rope",
+            ),
+        ),
+        (
+            "trinity-mini",
+            (
+                "a sigmoid gate for each channel of their output", "8 of 128 experts of 1024 and one of 1024 for all",
+                "24 of 32 layers see 2,048 tokens", "8 of 32 layers without rope", "2 of 32 layers without moe",
+                "block sandwich", "embed_scale=45.25",
             ),
         ),
     ],

@@ -51,6 +51,10 @@ LFM2, LFM2_BIASES, QWEN35, QWEN35_TIED, QWEN_NEXT = (
         "qwen3_next-plain",
     )
 )  # fmt: skip
+AFMOE, OLMO_HYBRID, OLMO_HYBRID_TIED, LARA = (
+    cases.by_name(name)
+    for name in ("afmoe-plain", "olmo_hybrid-plain", "olmo_hybrid-rope-mqa-tied-biases", "lara_mini-plain")
+)
 FUSED = {
     NEOX: "query_key_value", PHI3: "qkv_proj", FALCON: "query_key_value", GPT2: "c_attn", CODEGEN: "qkv_proj",
     BLOOM: "query_key_value", MPT: "Wqkv", BIGCODE: "c_attn", PERSIMMON: "query_key_value",
@@ -185,6 +189,10 @@ def test_a_fused_layers_adapter_is_read_and_trains_as_in_peft(case: Case, tmp_pa
         (QWEN35_TIED, ("*.in_proj_*", "attn.out_proj", "q_proj"), {"dora": True}),
         (QWEN35, ("in_proj_a", "o_proj"), {}), (QWEN_NEXT, ("layers.*.attn.*",), {"dora": True}),
         (QWEN_NEXT, ("in_proj_z", "0.attn.in_proj_b", "out_proj"), {"rslora": True}),
+        (AFMOE, ("all-linear",), {}), (AFMOE, ("attn.gate_proj", "shared.up_proj"), {"rslora": True}),
+        (OLMO_HYBRID, ("all-linear",), {}), (OLMO_HYBRID_TIED, ("in_proj_z", "in_proj_a", "q_proj"), {"dora": True}),
+        (OLMO_HYBRID, ("0.attn.v_proj", "out_proj", "o_proj"), {"rslora": True}),
+        (LARA, ("all-linear",), {}), (LARA, ("in_proj_qkv", "in_proj_b", "q_proj"), {"dora": True}),
     ],
     ids=str,
 )  # fmt: skip
@@ -223,6 +231,8 @@ def test_peft_reads_adapters_on_parts(
         (LFM2_BIASES, dict(r=3, target_modules=["in_proj", "out_proj", "w2", "k_proj"], use_dora=True)),
         (QWEN35, dict(r=3, target_modules="all-linear", lora_alpha=5)),
         (QWEN_NEXT, dict(r=3, target_modules=["in_proj_ba", "in_proj_qkvz", "q_proj"], use_dora=True)),
+        (OLMO_HYBRID, dict(r=3, target_modules="all-linear", lora_alpha=5)),
+        (LARA, dict(r=2, target_modules=["in_proj_qkv", "in_proj_a", "out_proj", "v_proj"], use_dora=True)),
     ],
     ids=str,
 )

@@ -348,6 +348,8 @@ _PUBLISHED = {
     "deepseek-r1 deepseek-r1-0528",
     # 358B and 110B with the layer that predicts one more token.
     79.7: "qwen3-coder-next",
+    6.12: "trinity-nano-base trinity-nano-preview", 26.1: "trinity-mini-base trinity-mini",
+    398.6: "trinity-large-base trinity-large-preview",
     295: "hy3-preview", 519: "a.x-k1", 671.9: "deepseek-v3.2-exp deepseek-v3.2", 744: "glm-5",
     353: "glm-4.5 glm-4.5-base glm-4.6", 107: "glm-4.5-air glm-4.5-air-base", 229: "minimax-m2",
 }  # fmt: skip
@@ -380,6 +382,7 @@ def test_active_parameters() -> None:
         "deepseek-v2-lite": 2.4, "deepseek-v2": 21, "deepseek-v3": 37, "olmoe-1b-7b-0924": 1.3, "glm-4.5": 32,
         "glm-4.5-air": 12, "ernie-4.5-21b-a3b-pt": 3, "minimax-m2": 10, "granite-3.0-3b-a800m-base": 0.8,
         "llama-4-scout-17b-16e-instruct": 17, "llama-4-maverick-17b-128e-instruct": 17, "gemma-4-26b-a4b": 3.8,
+        "trinity-nano-base": 1, "trinity-mini": 3, "trinity-large-preview": 13,
     }.items():  # fmt: skip
         config = Config.from_name(name)
         active = config.n_active_parameters() / 1e9

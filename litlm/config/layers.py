@@ -181,6 +181,8 @@ class GatedDeltaConfig:
     key_dim: size of a key.
     value_dim: size of a value.
     kernel_size: tokens that the convolution sees, the current one included.
+    separate_qkv: queries, keys and values have a projection and a convolution each, instead of one for all
+        (OLMo-Hybrid).
     beta_scale: factor of beta; 2 allows negative eigenvalues (OLMo-Hybrid).
     norm_eps: of the norm of the output.
     norm_fp32: that norm's weight and gate are applied in fp32; otherwise its result is rounded to the model's dtype
@@ -193,14 +195,21 @@ class GatedDeltaConfig:
     key_dim: int
     value_dim: int
     kernel_size: int = 4
+    separate_qkv: bool = False
     beta_scale: float = 1.0
     norm_eps: float = 1e-6
     norm_fp32: bool = False
 
     @property
+    def qkv_dims(self) -> tuple[int, int, int]:
+        """Sizes of all queries, of all keys and of all values of a token."""
+        keys = self.n_key_head * self.key_dim
+        return keys, keys, self.n_value_head * self.value_dim
+
+    @property
     def qkv_dim(self) -> int:
-        """Size of all queries, keys and values of a token."""
-        return 2 * self.n_key_head * self.key_dim + self.n_value_head * self.value_dim
+        """The three together."""
+        return sum(self.qkv_dims)
 
 
 RecurrentConfig = ShortConvConfig | GatedDeltaConfig

@@ -226,6 +226,10 @@ class Config:
                 problems.append(
                     "recurrent can't be combined with block='parallel', n_kv_shared_layer or attention.latent"
                 )
+        elif self.recurrent_block is not None:
+            problems.append(
+                f"recurrent_block={self.recurrent_block!r} is for recurrent layers and there are none; leave it out"
+            )
         gate = self.attention.gate
         if gate is not None and gate.in_q_proj and gate.over == "head":
             problems.append("attention.gate.in_q_proj=True needs over='channel'")

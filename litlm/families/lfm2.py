@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from litlm.config.layers import NormConfig, ShortConvConfig
 from litlm.families.base import Family, HFFields, hf_layer_types
+from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.llama import llama_fields, llama_to_hf
 from litlm.families.weights import Rule, conv_rule, rename
 
@@ -62,6 +63,25 @@ def to_hf(config: Config) -> dict[str, Any]:
     return hf_fields(config) | dict(block_auto_adjust_ff_dim=False)
 
 
+def common_from_gguf(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
+    """What both say in GGUF files, where layers with short convolutions have no KV heads."""
+    fields = gguf.common(model_type, head_dim=None, names=dict(rms_norm_eps="norm_eps"))
+    heads = gguf.get("attention.head_count_kv")
+    heads = heads if isinstance(heads, list) else [heads] * fields["num_hidden_layers"]
+    attending = {n for n in heads if n}
+    if len(attending) > 1:
+        raise ValueError(f"{gguf.arch}.attention.head_count_kv={heads} differs among layers that attend")
+    return fields | dict(
+        num_key_value_heads=next(iter(attending), fields["num_attention_heads"]),
+        layer_types=["full_attention" if n else "conv" for n in heads],
+        conv_L_cache=gguf.get("shortconv.l_cache"),
+    )
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return common_from_gguf(gguf, "lfm2") | dict(block_auto_adjust_ff_dim=False)
+
+
 _LAYER, _OURS = "model.layers.{i}.", "layers.{i}."
 RULES: tuple[Rule, ...] = (
     rename("model.embed_tokens.weight", "embed.weight"),
@@ -81,4 +101,11 @@ RULES: tuple[Rule, ...] = (
     rename("lm_head.weight", "lm_head.weight"),
 )
 
-FAMILY = Family(model_type="lfm2", architecture="Lfm2ForCausalLM", from_hf=from_hf, to_hf=to_hf, rules=RULES)
+FAMILY = Family(
+    model_type="lfm2",
+    architecture="Lfm2ForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=RULES,
+    gguf=GGUFSpec(arch="lfm2", from_gguf=from_gguf),
+)

@@ -40,11 +40,15 @@ class GatedDeltaNet(nn.Module):
         assert isinstance(config.recurrent, GatedDeltaConfig)
         self.config = mixer = config.recurrent
         heads, width = mixer.n_value_head, mixer.n_value_head * mixer.value_dim
-        self.in_proj_qkv = Linear(config.n_embd, mixer.qkv_dim, bias=False)
+        if mixer.separate_qkv:
+            self.q_proj, self.k_proj, self.v_proj = (Linear(config.n_embd, n, bias=False) for n in mixer.qkv_dims)
+            self.q_conv, self.k_conv, self.v_conv = (DepthwiseConv(n, mixer.kernel_size) for n in mixer.qkv_dims)
+        else:
+            self.in_proj_qkv = Linear(config.n_embd, mixer.qkv_dim, bias=False)
+            self.conv = DepthwiseConv(mixer.qkv_dim, mixer.kernel_size)
         self.in_proj_z = Linear(config.n_embd, width, bias=False)  # the norm's gate
         self.in_proj_b = Linear(config.n_embd, heads, bias=False)  # beta
         self.in_proj_a = Linear(config.n_embd, heads, bias=False)  # decay
-        self.conv = DepthwiseConv(mixer.qkv_dim, mixer.kernel_size)
         self.A_log = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.norm = GatedRMSNorm(mixer)
@@ -60,9 +64,12 @@ class GatedDeltaNet(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
         c = self.config
-        qkv = F.silu(context.convolve(self.in_proj_qkv(x), self.conv.weight, None))
-        keys, values = c.n_key_head * c.key_dim, c.n_value_head * c.value_dim
-        q, k, v = qkv.split((keys, keys, values), -1)
+        if c.separate_qkv:
+            projected = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), -1)
+            kernels = torch.cat((self.q_conv.weight, self.k_conv.weight, self.v_conv.weight))
+        else:
+            projected, kernels = self.in_proj_qkv(x), self.conv.weight
+        q, k, v = F.silu(context.convolve(projected, kernels, None)).split(c.qkv_dims, -1)
         beta = self.in_proj_b(x).sigmoid() * c.beta_scale
         log_decay = -self.A_log.float().exp() * F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
         heads = (q.unflatten(-1, (-1, c.key_dim)), k.unflatten(-1, (-1, c.key_dim)), v.unflatten(-1, (-1, c.value_dim)))
