@@ -183,7 +183,7 @@ def _inverse(system, out, C: tl.constexpr):
     for row in range(1, C):
         # Row r of the inverse is that of I less the rows above it, weighted by row r of A.
         weights = tl.sum(tl.where(i[:, None] == row, lower, 0.0), 0)
-        found -= tl.where(i[:, None] == row, tl.sum(weights[:, None] * found, 0)[None, :], 0.0)
+        found -= tl.where(i[:, None] == row, tl.sum(weights[:, None] * found, 0)[None, :], 0.0)  # pyright: ignore[reportArgumentType]
     tl.store(out + place, found)
 
 
