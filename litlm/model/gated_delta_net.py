@@ -13,8 +13,9 @@ from litlm.config import GatedDeltaConfig, LayerConfig
 from litlm.context import LayerContext
 from litlm.model.rope import RotaryInputs
 from litlm.model.short_conv import DepthwiseConv
-from litlm.ops.delta_rule import DeltaRule
+from litlm.ops.delta_rule import DeltaRule, gates
 from litlm.ops.linear import Linear
+from litlm.ops.norm import rms_norm
 
 
 class GatedRMSNorm(nn.Module):
@@ -27,9 +28,7 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """x, gate: (B, T, H, E) -> (B, T, H, E)"""
-        normed = F.rms_norm(x.float(), x.shape[-1:], None, self.eps)
-        normed = normed * self.weight.float() if self.in_fp32 else self.weight * normed.to(x.dtype)
-        return (normed * F.silu(gate.float())).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps, round_first=not self.in_fp32, gate=gate)
 
 
 class GatedDeltaNet(nn.Module):
@@ -70,8 +69,7 @@ class GatedDeltaNet(nn.Module):
         else:
             projected, kernels = self.in_proj_qkv(x), self.conv.weight
         q, k, v = F.silu(context.convolve(projected, kernels, None)).split(c.qkv_dims, -1)
-        beta = self.in_proj_b(x).sigmoid() * c.beta_scale
-        log_decay = -self.A_log.float().exp() * F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
+        log_decay, beta = gates(self.in_proj_a(x), self.in_proj_b(x), self.A_log, self.dt_bias, c.beta_scale)
         heads = (q.unflatten(-1, (-1, c.key_dim)), k.unflatten(-1, (-1, c.key_dim)), v.unflatten(-1, (-1, c.value_dim)))
         y = context.recur(DeltaRule(*heads, log_decay, beta))  # (B, T, H, E)
         return self.out_proj(self.norm(y, self.in_proj_z(x).view(y.shape)).flatten(2))

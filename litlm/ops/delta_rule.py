@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from litlm.ops.norm import runs_fused
+
 CHUNK = 64
 _HAS_TRITON, _HAS_FLA = find_spec("triton") is not None, find_spec("fla") is not None
 _NORM_EPS = 1e-6  # of the published models, as fla's kernels have it
@@ -70,6 +72,19 @@ class DeltaRule(NamedTuple):
         y, after = self.run(state)
         state.copy_(after)
         return y
+
+
+def gates(decay: Tensor, beta: Tensor, rate: Tensor, bias: Tensor, beta_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """A token's log-decay -exp(rate) softplus(decay + bias) in fp32, and beta_scale sigmoid(beta) in beta's dtype.
+
+    decay, beta: (B, T, H), projected from the token. rate (the checkpoints' A_log), bias (dt_bias): (H,).
+    """
+    if type(decay) is Tensor and runs_fused(decay):
+        from litlm.ops.delta_rule_triton import gates as fused
+
+        return fused(decay, beta, rate, bias, beta_scale)
+    beta = beta.sigmoid() if beta_scale == 1 else beta.sigmoid() * beta_scale
+    return -rate.float().exp() * F.softplus(decay.float() + bias.float()), beta
 
 
 def step(inputs: DeltaRule, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
