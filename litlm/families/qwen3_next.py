@@ -37,7 +37,7 @@ def hybrid_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
         hf.problems.append(f"full_attention_interval={interval} must be at least 1")
         interval = 1
     every = ["recurrent" if (i + 1) % interval else "full" for i in range(values["n_layer"])]
-    types = hf.layer_types(every, "linear_attention")
+    types = hf.layer_types(every, "linear_attention", ("full_attention",))
     attention = dataclasses.replace(values["attention"], gate=GateConfig(in_q_proj=True))
     return values | dict(
         attention=attention,
