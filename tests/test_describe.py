@@ -71,7 +71,9 @@ TINY: dict[str, dict[str, Any]] = {
         num_experts_per_tok=2, moe_intermediate_size=11, num_dense_layers=1,
     ),
     "lfm3": _GROUPED
-    | dict(layer_types=["conv", "full_attention", "sliding_attention"], head_dim=10, sliding_window=64, pad_token_id=None),
+    | dict(
+        layer_types=["conv", "full_attention", "sliding_attention"], head_dim=10, sliding_window=64, pad_token_id=None,
+    ),
 }  # fmt: skip
 
 

@@ -184,6 +184,14 @@ class HFFields:
             return 1
         return default
 
+    def size(self, key: str, default: int, least: int = 1) -> int:
+        """A field that is a whole number of at least `least`. default: transformers' own."""
+        value = self.take(key, default)
+        if type(value) is int and value >= least:
+            return value
+        self.problems.append(f"{key}={value!r} must be a whole number of at least {least}")
+        return default
+
     def expect(self, key: str, allowed: Any, default: Any = None) -> None:
         """A field of which litlm supports one value."""
         value = self.take(key, default)

@@ -29,7 +29,7 @@ def common(hf: HFFields, **defaults: Any) -> dict[str, Any]:
     attending = hf.take("full_attn_idxs", None)
     types = ["full" if attending is None or i in attending else "recurrent" for i in range(values["n_layer"])]
     types = hf.layer_types(types, "conv", ("full_attention",))
-    conv = ShortConvConfig(kernel_size=hf.take("conv_L_cache", 3), bias=hf.take("conv_bias", False))
+    conv = ShortConvConfig(kernel_size=hf.size("conv_L_cache", 3, least=2), bias=hf.take("conv_bias", False))
     return values | dict(
         tie_embeddings=tied,
         layer_types=types,

@@ -36,7 +36,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     kinds = {2: "full", 0: "sliding"}
     every = [kinds.get(i % 4, "recurrent") if i else "recurrent" for i in range(values["n_layer"])]
     types = hf.layer_types(every, "conv", ("full_attention", "sliding_attention"))
-    conv = ShortConvConfig(kernel_size=hf.take("conv_L_cache", 7), bias=hf.take("conv_bias", False))
+    conv = ShortConvConfig(kernel_size=hf.size("conv_L_cache", 7, least=2), bias=hf.take("conv_bias", False))
     gate = GateConfig(over="head") if hf.take("use_attention_gate", True) else None
     return values | dict(
         attention=dataclasses.replace(values["attention"], gate=gate),

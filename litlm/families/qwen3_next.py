@@ -33,16 +33,14 @@ def hybrid_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
     hf.expect("attn_output_gate", True, True)
     hf.expect("output_gate_type", "swish", "swish")  # of Gated DeltaNet
     hf.skip("mamba_ssm_dtype mtp_num_hidden_layers mtp_use_dedicated_embeddings")  # states are fp32
-    if (interval := hf.take("full_attention_interval", 4)) < 1:
-        hf.problems.append(f"full_attention_interval={interval} must be at least 1")
-        interval = 1
+    interval, mixer = hf.size("full_attention_interval", 4), delta_fields(hf, norm.eps)
     every = ["recurrent" if (i + 1) % interval else "full" for i in range(values["n_layer"])]
     types = hf.layer_types(every, "linear_attention", ("full_attention",))
     attention = dataclasses.replace(values["attention"], gate=GateConfig(in_q_proj=True))
     return values | dict(
         attention=attention,
         layer_types=types,
-        recurrent=delta_fields(hf, norm.eps) if "recurrent" in types else None,
+        recurrent=mixer if "recurrent" in types else None,
         rope_layers=tuple(t != "recurrent" for t in types),
     )
 
@@ -51,15 +49,21 @@ def delta_fields(
     hf: HFFields, eps: float, n_key_head: int = 16, n_value_head: int = 32, **more: Any
 ) -> GatedDeltaConfig:
     """Gated DeltaNet's fields. more: other fields of GatedDeltaConfig."""
-    return GatedDeltaConfig(
-        n_key_head=hf.take("linear_num_key_heads", n_key_head),
-        n_value_head=hf.take("linear_num_value_heads", n_value_head),
-        key_dim=hf.take("linear_key_head_dim", 128),
-        value_dim=hf.take("linear_value_head_dim", 128),
-        kernel_size=hf.take("linear_conv_kernel_dim", 4),
+    n_problems = len(hf.problems)
+    mixer = GatedDeltaConfig(
+        n_key_head=hf.size("linear_num_key_heads", n_key_head),
+        n_value_head=hf.size("linear_num_value_heads", n_value_head),
+        key_dim=hf.size("linear_key_head_dim", 128),
+        value_dim=hf.size("linear_value_head_dim", 128),
+        kernel_size=hf.size("linear_conv_kernel_dim", 4, least=2),
         norm_eps=eps,
         **more,
     )
+    if mixer.n_value_head % mixer.n_key_head and len(hf.problems) == n_problems:
+        heads = {"linear_num_value_heads": mixer.n_value_head, "linear_num_key_heads": mixer.n_key_head}
+        stated = [f"{key}={n}{'' if hf.data.get(key) else ' (left out: the default)'}" for key, n in heads.items()]
+        hf.problems.append(" must be a multiple of ".join(stated))
+    return mixer
 
 
 def hf_delta(config: Config) -> dict[str, Any]:
