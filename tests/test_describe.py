@@ -73,6 +73,21 @@ TINY: dict[str, dict[str, Any]] = {
         layer_types=["linear_attention", "sliding_attention", "full_attention"], num_experts=5, num_experts_per_tok=2,
         moe_intermediate_size=11, shared_expert_intermediate_size=13, sliding_window=64, eos_token_id=2,
     ),
+    "qwen3_5_moe_text": _ODD
+    | _DELTA
+    | dict(
+        num_key_value_heads=2, layer_types=["linear_attention", "full_attention", "linear_attention"], num_experts=5,
+        num_experts_per_tok=2, moe_intermediate_size=11, shared_expert_intermediate_size=13,
+    ),
+    "lfm2_moe": _GROUPED
+    | dict(
+        layer_types=["conv", "full_attention", "conv"], conv_bias=True, conv_L_cache=4, num_experts=5,
+        num_experts_per_tok=2, moe_intermediate_size=11, num_dense_layers=1,
+    ),
+    "lfm3": _GROUPED
+    | dict(
+        layer_types=["conv", "full_attention", "sliding_attention"], head_dim=10, sliding_window=64, pad_token_id=None,
+    ),
 }  # fmt: skip
 
 
@@ -167,7 +182,7 @@ def test_tokens_that_a_token_sees(window: int | None, chunked: bool) -> None:
         assert mean_attended(length, config.layer(0)) == pytest.approx(total / length, rel=1e-12)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "lfm2", "qwen3_5_text"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "lfm2", "lfm3", "qwen3_5_text"])
 def test_adapters_as_peft_makes_them(family: str) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -175,7 +190,7 @@ def test_adapters_as_peft_makes_them(family: str) -> None:
     assert lora_parameters(_ours(family), 5) == model.get_nb_trainable_parameters()[0]
 
 
-@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "lfm2_moe", "qwen3_5_moe_text"])
 def test_adapters_beside_experts(family: str) -> None:
     """transformers' experts are no linear layers, and neither are litlm's."""
     layers = _theirs(family).model.layers.modules()
@@ -199,7 +214,7 @@ def test_training_memory_as_pytorch_holds_it(family: str) -> None:
     optimizer.step()
     held = [t for p in model.parameters() for t in (p, p.grad, *optimizer.state[p].values()) if t.dim() > 0]
     # The bias for the choice of experts gets no gradient in transformers; litlm counts it as a weight.
-    biases = sum(b.numel() for n, b in model.named_buffers() if n.endswith("e_score_correction_bias"))
+    biases = sum(b.numel() for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "expert_bias")))
     found = needs(_ours(family), _settings(dtype="float32"))
     assert found["training_bytes"] == sum(t.numel() * t.element_size() for t in held) + 16 * biases
     assert found["weight_bytes"] == 4 * (model.num_parameters() + biases)
@@ -221,7 +236,7 @@ def test_cache_as_transformers_keeps_it(family: str) -> None:
     assert 2 * half["cache_bytes"] == held
 
 
-@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text", "qwen3_next"])
+@pytest.mark.parametrize("family", ["lfm2", "lfm2_moe", "lfm3", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"])
 @pytest.mark.parametrize("length", [2, 11])
 def test_states_as_transformers_keeps_them(family: str, length: int) -> None:
     from transformers import DynamicCache

@@ -248,10 +248,13 @@ class HFFields:
             pad_token_id=self.take("pad_token_id", defaults.get("pad_token_id"), null=None),
         )
 
-    def layer_types(self, default: Sequence[str], recurrent: str | None = None) -> tuple[str, ...]:
+    def layer_types(
+        self, default: Sequence[str], recurrent: str | None = None, attention: Collection[str] = tuple(LAYER_TYPES)
+    ) -> tuple[str, ...]:
         """`layer_types` in our names. default: in our names, where the file doesn't list them. recurrent: the family's
-        name of recurrent layers, if it has any."""
-        types, names = self.take("layer_types", None), LAYER_TYPES | ({recurrent: "recurrent"} if recurrent else {})
+        name of recurrent layers, if it has any. attention: its other types, in transformers' names."""
+        names = {name: LAYER_TYPES[name] for name in attention} | ({recurrent: "recurrent"} if recurrent else {})
+        types = self.take("layer_types", None)
         if types is None:
             return tuple(default)
         if unknown := sorted(set(types) - set(names)):

@@ -29,7 +29,7 @@ def common(hf: HFFields, **defaults: Any) -> dict[str, Any]:
     )  # fmt: skip
     attending = hf.take("full_attn_idxs", None)
     types = ["full" if attending is None or i in attending else "recurrent" for i in range(values["n_layer"])]
-    types = hf.layer_types(types, "conv")
+    types = hf.layer_types(types, "conv", ("full_attention",))
     conv = ShortConvConfig(kernel_size=hf.size("conv_L_cache", 3, least=2), bias=hf.take("conv_bias", False))
     return values | dict(
         tie_embeddings=tied,
@@ -52,11 +52,17 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 def hf_fields(config: Config) -> dict[str, Any]:
     """The inverse of `common`."""
+    fields = llama_to_hf(config, without="head_dim rms_norm_eps hidden_act attention_bias mlp_bias")
+    return fields | hf_layer_types(config, "conv") | hf_conv(config, 3) | dict(norm_eps=config.norm.eps)
+
+
+def hf_conv(config: Config, kernel_size: int) -> dict[str, Any]:
+    """The fields of convolutions. kernel_size: transformers' default, for models without any."""
     mixer = config.recurrent
     assert mixer is None or isinstance(mixer, ShortConvConfig)
-    conv = dict(conv_L_cache=3 if mixer is None else mixer.kernel_size, conv_bias=mixer is not None and mixer.bias)
-    fields = llama_to_hf(config, without="head_dim rms_norm_eps hidden_act attention_bias mlp_bias")
-    return fields | hf_layer_types(config, "conv") | conv | dict(norm_eps=config.norm.eps)
+    if mixer is None:
+        return dict(conv_L_cache=kernel_size, conv_bias=False)
+    return dict(conv_L_cache=mixer.kernel_size, conv_bias=mixer.bias)
 
 
 def to_hf(config: Config) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     values = lfm2.common(hf, n_embd=2048, n_layer=32, n_head=32, intermediate_size=7168)
     if not hf.data.get("layer_types") and hf.data.get("full_attn_idxs") is None:
         hf.problems.append("layer_types is missing: it must say of each layer whether it is full_attention or conv")
-    dense = hf.take("num_dense_layers", 2)
+    dense = hf.size("num_dense_layers", 2, least=0)
     moe = MoEConfig(
         n_expert=hf.take("num_experts", 32),
         n_expert_per_token=hf.take("num_experts_per_tok", 4),

@@ -33,11 +33,10 @@ def hybrid_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
     hf.expect("hidden_act", "silu", "silu")  # the convolution's too
     hf.expect("attn_output_gate", True, True)
     hf.expect("output_gate_type", "swish", "swish")  # of Gated DeltaNet
-    hf.skip("mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype")  # states are fp32
-    interval = hf.size("full_attention_interval", 4)
+    hf.skip("mamba_ssm_dtype mtp_num_hidden_layers mtp_use_dedicated_embeddings")  # states are fp32
+    interval, mixer = hf.size("full_attention_interval", 4), delta_fields(hf, norm.eps)
     every = ["recurrent" if (i + 1) % interval else "full" for i in range(values["n_layer"])]
-    types = hf.layer_types(every, "linear_attention")
-    mixer = delta_fields(hf, norm.eps)  # transformers writes these fields for models without such layers too
+    types = hf.layer_types(every, "linear_attention", ("full_attention",))
     attention = dataclasses.replace(values["attention"], gate=GateConfig(in_q_proj=True))
     return values | dict(
         attention=attention,
@@ -58,18 +57,21 @@ def delta_fields(
     **more: Any,
 ) -> GatedDeltaConfig:
     """Gated DeltaNet's fields. Sizes: transformers' defaults. more: other fields of GatedDeltaConfig."""
-    keys, values = hf.size("linear_num_key_heads", n_key_head), hf.size("linear_num_value_heads", n_value_head)
-    if values % keys:
-        hf.problems.append(f"linear_num_value_heads={values} must be a multiple of linear_num_key_heads={keys}")
-    return GatedDeltaConfig(
-        n_key_head=keys,
-        n_value_head=values,
+    n_problems = len(hf.problems)
+    mixer = GatedDeltaConfig(
+        n_key_head=hf.size("linear_num_key_heads", n_key_head),
+        n_value_head=hf.size("linear_num_value_heads", n_value_head),
         key_dim=hf.size("linear_key_head_dim", key_dim),
         value_dim=hf.size("linear_value_head_dim", value_dim),
         kernel_size=hf.size("linear_conv_kernel_dim", 4, least=2),
         norm_eps=eps,
         **more,
     )
+    if mixer.n_value_head % mixer.n_key_head and len(hf.problems) == n_problems:
+        heads = {"linear_num_value_heads": mixer.n_value_head, "linear_num_key_heads": mixer.n_key_head}
+        stated = [f"{key}={n}{'' if hf.data.get(key) else ' (left out: the default)'}" for key, n in heads.items()]
+        hf.problems.append(" must be a multiple of ".join(stated))
+    return mixer
 
 
 def hf_delta(config: Config) -> dict[str, Any]:

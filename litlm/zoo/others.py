@@ -235,6 +235,19 @@ def _liquid() -> Iterator[Row]:
     hf |= dict(block_auto_adjust_ff_dim=False, full_attn_idxs=[2, 5, 9, 13, 17, 21, 24, 27])
     yield row("LiquidAI/LFM2-2.6B", hf, **facts)
 
+    def moe(n_layer: int, width: int, attending: list[int], **experts: int) -> dict[str, Any]:
+        types = ["full_attention" if i in attending else "conv" for i in range(n_layer)]
+        return size_fields("lfm2_moe", 2048, n_layer, width, 32, 8, 65536, 128000) | shared | experts | dict(
+            layer_types=types, num_dense_layers=2, num_experts_per_tok=4, use_expert_bias=True, norm_topk_prob=True,
+            routed_scaling_factor=1.0,
+        )  # fmt: skip
+
+    hf = moe(24, 7168, [2, 6, 10, 14, 18, 21], num_experts=32, moe_intermediate_size=1792)
+    yield row("LiquidAI/LFM2-8B-A1B", hf, **facts)
+    # Unverified: the width of the dense layers, and which ten layers attend.
+    hf = moe(40, 11776, list(range(2, 40, 4)), num_experts=64, moe_intermediate_size=1536)
+    yield row("LiquidAI/LFM2-24B-A2B", hf, **facts)
+
 
 def _arcee() -> Iterator[Row]:
     """Fields as others' tests quote the published files, which hold no ids of tokens. They give the published numbers

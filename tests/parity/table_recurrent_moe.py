@@ -34,6 +34,11 @@ def _rope(theta: float, fraction: float, **more: Any) -> dict[str, Any]:
     return rope("default", theta, partial_rotary_factor=fraction, **more)
 
 
+def _ropes(theta: float, fraction: float, sliding_theta: float) -> dict[str, Any]:
+    full = rope("proportional", theta, partial_rotary_factor=fraction)["rope_parameters"]
+    return {"rope_parameters": {_FULL: full, _SLIDING: rope("default", sliding_theta)["rope_parameters"]}}
+
+
 CASES = [
     _case("qwen3_5_moe_text", "plain", 902, head_dim=16, **_experts(5, 2, 20, 28), **_delta(2, 4, 8, 12)),
     _case("qwen3_5_moe_text", "tied-mqa-one-expert", 905, head_dim=24, num_key_value_heads=1, tie_word_embeddings=True,
@@ -54,4 +59,12 @@ CASES = [
           **_experts(4, 1, 16)),
     _case("lfm2_moe", "no-bias-all-experts", 913, intermediate_size=32, num_key_value_heads=4, use_expert_bias=False,
           layer_types=[_CONV, _FULL, _FULL, _CONV], conv_L_cache=4, num_dense_layers=3, **_experts(3, 3, 8)),
+    _case("lfm3", "plain", 920, intermediate_size=40, num_hidden_layers=6, head_dim=16, sliding_window=7),
+    _case("lfm3", "mqa-untied-biases-narrow-kernel", 921, intermediate_size=56, head_dim=20, num_key_value_heads=1,
+          layer_types=[_FULL, _SLIDING, _CONV, _CONV, _FULL], num_hidden_layers=5, conv_L_cache=2, conv_bias=True,
+          attention_bias=True, tie_word_embeddings=False, sliding_window=4, norm_eps=1e-3, **_ropes(700.0, 0.3, 90.0)),
+    _case("lfm3", "no-gate-pre-norms", 922, intermediate_size=24, head_dim=8, num_key_value_heads=4,
+          layer_types=[_SLIDING, _CONV, _SLIDING], num_hidden_layers=3, conv_L_cache=4, use_attention_gate=False,
+          use_sandwich_norm=False, sliding_window=128, **_ropes(1e4, 1.0, 5e3)),
+    _case("lfm3", "all-conv", 923, intermediate_size=32, num_hidden_layers=2, layer_types=[_CONV] * 2, head_dim=12),
 ]  # fmt: skip
