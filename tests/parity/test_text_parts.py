@@ -13,6 +13,7 @@ from parity.cases import EAGER, close, load, raw_tensors
 from safetensors.torch import load_file, save_file
 
 from litlm.checkpoint.hf import open_directory, save_weights
+from litlm.checkpoint.peft import load_adapter
 from litlm.config import Config
 
 
@@ -126,11 +127,7 @@ _QWEN_TEXT = dict(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("published", [False, True], ids=["as-transformers", "as-published"])
-@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
-@torch.no_grad()
-def test_qwen3_5(family: str, published: bool, tmp_path: Path) -> None:
-    """The published files have a layer that predicts a second token, and the experts of a layer in two tensors."""
+def _qwen3_5(family: str) -> Any:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     text = cases.by_name(f"{family}_text-plain").hf | dict(model_type=f"{family}_text")
@@ -143,6 +140,15 @@ def test_qwen3_5(family: str, published: bool, tmp_path: Path) -> None:
     )  # fmt: skip
     theirs = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, **EAGER).eval()
     cases.randomize(theirs, 10)
+    return theirs
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["as-transformers", "as-published"])
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+@torch.no_grad()
+def test_qwen3_5(family: str, published: bool, tmp_path: Path) -> None:
+    """The published files have a layer that predicts a second token, and the experts of a layer in two tensors."""
+    theirs = _qwen3_5(family)
     theirs.save_pretrained(tmp_path / "in")
     if published:
         experts = {n: t for n, t in theirs.state_dict().items() if ".mlp.experts." in n}
@@ -164,3 +170,25 @@ def test_qwen3_5(family: str, published: bool, tmp_path: Path) -> None:
     assert "model.visual" in note
     assert ("mtp" in note) == published
     assert "model.language_model" not in note
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+@torch.no_grad()
+def test_adapters_of_the_whole_qwen3_5(family: str, tmp_path: Path) -> None:
+    """PEFT names the layers as they are inside the multimodal model."""
+    from peft import LoraConfig, get_peft_model
+
+    theirs = _qwen3_5(family)
+    theirs.save_pretrained(tmp_path / "in")
+    experts: Any = dict(target_parameters=["experts.gate_up_proj", "experts.down_proj"]) if "moe" in family else {}
+    layers = r".*language_model.*\.(q_proj|in_proj_qkv|out_proj|gate_proj)"
+    adapted = get_peft_model(theirs, LoraConfig(r=3, target_modules=layers, **experts))
+    gen = torch.Generator().manual_seed(0)
+    for name, p in adapted.named_parameters():
+        if ".lora_" in name:
+            p.copy_(0.2 * torch.randn(p.shape, generator=gen))
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    model, ids = load(tmp_path / "in"), torch.randint(50, (2, 13), generator=gen)
+    load_adapter(model, tmp_path / "adapter")
+    close(model(ids), adapted(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits)
