@@ -24,7 +24,7 @@ from litlm.families import GGUFFields
 # Families that llama.cpp's converter doesn't know.
 _WITHOUT = """
     apertus1p5_text axk1 codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax kolibri1
-    lara_mini ministral nanochat olmo_hybrid opt persimmon sarvam_mla vaultgemma
+    lara_mini lfm3 ministral nanochat olmo_hybrid opt persimmon sarvam_mla vaultgemma
 """
 WITHOUT = _WITHOUT.split()
 

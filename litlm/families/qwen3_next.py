@@ -58,20 +58,20 @@ def delta_fields(
 ) -> GatedDeltaConfig:
     """Gated DeltaNet's fields. Sizes: transformers' defaults. more: other fields of GatedDeltaConfig."""
     n_problems = len(hf.problems)
-    mixer = GatedDeltaConfig(
-        n_key_head=hf.size("linear_num_key_heads", n_key_head),
-        n_value_head=hf.size("linear_num_value_heads", n_value_head),
+    keys, values = hf.size("linear_num_key_heads", n_key_head), hf.size("linear_num_value_heads", n_value_head)
+    if values % keys and len(hf.problems) == n_problems:
+        heads = {"linear_num_value_heads": values, "linear_num_key_heads": keys}
+        stated = [f"{key}={n}{'' if hf.data.get(key) else ' (left out: the default)'}" for key, n in heads.items()]
+        hf.problems.append(" must be a multiple of ".join(stated))
+    return GatedDeltaConfig(
+        n_key_head=keys,
+        n_value_head=values,
         key_dim=hf.size("linear_key_head_dim", key_dim),
         value_dim=hf.size("linear_value_head_dim", value_dim),
         kernel_size=hf.size("linear_conv_kernel_dim", 4, least=2),
         norm_eps=eps,
         **more,
     )
-    if mixer.n_value_head % mixer.n_key_head and len(hf.problems) == n_problems:
-        heads = {"linear_num_value_heads": mixer.n_value_head, "linear_num_key_heads": mixer.n_key_head}
-        stated = [f"{key}={n}{'' if hf.data.get(key) else ' (left out: the default)'}" for key, n in heads.items()]
-        hf.problems.append(" must be a multiple of ".join(stated))
-    return mixer
 
 
 def hf_delta(config: Config) -> dict[str, Any]:
