@@ -176,12 +176,12 @@ def step_(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, stat
 @triton.jit
 def _gates(decay, beta, rate, bias, log_decay, out, n, H, beta_scale, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside, h, dtype = i < n, i % H, out.dtype.element_ty
+    inside, h = i < n, i % H
     x = tl.load(decay + i, inside, 0.0).to(tl.float32) + tl.load(bias + h, inside, 0.0).to(tl.float32)
     soft = tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))  # as F.softplus
     tl.store(log_decay + i, -tl.exp(tl.load(rate + h, inside, 0.0).to(tl.float32)) * soft, inside)
-    b = tl.sigmoid(tl.load(beta + i, inside, 0.0).to(tl.float32)).to(dtype).to(tl.float32)
-    tl.store(out + i, (b * beta_scale).to(dtype), inside)
+    b = tl.sigmoid(tl.load(beta + i, inside, 0.0).to(tl.float32)).to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out + i, (b * beta_scale).to(out.dtype.element_ty), inside)
 
 
 def gates(decay: Tensor, beta: Tensor, rate: Tensor, bias: Tensor, beta_scale: float) -> tuple[Tensor, Tensor]:
