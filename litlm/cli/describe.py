@@ -168,9 +168,8 @@ def _rope(config: Config) -> str:
     text = f"theta {rope.theta:,.12g}"
     text += f" on {rope.fraction:g} of each head" if rope.fraction < 1 else ""
     text += f", {rope.scaling.kind} scaling by {rope.scaling.factor:g}" if rope.scaling else ""
-    local = config.sliding_rope
-    has_local = local is not None and "sliding" in config.layer_types
-    return text + (f"; theta {local.theta:,.12g} in sliding layers" if has_local else "")
+    local = config.sliding_rope if "sliding" in config.layer_types else None
+    return text + (f"; theta {local.theta:,.12g} in sliding layers" if local else "")
 
 
 def available_memory() -> dict[str, int]:
