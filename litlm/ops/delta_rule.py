@@ -15,6 +15,8 @@ of their keys and values, N chunks of C tokens.
 
 from __future__ import annotations
 
+import re
+import sys
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from litlm.ops.norm import runs_fused
 
 CHUNK = 64
 _HAS_TRITON, _HAS_FLA = find_spec("triton") is not None, find_spec("fla") is not None
+_FLA_LEAST, _FLA_MAX_KEY_DIM = (0, 6), 256  # the version that was tried, and what its kernels take
 _NORM_EPS = 1e-6  # of the published models, as fla's kernels have it
 
 
@@ -59,8 +62,8 @@ class DeltaRule(NamedTuple):
         if torch.is_grad_enabled() and any(x.requires_grad for x in self):
             # What `chunked` would keep for the backward pass is some twenty times as large as its inputs.
             return checkpoint(chunked, self, state, documents, use_reentrant=False)  # type: ignore[return-value]
-        if documents is None and _fla_fits(self):
-            return _fla(self, state)
+        if documents is None and _fla_fits(self) and (found := _fla(self, state)) is not None:
+            return found
         return chunked(self, state, documents)
 
     def advance(self, state: Tensor) -> Tensor:
@@ -148,15 +151,34 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
 
 
 def _fla_fits(inputs: DeltaRule) -> bool:
-    """Whether flash-linear-attention's kernels are installed, and faster: without gradients, in half precision."""
-    return _HAS_FLA and inputs.v.is_cuda and inputs.v.dtype != torch.float32 and not torch.compiler.is_compiling()
+    """Whether flash-linear-attention's kernels are installed, take the inputs, and are faster: in half precision."""
+    is_half, fits = inputs.v.dtype != torch.float32, inputs.k.size(-1) <= _FLA_MAX_KEY_DIM
+    return _HAS_FLA and inputs.v.is_cuda and is_half and fits and not torch.compiler.is_compiling()
 
 
-def _fla(inputs: DeltaRule, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
-
+def _fla(inputs: DeltaRule, state: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """What `DeltaRule.run` returns, or None where the package fails, which is then said and not tried again."""
+    global _HAS_FLA
     options: Any = dict(initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True)
-    return chunk_gated_delta_rule(*(x.contiguous() for x in inputs), **options)
+    try:
+        import fla  # pyright: ignore[reportMissingImports]
+
+        if tuple(map(int, re.findall(r"\d+", fla.__version__)[:2])) < _FLA_LEAST:
+            raise ImportError(f"this is {fla.__version__}")
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
+
+        return chunk_gated_delta_rule(*(x.contiguous() for x in inputs), **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:  # of any kind: its modules, Triton's compiler or a check of the card
+        _HAS_FLA, least = False, ".".join(map(str, _FLA_LEAST))
+        print(
+            f"litlm: flash-linear-attention can't be used ({type(e).__name__}: {' '.join(str(e).split())[:300]}). "
+            f"litlm's own kernels read prompts instead, more slowly; pip install -U 'flash-linear-attention>={least}' "
+            "may help",
+            file=sys.stderr,
+        )
+        return None
 
 
 def matmul(a: Tensor, b: Tensor, tf32: bool) -> Tensor:
