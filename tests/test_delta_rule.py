@@ -139,11 +139,11 @@ def test_documents_do_not_see_each_other(seed: int) -> None:
 def test_held_tokens_leave_state_and_outputs_bit_for_bit(kept: int) -> None:
     inputs = make((3, 2 * CHUNK, 2, 4, 8, 6))
     valid = torch.arange(2 * CHUNK)[None].expand(3, -1) < kept
-    y, state = inputs.held(valid).run()
+    y, state = inputs.masked(valid).run()
     alone, last = chunked(DeltaRule(*(x[:, :kept] for x in inputs)))
     assert torch.equal(y[:, :kept], alone)
     assert torch.equal(state, last)
-    one = DeltaRule(*(x[:, :1] for x in inputs)).held(torch.zeros(3, 1, dtype=torch.bool))
+    one = DeltaRule(*(x[:, :1] for x in inputs)).masked(torch.zeros(3, 1, dtype=torch.bool))
     assert torch.equal(one.run(last)[1], last)
 
 

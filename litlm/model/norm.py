@@ -1,4 +1,4 @@
-"""The norms that a `NormConfig` can ask for: PyTorch's own, and those that store their weight in another way."""
+"""The norms of a `NormConfig`: PyTorch's own, and variants that store their weight as its difference from 1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OffsetRMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)"""
-        # In fp32: 1 + weight would lose most of a bf16 weight.
+        # In fp32: in bf16, 1 + weight would lose most of the weight's digits.
         return F.rms_norm(x.float(), self.normalized_shape, 1 + self.weight.float(), self.eps).to(x.dtype)
 
 
@@ -36,7 +36,7 @@ class OffsetLayerNorm(nn.LayerNorm):
 
 
 def make_norm(config: NormConfig, size: int) -> nn.Module:
-    """The norm of the last dimension, of `size`, that the config asks for."""
+    """The config's norm over a last dimension of `size`."""
     if config.kind == "rms":
         norm = OffsetRMSNorm if config.offset else nn.RMSNorm
         return norm(size, eps=config.eps, elementwise_affine=config.weight)
