@@ -49,7 +49,7 @@ class QKNormConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """The lightning indexer of DeepSeek's sparse attention (V3.2, 2025): a query attends to `top_k` tokens of its choice.
+    """The lightning indexer of DeepSeek's sparse attention (V3.2, 2025): it chooses the `top_k` tokens a query sees.
 
     litlm keeps its weights, for export, but doesn't run it: in rows of up to `top_k` tokens it would choose them all,
     so the model is exact there. Longer rows are refused.

@@ -85,7 +85,7 @@ def _softmax_gradient(
 def softmax_gradient_(
     logits: Tensor, targets: Tensor, losses: Tensor, *, scale: float, softcap: float | None, gradient: bool
 ) -> None:
-    """Write each row's cross-entropy into `losses` (N,), fp32, and with `gradient` overwrite the logits by its gradient.
+    """Write each row's cross-entropy into `losses` (N,), fp32, and overwrite the logits by its gradient if `gradient`.
 
     logits: (N, V) before `scale` and `softcap`, each row contiguous; what lies between rows is overwritten too.
     targets: (N,); with IGNORE, loss and gradient are 0.

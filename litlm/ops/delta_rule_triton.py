@@ -1,4 +1,4 @@
-"""CUDA kernels for what batched products can't do in the gated delta rule: the recurrence over chunks, the inverse of
+"""Triton kernels for what batched products can't do in the gated delta rule: the recurrence over chunks, the inverse of
 many small triangular matrices, and the whole rule for one token.
 
 Shapes: M = all rows' heads, N chunks of C tokens, D and E the sizes of keys and values.
