@@ -73,7 +73,7 @@ class Context(ABC):
     """What one forward pass attends to.
 
     seq_lens: (B, 1) or (B, T), the length of the sequence that each token belongs to (a packed document, a row without
-    its padding), for ropes whose frequencies depend on it; None: a row ends at its last position.
+    its padding), for ropes whose frequencies depend on it; None: each row ends at its last position in the pass.
     """
 
     seq_lens: Tensor | None = None
@@ -153,9 +153,8 @@ class CachelessContext(Context, LayerContext):
     ) -> Tensor:
         assert k is not None
         assert v is not None
-        if can_use_flex_attention(
-            q, v, spec, has_sinks_or_slopes=any_sinks_or_slopes(sinks_and_slopes), packed=self.packed
-        ):
+        has_sinks_or_slopes = any_sinks_or_slopes(sinks_and_slopes)
+        if can_use_flex_attention(q, v, spec, has_sinks_or_slopes=has_sinks_or_slopes, packed=self.packed):
             return flex_attention(q, k, v, spec, self.block_mask(spec.window, spec.chunk), **sinks_and_slopes)
         return self._attend(q, k, v, spec, sinks_and_slopes)
 

@@ -54,17 +54,14 @@ class Packed(CachelessContext):
         self.positions = send(torch.arange(batch * length).view(batch, length) - per_token(starts), device)
         self.seq_lens = send(per_token(sizes), device)
         self.documents = send(per_token(torch.arange(len(sizes))), device)
-        # Empty documents bring the count to a multiple of 64: each new count would be compiled anew.
+        # Empty documents bring the count to a multiple of 64: each new count would compile layers again.
         ends = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
         self.cu_seqlens = send(F.pad(ends, (0, -len(ends) % 64), value=batch * length).int(), device)
         return self.positions
 
     def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, spec: AttentionSpec, **options: Any) -> Tensor:
-        if (
-            k is not None
-            and v is not None
-            and can_use_varlen(q, v, spec, has_sinks_or_slopes=any_sinks_or_slopes(options))
-        ):
+        has_sinks_or_slopes = any_sinks_or_slopes(options)
+        if k is not None and v is not None and can_use_varlen(q, v, spec, has_sinks_or_slopes=has_sinks_or_slopes):
             return varlen_attention(q, k, v, spec, self.cu_seqlens, q.size(2))
         return super().attend(q, k, v, spec, **options)
 

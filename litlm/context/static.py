@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from litlm.model import DecoderLayer
 
-_STEP = 64  # a layer attends to a multiple of this many slots, most of the last ones masked
+_STEP = 64  # a layer attends to a multiple of this many slots; those not written yet are masked
 
 
 class StaticLayer(LayerContext):

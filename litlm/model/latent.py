@@ -63,7 +63,7 @@ def check_indexed(latent: LatentConfig | None, context: Context, length: int, le
 class LatentAttention(nn.Module):
     """MLA (DeepSeek-V2, 2024): all heads' keys and values are up-projections W_UK and W_UV of one latent per token.
 
-    A cache stores latents only. Without a past, keys and values are computed from them. With one, W_UK and W_UV are
+    A cache stores latents only. Without a past, keys and values are computed from them. With a past, W_UK and W_UV are
     absorbed (section 2.1.2): queries are multiplied by W_UK, all heads attend to the latents themselves (multi-query
     attention), and the output is multiplied by W_UV. The cache computes these matrices once (`up_projections`).
     """

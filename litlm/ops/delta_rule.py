@@ -102,21 +102,22 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
     v, beta = split(inputs.v, G), split(inputs.beta, G)[..., None]
     total = split(inputs.log_decay, G).cumsum(-1)  # (B, K, G, N, C), the log of the decay since the chunk's start
     visible = torch.ones(C, C, dtype=torch.bool, device=v.device).tril()
-    not_carried_in = not_carried_out = same_document = None
+    continued = unfinished = spanning = None
     if documents is not None:
         documents = F.pad(documents, (0, padding), mode="replicate").unflatten(1, (-1, C))[:, None, None]
         last = documents[..., -1:]  # (B, 1, 1, N, 1)
         before = F.pad(last, (0, 0, 1, -1), value=-1)  # the last document of the previous chunk
         visible = visible & (documents[..., None] == documents[..., None, :])
-        not_carried_in, not_carried_out, same_document = documents != before, documents != last, before == last
+        # Tokens whose document has begun before the chunk, those whose goes on after it, chunks within one document.
+        continued, unfinished, spanning = documents == before, documents == last, before == last
     # Decay from one token to another. Differences of logs are never positive, so this can't overflow.
     decay = (total[..., None] - total[..., None, :]).masked_fill(~visible, -torch.inf).exp()  # (B, K, G, N, C, C)
     from_start, to_end = total.exp()[..., None], (total[..., -1:] - total).exp()[..., None]  # decay to and from a token
     chunk_decay = from_start[..., -1:, :]
-    if not_carried_in is not None and not_carried_out is not None and same_document is not None:
-        from_start = from_start.masked_fill(not_carried_in[..., None], 0)
-        to_end = to_end.masked_fill(not_carried_out[..., None], 0)
-        chunk_decay = chunk_decay * same_document[..., None]
+    if continued is not None and unfinished is not None and spanning is not None:  # no document sees another's state
+        from_start = from_start.masked_fill(~continued[..., None], 0)
+        to_end = to_end.masked_fill(~unfinished[..., None], 0)
+        chunk_decay = chunk_decay * spanning[..., None]
     # (I + A) corrections = beta (v - S' k decayed). S comes later, in `scan`: solve for the term without it and for its
     # factor.
     tf32 = inputs.v.dtype != torch.float32

@@ -26,7 +26,7 @@ _MAX_SCORES = 2**27  # scores that plain products hold at a time, unless gradien
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """How one layer attends, as far as plain numbers say it; the tensors are `SinksAndSlopes`.
+    """How one layer attends: its numbers; its tensors are `SinksAndSlopes`.
 
     window: a query attends to the last `window` tokens, itself included. chunk: rows are cut into chunks of this many
     tokens, and a query attends within its own. With neither: to all tokens up to itself. scale: factor of the scores;
