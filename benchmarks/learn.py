@@ -191,11 +191,11 @@ class Branches(Context, LayerContext):
         spec: AttentionSpec,
         *,
         cache_entry: Any = None,
-        **per_head: Any,
+        **sinks_and_slopes: Any,
     ) -> Tensor:
         if k is None or v is None or spec.window or spec.chunk:
             raise ValueError("scoring is for models whose layers all see the whole context; use another model")
-        return attention(q, k, v, spec, mask=self._mask, **per_head)
+        return attention(q, k, v, spec, mask=self._mask, **sinks_and_slopes)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from litlm.ops.sdpa import (
     AttentionSpec,
     alibi_slopes,
     attention,
+    can_use_flex_attention,
     flex_attention,
-    flex_attention_fits,
     make_block_mask,
 )
 
@@ -87,18 +87,22 @@ def test_plain_products(kind: Any, window: Any, chunk: Any, shape: tuple[int, ..
     at = torch.arange(shape[3])
     mask = visible(at[None], at, window, chunk)
     expected = _reference(q, k, v, window, chunk, **softmax)
-    spec, per_head = _split(softmax)
-    torch.testing.assert_close(attention(q, k, v, spec, mask=mask, **per_head).double(), expected, rtol=1e-5, atol=1e-6)
+    spec, sinks_and_slopes = _split(softmax)
+    torch.testing.assert_close(
+        attention(q, k, v, spec, mask=mask, **sinks_and_slopes).double(), expected, rtol=1e-5, atol=1e-6
+    )
     bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
-    torch.testing.assert_close(attention(q, k, v, spec, mask=bias, **per_head).double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        attention(q, k, v, spec, mask=bias, **sinks_and_slopes).double(), expected, rtol=1e-5, atol=1e-6
+    )
     if window is chunk is None:
         torch.testing.assert_close(
-            attention(q, k, v, spec, causal=True, **per_head).double(), expected, rtol=1e-5, atol=1e-6
+            attention(q, k, v, spec, causal=True, **sinks_and_slopes).double(), expected, rtol=1e-5, atol=1e-6
         )
     # A few rows at a time give the same numbers.
     monkeypatch.setattr(module, "_MAX_SCORES", 2 * shape[0] * shape[1] * shape[3])
     with torch.no_grad():
-        split = attention(q, k, v, spec, mask=mask, **per_head)
+        split = attention(q, k, v, spec, mask=mask, **sinks_and_slopes)
     torch.testing.assert_close(split.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -120,8 +124,8 @@ def test_flex_formulas(kind: Any, window: Any, chunk: Any, monkeypatch: pytest.M
     (q, k, v), softmax = _case(kind, (1, 4, 2, 131, 16, 16), seed=3)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is slow like this
-        spec, per_head = _split(softmax)
-        actual = flex_attention(q, k, v, spec, make_block_mask(131, window, chunk, q.device), **per_head)
+        spec, sinks_and_slopes = _split(softmax)
+        actual = flex_attention(q, k, v, spec, make_block_mask(131, window, chunk, q.device), **sinks_and_slopes)
     expected = _reference(q, k, v, window, chunk, **softmax)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -176,7 +180,7 @@ def test_blocks_of_flex_attention(length: int, window: Any, chunk: Any, packed: 
 
 def test_flex_is_for_cuda_only() -> None:
     q = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16)
-    assert not flex_attention_fits(q, q, AttentionSpec(softcap=1.0), per_head=False)
+    assert not can_use_flex_attention(q, q, AttentionSpec(softcap=1.0), has_sinks_or_slopes=False)
 
 
 def test_what_a_spec_makes_visible() -> None:
@@ -228,15 +232,15 @@ def test_flex_on_cuda(kind: Any, window: Any, chunk: Any) -> None:
     """Values and gradients in bf16, beside the plain products in float32."""
     (q, k, v), softmax = _case(kind, (2, 4, 2, 333, 64, 64), seed=7, device="cuda")
     q, k, v = (t.bfloat16() for t in (q, k, v))
-    spec, per_head = _split(softmax)
-    assert flex_attention_fits(q, v, spec, per_head=bool(per_head))
-    assert not flex_attention_fits(q, v, AttentionSpec(), per_head=False)
+    spec, sinks_and_slopes = _split(softmax)
+    assert can_use_flex_attention(q, v, spec, has_sinks_or_slopes=bool(sinks_and_slopes))
+    assert not can_use_flex_attention(q, v, AttentionSpec(), has_sinks_or_slopes=False)
     wide = [t.float().requires_grad_() for t in (q, k, v)]
     thin = [t.requires_grad_() for t in (q, k, v)]
-    sinks = per_head.get("sinks")
+    sinks = sinks_and_slopes.get("sinks")
     both = []
     for tensors, run in ((wide, "plain"), (thin, "flex")):
-        own = dict(per_head) if sinks is None else per_head | dict(sinks=sinks.clone().requires_grad_())
+        own = dict(sinks_and_slopes) if sinks is None else sinks_and_slopes | dict(sinks=sinks.clone().requires_grad_())
         if run == "plain":
             at = torch.arange(333, device="cuda")
             y = attention(*tensors, spec, mask=visible(at[None], at, window, chunk), **own)

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from litlm.config import GatedDeltaConfig
 from litlm.context import Causal, Context, Packed
-from litlm.model import GPT, Block
+from litlm.model import GPT, DecoderLayer
 from litlm.model.mlp import MLP
 from litlm.model.moe import watch_routers
 from litlm.settings import MethodSettings
@@ -503,7 +503,7 @@ def test_eight_equal_layers_are_one_graph(make: Callable[[], Context], window: i
     config = tiny.shared().config.changed(n_layer=8, layer_types=(kind,) * 8, sliding_window=window)
     model, ids = GPT(config).train(), torch.randint(300, (2, 13), generator=torch.Generator().manual_seed(1))
     expected, counter = grads(model, ids, make()), CompileCounter()
-    step = torch.compile(Block.forward, fullgraph=True, backend=counter)
+    step = torch.compile(DecoderLayer.forward, fullgraph=True, backend=counter)
     undo = blocks.wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
     for _ in range(2):
         check(grads(model, ids, make()), expected)
@@ -529,7 +529,7 @@ def test_equal_layers_of_each_kind_are_one_graph(name: str, packed: bool) -> Non
     rows = [[[4, 66], [70]], [[1, 1, 68], [64, 6]]] if packed else [None, None]
     contexts = [Causal() if row is None else Packed(row) for row in rows]
     expected, counter = [grads(model, ids, context) for context in contexts], CompileCounter()
-    step = torch.compile(Block.forward, fullgraph=True, backend=counter)
+    step = torch.compile(DecoderLayer.forward, fullgraph=True, backend=counter)
     undo = blocks.wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
     for context, wanted in zip(contexts, expected, strict=True):
         check(grads(model, ids, context), wanted)

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 
 from litlm.context.static import StaticCache
 from litlm.llm import LLM
-from litlm.model import GPT, Block
+from litlm.model import GPT, DecoderLayer
 from litlm.settings import MethodSettings
 from litlm.transforms import compile as transform
 from litlm.transforms.blocks import wrap_forward
@@ -78,7 +78,7 @@ def test_eight_equal_layers_are_one_graph_per_phase(monkeypatch: pytest.MonkeyPa
     torch.manual_seed(0)
     model, ids = GPT(config).eval(), torch.randint(config.vocab_size, (1, 17))
     counter = CompileCounter()
-    step = torch.compile(Block.forward, fullgraph=True, backend=counter)
+    step = torch.compile(DecoderLayer.forward, fullgraph=True, backend=counter)
     with torch.inference_mode():
         cache = model.make_cache(1, 80)
         expected = [model(part, context=cache) for part in ids.split([8] + [1] * 9, 1)]
@@ -110,7 +110,7 @@ def test_equal_layers_of_each_kind_are_one_graph_per_phase(name: str, monkeypatc
     torch.manual_seed(0)
     model, ids = GPT(config).eval(), torch.randint(config.vocab_size, (1, 92))
     parts, counter = ids.split([70, *[1] * 22], 1), CompileCounter()
-    step = torch.compile(Block.forward, fullgraph=True, backend=counter)
+    step = torch.compile(DecoderLayer.forward, fullgraph=True, backend=counter)
     with torch.inference_mode():
         cache = model.make_cache(1, 92)
         expected = [model(part, context=cache) for part in parts]

@@ -187,8 +187,8 @@ def test_a_padded_pass_that_knows_its_lengths(seed: int) -> None:
             found.append((positions, cache.layer(0).attend(q, k, v, AttentionSpec(window=5))))
         for a, b in zip(*found, strict=True):
             assert torch.equal(a, b)
-        assert told.row_lengths is not None
-        assert told.row_lengths[:, 0].tolist() == after
+        assert told.seq_lens is not None
+        assert told.seq_lens[:, 0].tolist() == after
         cut.truncate(after)
         assert told.lengths == cut.lengths == after
     assert torch.equal(told.k[0], cut.k[0])
@@ -199,10 +199,10 @@ def test_a_padded_pass_that_knows_its_lengths(seed: int) -> None:
 def test_a_row_that_is_read_as_part_of_a_longer_one() -> None:
     cache = KVCache(_config(4, 2, 6), 1, 32, dtype=torch.float32)
     cache.begin(1, 5, torch.device("cpu"), [9])
-    assert cache.row_lengths is not None
-    assert (cache.lengths, cache.row_lengths.tolist()) == ([5], [[9]])
+    assert cache.seq_lens is not None
+    assert (cache.lengths, cache.seq_lens.tolist()) == ([5], [[9]])
     cache.begin(1, 1, torch.device("cpu"))
-    assert (cache.lengths, cache.row_lengths) == ([6], None)
+    assert (cache.lengths, cache.seq_lens) == ([6], None)
 
 
 @torch.no_grad()
@@ -211,18 +211,18 @@ def test_the_bias_of_a_static_layer_is_the_mask_of_one_step(window: int | None, 
     """It covers slots that are not filled yet; those are not visible."""
     kind = "full" if window is chunk is None else "sliding" if chunk is None else "chunked"
     config = _config(6, 2, 8).changed(layer_types=(kind,), sliding_window=window or chunk)
-    cache, x, blocks = StaticCache(config, 1, 12, dtype=torch.float32), torch.zeros(1, 1, 8), GPT(config).layers
+    cache, x, layers = StaticCache(config, 1, 12, dtype=torch.float32), torch.zeros(1, 1, 8), GPT(config).layers
     cache.begin(1, 5, torch.device("cpu"))
-    cache.prepare(x.expand(1, 5, 8), blocks)
+    cache.prepare(x.expand(1, 5, 8), layers)
     assert not isinstance(cache.layer(0), StaticLayer)
     cache.begin(1, 1, torch.device("cpu"))
-    cache.prepare(x, blocks)
+    cache.prepare(x, layers)
     layer = cache.layer(0)
     assert isinstance(layer, StaticLayer)
     assert layer.slot.tolist() == [5]
     assert layer.bias.tolist() == [[[[0.0 if first <= s <= 5 else -math.inf for s in range(12)]]]]
     cache.begin(1, 1, torch.device("cpu"))
-    cache.prepare(x, blocks)
+    cache.prepare(x, layers)
     assert cache.layer(0) is layer  # the same tensors, with other contents
     assert layer.slot.tolist() == [6]
     assert (layer.bias == 0).sum() == {None: 7, 1: 1, 3: 3}[window] - (4 if chunk else 0)
@@ -253,9 +253,9 @@ def test_contexts_are_freed_without_the_garbage_collector() -> None:
 def test_packed_rows_refuse_what_does_not_fit() -> None:
     cpu = torch.device("cpu")
     for batch, length, lengths, message in (
-        (1, 9, None, "tokens have 1 rows, Packed was given documents for 2"),
-        (2, 4, None, "tokens have 4 a row, but a row's documents have 5 together"),
-        (2, 9, [5, 4], "lengths: a packed pass has those of its documents"),
+        (1, 9, None, "tokens have 1 rows, but Packed was given the documents of 2"),
+        (2, 4, None, "rows have 4 tokens, but the documents of one have 5 together"),
+        (2, 9, [5, 4], "lengths must be left out with Packed"),
     ):
         with pytest.raises(ValueError, match=message):
             Packed([[2, 3], [4]]).begin(batch, length, cpu, lengths)

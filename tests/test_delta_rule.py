@@ -160,11 +160,11 @@ def test_a_document_is_as_exact_behind_others_that_decay() -> None:
 def test_held_tokens_leave_state_and_outputs_bit_for_bit(kept: int) -> None:
     inputs = make((3, 2 * CHUNK, 2, 4, 8, 6))
     valid = torch.arange(2 * CHUNK)[None].expand(3, -1) < kept
-    y, state = inputs.held(valid).run()
+    y, state = inputs.masked(valid).run()
     alone, last = chunked(DeltaRule(*(x[:, :kept] for x in inputs)))
     assert torch.equal(y[:, :kept], alone)
     assert torch.equal(state, last)
-    one = DeltaRule(*(x[:, :1] for x in inputs)).held(torch.zeros(3, 1, dtype=torch.bool))
+    one = DeltaRule(*(x[:, :1] for x in inputs)).masked(torch.zeros(3, 1, dtype=torch.bool))
     assert torch.equal(one.run(last)[1], last)
 
 
@@ -209,7 +209,7 @@ def test_an_installed_fla_is_used_or_a_line_says_why_not(
     (place / "gated_delta_rule.py").write_text(FLA_RULE.format(body))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(delta_rule, "_HAS_FLA", True)
-    monkeypatch.setattr(delta_rule, "_fla_fits", lambda inputs: delta_rule._HAS_FLA)  # on a CPU, too
+    monkeypatch.setattr(delta_rule, "_can_use_fla", lambda inputs: delta_rule._HAS_FLA)  # on a CPU, too
     inputs, state = make((2, 9, 1, 2, 8, 6), dtype=torch.bfloat16), torch.ones(2, 2, 8, 6)
     try:
         found = [inputs.run(state) for _ in range(2)]
@@ -233,7 +233,7 @@ def test_running_out_of_memory_is_no_reason_to_leave_fla_out(monkeypatch: Any) -
     for name in ("fla", "fla.ops", "fla.ops.gated_delta_rule"):
         monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.setattr(delta_rule, "_HAS_FLA", True)
-    monkeypatch.setattr(delta_rule, "_fla_fits", lambda inputs: True)
+    monkeypatch.setattr(delta_rule, "_can_use_fla", lambda inputs: True)
     with pytest.raises(torch.OutOfMemoryError):
         make((1, 9, 1, 1, 8, 8), dtype=torch.bfloat16).run()
     assert delta_rule._HAS_FLA

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from parity import cases
 from parity.cases import Case, close, hf_logits, ours
-from test_packing import varlen_fits_anywhere, varlen_stub
+from test_packing import can_use_varlen_anywhere, varlen_stub
 from torch import Tensor
 from torch._dynamo.utils import counters
 
@@ -59,18 +59,18 @@ def _through(path: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(torch.compiler, "is_compiling", lambda: True)
     elif path == "varlen":
         patch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_stub)
-        patch.setattr(context_module, "varlen_fits", varlen_fits_anywhere)
+        patch.setattr(context_module, "can_use_varlen", can_use_varlen_anywhere)
     elif path == "flex":
         from torch.nn.attention import flex_attention as module
 
-        _flex_fits_anywhere(patch)
+        _can_use_flex_anywhere(patch)
         patch.setattr(attention_module, "_flex_kernel", lambda: module.flex_attention)
         patch.setattr(module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True, raising=False)
         patch.setattr(module, "_warn_once", lambda *args, **kwargs: None, raising=False)
 
 
-def _flex_fits_anywhere(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(base, "flex_attention_fits", lambda q, v, spec, *, per_head, packed: packed)
+def _can_use_flex_anywhere(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(base, "can_use_flex_attention", lambda q, v, spec, *, has_sinks_or_slopes, packed: packed)
 
 
 @cache
@@ -280,10 +280,10 @@ def test_other_documents_compile_nothing_anew(path: str, monkeypatch: pytest.Mon
     model, ids = ours(case), cases.tokens(case, 3, 26)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     if path == "varlen":
-        monkeypatch.setattr(context_module, "varlen_fits", varlen_fits_anywhere)
+        monkeypatch.setattr(context_module, "can_use_varlen", can_use_varlen_anywhere)
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _opaque)
     elif path == "flex":
-        _flex_fits_anywhere(monkeypatch)
+        _can_use_flex_anywhere(monkeypatch)
     torch._dynamo.reset()
     counters.clear()
     graphs = []

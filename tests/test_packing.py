@@ -18,7 +18,7 @@ from litlm.context import Causal, Packed, base
 from litlm.context import packed as context_module
 from litlm.data.base import IGNORE, Batch, Example, best_fit_decreasing, collate, micro_batches
 from litlm.ops import sdpa as attention_module
-from litlm.ops.sdpa import AttentionSpec, alibi_slopes, flex_attention_fits, varlen_fits
+from litlm.ops.sdpa import AttentionSpec, alibi_slopes, can_use_flex_attention, can_use_varlen
 
 # Rows ------------------------------------------------------------------------------------------------------------
 
@@ -192,8 +192,8 @@ def _inputs(kind: str, rows: Any, width: int, shape: Any, seed: int, **place: An
 
 def _attend(context: Packed, layer: int, qkv: Any, window: Any, chunk: Any, softmax: dict[str, Any]) -> Tensor:
     spec = AttentionSpec(window, chunk, softmax.get("scale"), softmax.get("softcap"))
-    per_head = {key: softmax[key] for key in ("sinks", "slopes") if key in softmax}
-    return context.layer(layer).attend(*qkv, spec, **per_head)
+    sinks_and_slopes = {key: softmax[key] for key in ("sinks", "slopes") if key in softmax}
+    return context.layer(layer).attend(*qkv, spec, **sinks_and_slopes)
 
 
 @cache
@@ -285,7 +285,7 @@ def _through(path: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     elif path == "flex":
         from torch.nn.attention import flex_attention as flex_module
 
-        monkeypatch.setattr(base, "flex_attention_fits", lambda q, v, spec, *, per_head, packed: packed)
+        monkeypatch.setattr(base, "can_use_flex_attention", lambda q, v, spec, *, has_sinks_or_slopes, packed: packed)
         monkeypatch.setattr(attention_module, "_flex_kernel", lambda: counted(flex_module.flex_attention))
         # Plain products instead of a compiler, and no warning that they are slow.
         monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True, raising=False)
@@ -293,13 +293,13 @@ def _through(path: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     else:
         stub = varlen_stub if path == "varlen" else varlen_stub_211
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", counted(stub))
-        monkeypatch.setattr(context_module, "varlen_fits", varlen_fits_anywhere)
+        monkeypatch.setattr(context_module, "can_use_varlen", can_use_varlen_anywhere)
     return calls
 
 
-def varlen_fits_anywhere(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: bool) -> bool:
+def can_use_varlen_anywhere(q: Tensor, v: Tensor, spec: AttentionSpec, *, has_sinks_or_slopes: bool) -> bool:
     """The rule for softmax without that for devices."""
-    return not per_head and spec.softcap is spec.chunk is None and q.size(3) == v.size(3)
+    return not has_sinks_or_slopes and spec.softcap is spec.chunk is None and q.size(3) == v.size(3)
 
 
 WAYS = [
@@ -408,19 +408,19 @@ def test_what_flash_attention_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=generation))
     plain = AttentionSpec(scale=0.3)
     for size, fits in ((8, True), (64, True), (96, True), (256, True), (12, False), (264, False)):
-        assert varlen_fits(on_gpu(size), on_gpu(size), plain, per_head=False) == fits
-    assert varlen_fits(on_gpu(64, torch.float16), on_gpu(64), plain, per_head=False)
-    assert not varlen_fits(on_gpu(64, torch.float32), on_gpu(64), plain, per_head=False)
-    assert not varlen_fits(on_gpu(192), on_gpu(128), plain, per_head=False)
-    assert varlen_fits(on_gpu(64), on_gpu(64), AttentionSpec(window=16), per_head=False)
-    assert not varlen_fits(on_gpu(64), on_gpu(64), AttentionSpec(chunk=16), per_head=False)
-    assert not varlen_fits(on_gpu(64), on_gpu(64), AttentionSpec(softcap=1.0), per_head=False)
-    assert not varlen_fits(on_gpu(64), on_gpu(64), plain, per_head=True)
+        assert can_use_varlen(on_gpu(size), on_gpu(size), plain, has_sinks_or_slopes=False) == fits
+    assert can_use_varlen(on_gpu(64, torch.float16), on_gpu(64), plain, has_sinks_or_slopes=False)
+    assert not can_use_varlen(on_gpu(64, torch.float32), on_gpu(64), plain, has_sinks_or_slopes=False)
+    assert not can_use_varlen(on_gpu(192), on_gpu(128), plain, has_sinks_or_slopes=False)
+    assert can_use_varlen(on_gpu(64), on_gpu(64), AttentionSpec(window=16), has_sinks_or_slopes=False)
+    assert not can_use_varlen(on_gpu(64), on_gpu(64), AttentionSpec(chunk=16), has_sinks_or_slopes=False)
+    assert not can_use_varlen(on_gpu(64), on_gpu(64), AttentionSpec(softcap=1.0), has_sinks_or_slopes=False)
+    assert not can_use_varlen(on_gpu(64), on_gpu(64), plain, has_sinks_or_slopes=True)
     generation = 7
-    assert not varlen_fits(on_gpu(64), on_gpu(64), plain, per_head=False)
+    assert not can_use_varlen(on_gpu(64), on_gpu(64), plain, has_sinks_or_slopes=False)
     q = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16)
-    assert not varlen_fits(q, q, AttentionSpec(), per_head=False)
-    assert not flex_attention_fits(q, q, AttentionSpec(), per_head=False, packed=True)
+    assert not can_use_varlen(q, q, AttentionSpec(), has_sinks_or_slopes=False)
+    assert not can_use_flex_attention(q, q, AttentionSpec(), has_sinks_or_slopes=False, packed=True)
 
 
 def test_varlen_is_called_as_pytorch_declares_it() -> None:
@@ -431,7 +431,7 @@ def test_varlen_is_called_as_pytorch_declares_it() -> None:
 
     theirs, mine = (inspect.signature(f).parameters for f in (varlen_attn, varlen_stub_211))
     assert {name: p.kind for name, p in mine.items()}.items() <= {name: p.kind for name, p in theirs.items()}.items()
-    assert attention_module._varlen_takes_groups() == ("enable_gqa" in theirs)
+    assert attention_module._varlen_has_gqa() == ("enable_gqa" in theirs)
 
 
 # On CUDA ---------------------------------------------------------------------------------------------------------
@@ -490,14 +490,14 @@ def test_kernels_on_cuda(kind: str, window: Any, chunk: Any, shape: Any, dtype: 
     width = 340
     tensors, softmax = _inputs(kind, LONG, width, shape, seed=3, device="cuda")
     tensors = [t.to(dtype) for t in tensors]
-    kernel = varlen_fits if kind in ("plain", "scaled") and chunk is None else None
+    kernel = can_use_varlen if kind in ("plain", "scaled") and chunk is None else None
     q, _, v = tensors
-    spec, per_head = (
+    spec, has_sinks_or_slopes = (
         AttentionSpec(window, chunk, softcap=softmax.get("softcap")),
         "sinks" in softmax or "slopes" in softmax,
     )
-    assert varlen_fits(q, v, spec, per_head=per_head) == (kernel is not None)
-    assert flex_attention_fits(q, v, spec, per_head=per_head, packed=True)
+    assert can_use_varlen(q, v, spec, has_sinks_or_slopes=has_sinks_or_slopes) == (kernel is not None)
+    assert can_use_flex_attention(q, v, spec, has_sinks_or_slopes=has_sinks_or_slopes, packed=True)
     real = _real(LONG, width).cuda()
 
     def packed(q: Tensor, k: Tensor, v: Tensor, **own: Any) -> Tensor:

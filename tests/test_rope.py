@@ -97,7 +97,7 @@ def test_tables_equal_transformers_to_the_last_bit(head_dim: int, rope: RopeConf
     module, theirs = Rope(rope, head_dim), _theirs(head_dim, parameters)
     if parameters["rope_type"] != "default":
         frequencies, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](theirs.config)
-        assert module.factor == factor
+        assert module.attention_factor == factor
         assert torch.equal(module.values, frequencies)
     cos, sin = module(FAR[None])
     their_cos, their_sin = theirs(torch.zeros(1), FAR[None])  # each (1, T, D), the halves repeated
@@ -141,7 +141,7 @@ def _by_the_papers(head_dim: int, p: dict[str, Any]) -> tuple[list[float], float
 def test_tables_follow_the_papers_in_float64(head_dim: int, rope: RopeConfig, parameters: dict[str, Any]) -> None:
     module = Rope(rope, head_dim)
     frequencies, factor = _by_the_papers(head_dim, parameters)
-    assert module.factor == pytest.approx(factor, rel=1e-12)
+    assert module.attention_factor == pytest.approx(factor, rel=1e-12)
     exact = torch.tensor(frequencies, dtype=torch.float64)
     # fp32 keeps a frequency to a few units of 2^-24, and where a kept one is blended with one divided by `factor`, the
     # rounding of the blend counts `factor` times. A phase is off by position times that.

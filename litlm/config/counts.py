@@ -37,7 +37,7 @@ def mixer_layers(layer: LayerConfig) -> Shapes:
 
 
 def mixer_size(layer: LayerConfig) -> int:
-    """Weights of a layer's mixer, with its biases, norms, convolution and what else it has."""
+    """All weights of a layer's mixer."""
     mixer = layer.recurrent
     if mixer is None:
         return attention_size(layer)
@@ -98,7 +98,7 @@ def attention_size(layer: LayerConfig) -> int:
 
 
 def linear_layers(layer: LayerConfig) -> Shapes:
-    """The matrices of a layer that every token goes through, except the router."""
+    """The linear layers that every token goes through: of mixer, MLP or shared expert, but not the router."""
     found = {f"attn.{name}": shape for name, shape in mixer_layers(layer).items()}
     c, moe = layer.n_embd, layer.moe
     if layer.layer_input_dim:
@@ -119,28 +119,28 @@ def mlp_size(layer: LayerConfig) -> int:
 
 
 def one_mlp(layer: LayerConfig, width: int, bias: bool) -> int:
-    """Weights of an MLP of that width, as the layer's, an expert's or the shared one's."""
+    """Weights of one MLP of this width: a layer's, an expert's or the shared expert's."""
     n_up = 2 if layer.mlp.kind == "gated" else 1
     total = n_up * linear_size(layer.n_embd, width, bias) + linear_size(width, layer.n_embd, bias)
     return total + 2 * (layer.mlp.activation == "xielu")
 
 
 def moe_size(layer: LayerConfig, moe: MoEConfig, active: bool) -> int:
-    """Weights of a layer's experts, router and shared MLP; active: of those that one token uses."""
+    """Weights of a layer's experts, router and shared expert; active: only those that one token uses."""
     total = linear_size(layer.n_embd, moe.n_expert, moe.router_bias) + moe.selection_bias * moe.n_expert
     experts = moe.n_expert_per_token if active else moe.n_expert
     total += experts * one_mlp(layer, moe.intermediate_size, moe.expert_bias)
     if moe.shared_intermediate_size:
         total += one_mlp(layer, moe.shared_intermediate_size, layer.mlp.bias) + moe.shared_gate * layer.n_embd
-    if moe.own_norms:  # one of them in the place of the layer's own
+    if moe.own_norms:  # less the layer's norm before the MLP, which the caller counts but they replace
         total += (3 if moe.shared_intermediate_size else 1) * norm_size(layer.norm, layer.n_embd)
     total += moe.output_norm * norm_size(layer.norm, layer.n_embd)
     return total + moe.router_scales * (layer.n_embd + moe.n_expert)
 
 
 def forward_flops(config: Config, context: int) -> float:
-    """Operations per token in matrix products and attention, mean over a row of `context` tokens. The backward pass
-    takes twice as many.
+    """FLOPs per token in matrix products and attention, mean over a row of `context` tokens. The backward pass takes
+    twice as many.
     """
     total = config.n_embd * (config.n_output + config.n_layer * config.layer_input_dim)
     for layer in map(config.layer, range(config.n_layer)):
@@ -153,8 +153,8 @@ def forward_flops(config: Config, context: int) -> float:
 
 
 def attention_flops(config: Config, context: int) -> float:
-    """Of `forward_flops`, what mixes tokens: the products of queries and keys and of scores and values; in recurrent
-    layers the convolution, and the three products with the state."""
+    """The part of `forward_flops` that mixes tokens: queries times keys, and scores times values; in recurrent layers
+    the convolution and the three products with the state."""
     total = 0.0
     for layer in map(config.layer, range(config.n_layer)):
         if (mixer := layer.recurrent) is not None:

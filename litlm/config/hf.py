@@ -47,7 +47,7 @@ def _from_fields(data: Mapping[str, Any], ignore_fields: Collection[str]) -> Con
     except FieldsError:  # of a nested config
         raise
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError) as e:
-        # Text where a number belongs, a division by zero: families don't check for what no published file has.
+        # Text instead of a number, a division by zero: families don't check for what no published file has.
         raise ValueError(
             f"model_type {model_type!r}: a field of the config has a value of the wrong kind "
             f"({type(e).__name__}: {e}); compare it with the original config.json"

@@ -36,8 +36,9 @@ class QKNormConfig:
     """Normalization of queries and keys.
 
     norm: which one.
-    over: `head`, each head with one weight (D,) for all heads (Qwen3); `each_head`, each head with its own weight,
-        (H, D) (Cohere); `all`, all heads together, weight (H * D,) (OLMo 2).
+    over: what is normalized at a time. `head`: each head, with one weight (D,) that all heads share (Qwen3);
+        `each_head`: also each head, but with a weight per head, (H, D) (Cohere); `all`: the heads concatenated, before
+        they are split, with a weight (H * D,) (OLMo 2).
     after_rope: applied after rope instead of before, and only in layers that have rope (Llama 4).
     """
 
@@ -48,15 +49,15 @@ class QKNormConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """The indexer of DeepSeek's sparse attention (V3.2, 2025), which chooses the `top_k` tokens that a token sees.
+    """The lightning indexer of DeepSeek's sparse attention (V3.2, 2025): it chooses the `top_k` tokens a query sees.
 
-    litlm holds its weights, to export them, and has no indexer: up to `top_k` tokens it chooses all of them, so the
-    model is exact there, and longer rows are refused.
+    litlm keeps its weights, for export, but doesn't run it: in rows of up to `top_k` tokens it would choose them all,
+    so the model is exact there. Longer rows are refused.
 
     n_head: heads of the indexer.
-    head_dim: size of such a head.
+    head_dim: size of an indexer head.
     top_k: how many tokens it chooses.
-    max_seq_len: context of the model with its indexer, in tokens.
+    max_seq_len: context length of the original model, which has the indexer, in tokens.
     """
 
     n_head: int
@@ -69,14 +70,14 @@ class IndexConfig:
 class LatentConfig:
     """Multi-head latent attention (DeepSeek-V2, 2024): keys and values are projected from one latent vector per token.
 
-    A head's query and key are `nope_head_dim` values without position, then `rope_head_dim` values with rope, which for
-    keys are shared by all heads.
+    A head's query and key have `nope_head_dim` dimensions without rope, then `rope_head_dim` with it; all heads share
+    that second part of the key.
 
-    kv_rank: size of the latent of keys and values.
-    q_rank: size of the latent of queries; None: they have a plain projection.
-    nope_head_dim: the part of a head without rope.
-    rope_head_dim: the part of a head with rope.
-    v_head_dim: size of a head's values.
+    kv_rank: size of the latent of keys and values (kv_lora_rank).
+    q_rank: size of the latent of queries (q_lora_rank); None: queries have a single projection.
+    nope_head_dim: size of a head's part without rope (qk_nope_head_dim).
+    rope_head_dim: size of a head's part with rope (qk_rope_head_dim).
+    v_head_dim: size of a head's value.
     norm: normalization of the latents.
     index: the indexer of sparse attention; None: there is none.
     """
@@ -92,14 +93,15 @@ class LatentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureConfig:
-    """Scaled queries: the one at position p is multiplied by 1 + scale * ln(1 + floor((p + shift) / interval)).
+    """Attention temperature, which sharpens attention at far positions; it has nothing to do with sampling.
 
-    Llama 4 and Mistral have it (transformers modeling_llama4.py).
+    The query at position p is multiplied by 1 + scale * ln(1 + floor((p + shift) / interval)): Llama 4's
+    attn_temperature_tuning (transformers modeling_llama4.py), also in Mistral's models.
 
     scale: see the formula.
-    interval: in tokens, see the formula.
+    interval: see the formula; in tokens.
     shift: see the formula.
-    no_rope_only: only in layers without rope.
+    no_rope_only: only layers without rope have it.
     """
 
     scale: float
@@ -110,12 +112,12 @@ class TemperatureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """A gate on what attention returns: o_proj(attended * activation(gate)).
+    """A gate on the output of attention: o_proj(attended * activation(gate)).
 
     activation: `sigmoid`, or `softplus`, which is computed in fp32.
-    over: `channel`, a gate for each channel of each head; `head`, one for each head.
-    in_q_proj: the gate is the second half of each head's part of q_proj (Qwen3-Next), instead of a gate_proj of its
-        own. Needs over='channel'.
+    over: what one gate value multiplies: `channel`, a single channel of a head; `head`, a whole head.
+    in_q_proj: q_proj also computes the gate, as the second half of each head's outputs (Qwen3-Next); otherwise there is
+        a gate_proj. Needs over='channel'.
     """
 
     activation: Literal["sigmoid", "softplus"] = "sigmoid"
@@ -134,10 +136,10 @@ class AttentionConfig:
     k_as_v: full layers have no v projection; the values are the keys before norm and rope (Gemma 4).
     scale: factor of the scores; None: head_dim ** -0.5.
     softcap: the scores become softcap * tanh(score / softcap) (Gemma 2).
-    sinks: a learned score per head joins the softmax and contributes nothing to the output (gpt-oss).
-    clip: q, k and v are clamped to [-clip, clip] (OLMo).
+    sinks: each head has a learned score that joins the softmax but has no value (gpt-oss).
+    clip: q, k and v are clamped to [-clip, clip] (OLMo's clip_qkv).
     alibi: a penalty on the score, linear in the distance, with a fixed slope per head (Press et al. 2021).
-    temperature: queries scaled by their position.
+    temperature: attention temperature, a factor of queries that grows with their position (Llama 4).
     latent: multi-head latent attention.
     gate: a gate on the output.
     """
@@ -185,8 +187,7 @@ class GatedDeltaConfig:
         (OLMo-Hybrid).
     beta_scale: factor of beta; 2 allows negative eigenvalues (OLMo-Hybrid).
     norm_eps: of the norm of the output.
-    norm_fp32: that norm's weight and gate are applied in fp32; otherwise its result is rounded to the model's dtype
-        before.
+    norm_fp32: that norm's weight is applied in fp32; otherwise the normed output is first rounded to the model's dtype.
     """
 
     kind: Literal["gated_delta"] = "gated_delta"
@@ -221,9 +222,10 @@ class MLPConfig:
 
     kind: `gated` is down(act(gate(x)) * up(x)) (Shazeer 2020), `plain` is down(act(up(x))).
     activation: `relu2` is relu squared; `xielu` has learned slopes (Huang & Schlag 2024); `clamped` is gpt-oss's
-        gate * sigmoid(1.702 * gate) * (up + 1), with gate clamped from above and up on both sides.
+        clamped SwiGLU (transformers modeling_gpt_oss.py): gate * sigmoid(1.702 * gate) * (up + 1), with gate clamped to
+        at most `limit` and up to [-limit, limit].
     bias: of all projections.
-    limit: where `clamped` clamps.
+    limit: of `clamped` (swiglu_limit).
     """
 
     kind: Literal["gated", "plain"] = "gated"
@@ -234,30 +236,32 @@ class MLPConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MoEConfig:
-    """Mixture of experts: `n_expert` MLPs as `mlp` describes them, of which each token uses `n_expert_per_token`.
+    """Mixture of experts: `n_expert` MLPs, of the form that `mlp` describes; each token uses `n_expert_per_token`.
 
     n_expert: number of experts.
     n_expert_per_token: how many of them a token is routed to.
     intermediate_size: hidden size of one expert.
-    scoring: router logits to scores; `sparsemixer` is Phi-3.5-MoE's.
-    normalize: a token's routing weights sum to 1.
+    scoring: how router logits become scores; `sparsemixer` is Phi-3.5-MoE's.
+    normalize: the weights of a token's experts are divided by their sum (norm_topk_prob).
     scale: factor of the routing weights.
     n_group: number of groups that the experts are divided into.
-    n_group_per_token: only experts of this many best groups can be selected.
+    n_group_per_token: a token's experts come from this many groups, those with the best scores (topk_group).
     group_score: a group's score is that of its best expert (`max`), or the sum of its best two (`top2`).
     selection_bias: a bias per expert that affects the selection only, not trained by gradient (DeepSeek-V3, 2024).
-    select_by: what the bias is added to, and the best of is taken: the scores, or the router's logits (Kolibri).
+    select_by: what experts are ranked by, and the selection bias is added to: scores, or router logits (Kolibri).
     router_bias: the router has a bias.
     expert_bias: the experts' projections have biases.
     shared_intermediate_size: hidden size of the shared expert, an MLP that every token uses as well; 0: there is none.
-    shared_average: the sum of experts and shared expert is halved (Command A+).
+    shared_average: the output is the mean of the experts' and the shared expert's, instead of the sum (Command A+).
     shared_gate: the shared expert's output is multiplied by a sigmoid gate (Qwen2-MoE).
-    own_norms: experts and shared expert each have norms before and after; the router's input is not normed (Gemma 4).
+    own_norms: experts and shared expert each have a norm before and one after, in the place of the layer's norm before
+        the MLP, so the router gets the hidden state as it is (Gemma 4).
     output_norm: the sum of experts and shared expert is normed (A.X-K1).
-    router_scales: the router's input is normed, then multiplied by a learned vector and n_embd ** -0.5; each expert's
-        routing weight is multiplied by a learned scalar (Gemma 4).
-    scale_input: routing weights multiply the expert's input instead of its output (Llama 4).
-    jitter: threshold of `sparsemixer`.
+    router_scales: the router norms its input and multiplies it by a learned vector and n_embd ** -0.5; each expert's
+        routing weight is multiplied by a learned scalar (Gemma 4's router.scale and per_expert_scale).
+    scale_input: routing weights multiply the experts' input instead of their output (Llama 4); unrelated to
+        `router_scales`.
+    jitter: of `sparsemixer`: experts whose logits are more than 2 * jitter below the best, relatively, don't count.
     normalize_eps: added to the sum that `normalize` divides by.
     aux_loss: coefficient of the load-balancing loss.
     """
@@ -322,12 +326,12 @@ class YarnScaling:
     """YaRN (Peng et al. 2023).
 
     kind: `yarn`.
-    factor: the context length is scaled by it.
+    factor: the extended context length over the original one.
     original_max_seq_len: context length before scaling, in tokens.
-    beta_fast: dimensions with more rotations than this in the original context are not scaled.
-    beta_slow: dimensions with fewer rotations than this are scaled by the whole factor.
+    beta_fast: pairs that make more rotations than this in the original context keep their frequency.
+    beta_slow: the frequency of pairs that make fewer rotations than this is divided by `factor`.
     attention_factor: factor of cos and sin; None: 0.1 ln(factor) + 1.
-    truncate: the ramp's ends are rounded outward to whole dimensions.
+    truncate: the blended range between the two is rounded outward to whole pairs.
     """
 
     kind: Literal["yarn"] = "yarn"
@@ -341,11 +345,11 @@ class YarnScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicScaling:
-    """Dynamic NTK-aware scaling (transformers modeling_rope_utils.py): theta grows with the sequence.
+    """Dynamic NTK-aware scaling (transformers modeling_rope_utils.py): theta grows with the sequence's length.
 
     kind: `dynamic`.
     factor: how fast theta grows.
-    original_max_seq_len: it grows for sequences longer than this, in tokens.
+    original_max_seq_len: the length from which on theta grows, in tokens.
     """
 
     kind: Literal["dynamic"] = "dynamic"
@@ -381,10 +385,11 @@ class RopeConfig:
     """Rotary position embedding (Su et al. 2021).
 
     theta: base of the frequencies.
-    fraction: the share of each head that is rotated, from its first dimension on.
+    fraction: the share of each head's dimensions that is rotated, counted from the first (partial_rotary_factor).
     interleaved: pairs are dimensions 2j and 2j + 1 (GPT-J) instead of j and j + R / 2 (NeoX, Llama), R of them rotated.
-    reverse: rotates the other way (nanochat).
-    proportional: frequencies and pairs are those of the whole head, and the last pairs are not rotated (Gemma 4).
+    reverse: rotates by the negative angle: sin changes its sign (nanochat).
+    proportional: frequencies and pairs are those of fraction=1, and only the first `fraction` of the pairs is rotated
+        (Gemma 4).
     scaling: how frequencies change for longer contexts.
     """
 
@@ -398,12 +403,12 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a layer keeps for the tokens to come.
+    """The shapes of what a cache stores for a layer: keys and values per token, recurrent state per row.
 
-    n_head, key_dim, value_dim: of each token, a key and a value for each head. value_dim 0: the values are part of the
-        keys (latent attention). n_head 0: it keeps nothing of single tokens.
-    conv: of each row, (tokens, channels): the last inputs of the layer's convolution; None: it has none.
-    recurrent: of each row, the shape (heads, key size, value size) of its recurrent state; None: it has none.
+    n_head, key_dim, value_dim: a token has a key and a value for each head. value_dim 0: only keys are stored, and
+        values are their first dimensions (latent attention). n_head 0: nothing is stored per token.
+    conv: (tokens, channels) of a row's last inputs of the convolution; None: the layer has no convolution.
+    recurrent: (heads, key size, value size) of a row's recurrent state; None: the layer has none.
     """
 
     n_head: int = 0
@@ -417,7 +422,7 @@ class StateSpec:
         return self.n_head * (self.key_dim + self.value_dim) * bytes_per_value
 
     def bytes_per_row(self, bytes_per_value: int = 2) -> int:
-        """Size of what does not grow with the row. Recurrent states are fp32."""
+        """Size of what does not grow with the row's length. Recurrent states are fp32."""
         return math.prod(self.conv or (0,)) * bytes_per_value + math.prod(self.recurrent or (0,)) * 4
 
 
@@ -430,10 +435,10 @@ class LayerConfig:
     window: a token sees the last `window` tokens, itself included; None: all.
     chunk: a token sees its own chunk of `chunk` tokens, up to itself; None: all.
     norm, attention, mlp: see `Config`.
-    moe: None: the layer has an MLP.
+    moe: the layer's experts; None: it has an MLP.
     rope: None: the layer has none.
     recurrent: the recurrence that it has instead of attention; None: it has attention.
-    kv_layer: the earlier layer whose keys and values it reads instead of its own; None: its own.
+    kv_layer: the earlier layer whose keys and values it attends to, having none of its own; None: it has its own.
     layer_input_dim, layer_scalar: see `Config`.
     """
 
@@ -459,7 +464,7 @@ class LayerConfig:
 
     @property
     def rope_dim(self) -> int:
-        """Size of the part of a head that rope is applied to (and of which it rotates `rope.fraction`)."""
+        """Size of the part of a head that rope is applied to; `rope.fraction` is relative to it."""
         latent = self.attention.latent
         return self.head_dim if latent is None else latent.rope_head_dim
 
@@ -476,7 +481,7 @@ class LayerConfig:
 
     @property
     def state_spec(self) -> StateSpec:
-        """What a cache keeps in this layer."""
+        """The shapes of what a cache stores for this layer."""
         if (mixer := self.recurrent) is not None:
             conv = (mixer.kernel_size - 1, self.conv_dim)
             if isinstance(mixer, ShortConvConfig):
@@ -496,7 +501,7 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
 
 
 def index_limit(index: IndexConfig) -> str:
-    """How long rows can be, for an error message."""
+    """The limit on a row's length, worded for an error message."""
     return (
         f"attention.latent.index.top_k={index.top_k}: the model is exact up to there, where its indexer chooses all "
         "tokens, and litlm has no indexer for longer rows"
@@ -504,7 +509,7 @@ def index_limit(index: IndexConfig) -> str:
 
 
 def norm_problems(norm: NormConfig, *, each_head: bool = False) -> list[str]:
-    """What is wrong with a norm, one line each. each_head: it has a weight for each head (`QKNormConfig.over`)."""
+    """What is wrong with a norm, one line each. each_head: it is a `QKNormConfig` with over='each_head'."""
     problems = [] if norm.eps > 0 else [f"eps={norm.eps} must be positive"]
     has_bias = norm.kind == "layer" and norm.bias
     if norm.offset and not (norm.weight and (has_bias or norm.kind == "rms")):

@@ -1,6 +1,6 @@
 """`Config`: a model's architecture as a frozen dataclass. No torch.
 
-Sizes are flat, under their usual names; each slot (`norm`, `attention`, `mlp`, `moe`, `rope`) has a small config of its
+Sizes are flat, under their usual names; `norm`, `attention`, `mlp`, `moe` and `rope` each have a small config of their
 own (layers.py). Nothing is inferred from a model's name. Layers may differ: `Config.layer(i)` resolves what one has.
 """
 
@@ -42,13 +42,14 @@ class Config:
     """The architecture of a decoder-only transformer.
 
     A size of 0 or an empty tuple means left out. `n_kv_head`, `head_dim`, `intermediate_size`, `layer_types`,
-    `moe_layers` and `rope_layers` then get the value named below when the Config is made, and are never empty after.
+    `moe_layers`, `rope_layers` and `index_layers` then get the value named below when the Config is made.
 
     name: of the model, for people; it changes nothing.
     family: Hugging Face `model_type`: how config.json and the names of tensors are read and written.
 
     vocab_size: rows of the embedding and of the output head.
-    head_vocab_size: rows of the output head if it can't give all tokens: only those below this; 0: vocab_size.
+    head_vocab_size: rows of the output head where it is smaller than the embedding: there are logits only for tokens
+        below this; 0: vocab_size.
     n_layer: number of layers.
     n_embd: size of the hidden state.
     n_head: query heads per layer.
@@ -57,20 +58,20 @@ class Config:
     intermediate_size: hidden size of the MLP; left out: 4 * n_embd.
     max_seq_len: context length in tokens.
     sliding_window: tokens that a `sliding` layer sees, or size of a `chunked` layer's chunks; None: no such layers.
-    layer_types: one per layer; left out: all `full`. `full`: a token sees all tokens before it; `sliding`: the last
-        `sliding_window` tokens, itself included; `chunked`: its own chunk of `sliding_window` tokens, up to itself;
-        `recurrent`: the layer has no attention, but `recurrent`.
+    layer_types: one per layer; left out: all `full`. `full`: a token sees all tokens up to itself; `sliding`: the last
+        `sliding_window` tokens, itself included; `chunked`: those in its own chunk of `sliding_window` tokens;
+        `recurrent`: the layer has the recurrence that `recurrent` describes instead of attention.
 
-    block: where the norms are. `pre` norms the input of attention and of the MLP, `post` their output, `sandwich` both;
-        `parallel` adds attention and MLP of the same normed input.
-    shared_norm: attention and MLP of a `parallel` block have one norm instead of two.
+    block: where a layer's norms are. `pre` norms the input of attention and of the MLP (Llama), `post` their output
+        (OLMo 2), `sandwich` both (Gemma 2); `parallel` gives attention and MLP the same input, normed (GPT-NeoX).
+    shared_norm: in `parallel` layers, attention and MLP have one norm in common instead of one each.
     tie_embeddings: the output head is the embedding.
-    norm: of blocks and of the final hidden state.
+    norm: of layers and of the final hidden state.
     attention: what all attention layers have in common.
     recurrent: what `recurrent` layers have instead of attention; None: there are no such layers.
     recurrent_block: `block` of `recurrent` layers; None: the same.
     mlp: the MLP, and the form of experts.
-    moe: experts in the place of the MLP; None: no layer has any.
+    moe: experts instead of the MLP; None: no layer has any.
     moe_layers: which layers have experts; left out: all, if `moe` is set.
     rope: rotary position embedding; None: there is none.
     sliding_rope: rope of `sliding` and `chunked` layers; None: `rope`.
@@ -79,19 +80,19 @@ class Config:
 
     full_head_dim: head_dim of `full` layers; 0: head_dim.
     full_n_kv_head: n_kv_head of `full` layers; 0: n_kv_head.
-    n_kv_shared_layer: this many last layers have no keys and values of their own; each reads those of the last layer of
-        its type before them (Gemma 4).
+    n_kv_shared_layer: this many of the last layers have no keys and values of their own; each attends to those of the
+        last earlier layer of its type that has them (Gemma 4's num_kv_shared_layers).
     kv_shared_intermediate_size: intermediate_size of these layers (of the shared expert, with `moe`); 0: the same.
-    layer_input_dim: size of a per-layer embedding of each token, an extra input to every layer (Gemma 4,
-        model/layer_inputs.py); 0: there is none.
+    layer_input_dim: size of the per-layer embeddings, an extra input of every layer (Gemma 4's
+        hidden_size_per_layer_input, model/layer_inputs.py); 0: there are none.
     layer_input_vocab_size: rows of the per-layer embeddings; 0: vocab_size.
-    layer_scalar: each layer's output is multiplied by a stored scalar.
+    layer_scalar: each layer's output is multiplied by a scalar from the checkpoint (Gemma 4).
 
     learned_positions: a learned vector is added per position, up to max_seq_len (GPT-2).
     position_offset: unused rows at the start of the learned positions (OPT has 2).
     embed_scale: factor of the embeddings.
     embed_norm: the embeddings are normed (BLOOM).
-    residual_scale: factor of what attention and MLP add to the hidden state.
+    residual_scale: factor of what attention and MLP add to the hidden state (Granite's residual_multiplier).
     logit_scale: factor of the logits, before `logit_softcap`.
     logit_softcap: the logits become logit_softcap * tanh(logits / logit_softcap) (Gemma 2).
     head_bias: the output head has a bias.
@@ -163,7 +164,7 @@ class Config:
         self._raise(self._problems())
 
     def _derived(self) -> dict[str, Any]:
-        """The values of fields that are left out."""
+        """The values that left-out fields get."""
         latent = self.attention.latent
         head_dim = self.n_embd // self.n_head if self.n_head else 0
         return {
@@ -215,7 +216,7 @@ class Config:
                 f"head_vocab_size={self.head_vocab_size} must be less than vocab_size={self.vocab_size}, or 0 for all"
             )
         if self.head_vocab_size and self.tie_embeddings:
-            problems.append("head_vocab_size is for an output head of its own: tie_embeddings must be false")
+            problems.append("head_vocab_size needs an output head of its own: tie_embeddings must be false")
         if ("recurrent" in self.layer_types) != (self.recurrent is not None):
             problems.append("recurrent must be set where layer_types has recurrent layers, and only there")
         if self.recurrent is not None:
@@ -430,8 +431,8 @@ class Config:
         return dataclasses.replace(cls.from_hf(dict(info.hf)), name=info.name).changed(**overrides)
 
     def changed(self, **fields: Any) -> Config:
-        """A copy with other values. Fields that had their left-out value are left out again: n_layer=2 alone shortens
-        `layer_types` too. Raises ValueError for unknown fields and wrong values."""
+        """A copy with other values. Fields that have the value they get when left out are left out again, so n_layer=2
+        alone also shortens `layer_types`. Raises ValueError for unknown fields and wrong values."""
         if not fields:
             return self
         followed = [key for key, value in self._derived().items() if getattr(self, key) == value]
@@ -441,8 +442,8 @@ class Config:
     def from_hf(cls, source: str | Path | dict[str, Any], *, ignore_fields: Collection[str] = ()) -> Config:
         """Read a Hugging Face `config.json`: from a directory, from the file, or from its content.
 
-        Raises ValueError naming every field that litlm doesn't understand: it may change the math. ignore_fields: those
-        that you know don't.
+        Raises ValueError naming every field that litlm doesn't know, since it may change the math. ignore_fields: the
+        ones that you know don't.
         """
         from litlm.config.hf import config_from_hf
 

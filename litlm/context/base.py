@@ -1,7 +1,7 @@
 """What a forward pass attends to: the one object that carries state through it.
 
 `GPT.forward` calls `begin` and `prepare` once; each layer attends, convolves or recurs through its own `layer(i)`. The
-softmax itself is in `ops/sdpa.py`, the recurrence in `ops/delta_rule.py`.
+math of attention is in `ops/sdpa.py`, that of the recurrence in `ops/delta_rule.py`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ from torch import Tensor
 
 from litlm.ops.conv import causal_conv
 from litlm.ops.delta_rule import DeltaRule
-from litlm.ops.sdpa import AttentionSpec, PerHead, flex_attention, flex_attention_fits, varlen_fits
+from litlm.ops.sdpa import AttentionSpec, SinksAndSlopes, can_use_flex_attention, can_use_varlen, flex_attention
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from litlm.model import Block
+    from litlm.model import DecoderLayer
 
 MaskKey = tuple[int | None, int | None]  # window, chunk
 
 
 class LayerContext:
-    """What one layer sees the other tokens through. Equal layers get equal ones, so that they compile to one graph.
+    """One layer's access to the other tokens and to its own state.
 
-    is_prefill: nothing precedes the pass's own tokens. cached_weights: tensors computed from the weights, by name, kept
-    by a cache; None elsewhere.
+    torch.compile reuses a graph only if its guards hold, so two layers with equal configs must get contexts that differ
+    in nothing but the contents of tensors.
+
+    has_past: earlier passes have cached tokens; False for a whole prompt and in training. cached_weights: tensors
+    derived from the weights, by name, which a cache keeps; None without a cache.
     """
 
-    is_prefill: bool = True
+    has_past: bool = False
     cached_weights: dict[str, Tensor] | None = None
 
     def attend(
@@ -43,13 +46,14 @@ class LayerContext:
         spec: AttentionSpec,
         *,
         cache_entry: Tensor | None = None,
-        **per_head: Unpack[PerHead],
+        **sinks_and_slopes: Unpack[SinksAndSlopes],
     ) -> Tensor:
         """q: (B, H, T, D); k: (B, K, T, D); v: (B, K, T, E), of the pass's tokens only -> (B, H, T, E).
 
         k, v None: the layer has none of its own and reads those of an earlier layer (`LayerConfig.kv_layer`).
-        cache_entry: (B, K', T, D'), in a prefill, what a cache keeps instead of k and v (`LayerConfig.state_spec`).
-        per_head: sinks and slopes, (H,), see `ops.sdpa.attention`.
+        cache_entry: (B, K', T, D'), what a cache stores instead of k and v (`LayerConfig.state_spec`): with latent
+        attention and no past, queries attend to expanded keys and values, but only latents are cached.
+        sinks_and_slopes: (H,) each, see `ops.sdpa.attention`.
         """
         raise NotImplementedError
 
@@ -68,24 +72,24 @@ class LayerContext:
 class Context(ABC):
     """What one forward pass attends to.
 
-    row_lengths: (B, 1) or (B, T), the length of what each token is part of, for ropes that depend on it; None where
-    that is the whole row.
+    seq_lens: (B, 1) or (B, T), the length of the sequence that each token belongs to (a packed document, a row without
+    its padding), for ropes whose frequencies depend on it; None: each row ends at its last position in the pass.
     """
 
-    row_lengths: Tensor | None = None
+    seq_lens: Tensor | None = None
 
     @abstractmethod
     def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
         """Start a pass over `length` new tokens in each of `batch` rows; returns their positions, (B, T) or (1, T).
 
-        lengths: how long each row really is without the padding at its end, earlier tokens included.
+        lengths: each row's length without the padding at its end, earlier tokens included.
         """
 
-    def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:  # noqa: B027 - some contexts need nothing
-        """Make what the layers will share. x: (B, T, C), the input of the first.
+    def prepare(self, x: Tensor, layers: Sequence[DecoderLayer]) -> None:  # noqa: B027 - some contexts need nothing
+        """Make what the layers share, such as masks. x: (B, T, C), the input of the first.
 
-        `GPT.forward` calls it after `begin` and before the layers. Layers may be compiled, and under activation
-        checkpointing run twice: what they make does not outlive them, so what they share is made here.
+        `GPT.forward` calls it after `begin` and before the layers. A layer can't make it for the others: it may be
+        compiled, or run a second time under activation checkpointing.
         """
 
     @abstractmethod
@@ -94,7 +98,8 @@ class Context(ABC):
 
 
 class SharingLayer(LayerContext):
-    """Lets later layers read one layer's keys and values. shared: [k, v], one list for all, filled by that layer."""
+    """Lets later layers attend to one layer's keys and values. shared: [k, v], one list for all of them, which that
+    layer fills."""
 
     def __init__(self, context: LayerContext, shared: list[Tensor]) -> None:
         self.context, self.shared = context, shared
@@ -108,32 +113,32 @@ class SharingLayer(LayerContext):
 
 
 class CachelessContext(Context, LayerContext):
-    """Rows of which nothing was read before: every layer attends through the context itself, but for those that share
-    keys and values.
+    """The base of `Causal` and `Packed`: whole rows in one pass, without a cache.
 
-    packed: rows hold several documents.
+    Nothing differs by layer, so the context is also the `LayerContext` of all layers, except those that share keys and
+    values. packed: rows hold several documents.
     """
 
     packed: bool = False
     positions: Tensor  # (B or 1, T)
-    documents: Tensor | None = None  # (B, T), which one a token is in; None: a row is one
+    documents: Tensor | None = None  # (B, T), the index of each token's document; None: a row is one document
 
     def clear(self) -> None:
-        """Forget an earlier pass."""
+        """Drop what the previous pass made."""
         self._shared_kv: dict[int, list[Tensor]] = {}
         self._masks: dict[Any, Tensor] = {}
         self._block_masks: dict[MaskKey, Any] = {}
 
-    def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
-        """Make FlexAttention's masks, and what layers share keys and values through. x: (B, T, C)."""
-        for key in block_mask_keys(x, blocks, packed=self.packed):
+    def prepare(self, x: Tensor, layers: Sequence[DecoderLayer]) -> None:
+        """Make FlexAttention's block masks, and the lists through which layers share keys and values. x: (B, T, C)."""
+        for key in block_mask_keys(x, layers, packed=self.packed):
             self.block_mask(*key)
-        for i, block in enumerate(blocks):
-            if (source := block.config.kv_layer) is not None:
+        for i, layer in enumerate(layers):
+            if (source := layer.config.kv_layer) is not None:
                 self._shared_kv[i] = self._shared_kv.setdefault(source, [])
 
     def layer(self, i: int) -> LayerContext:
-        """The same for all layers but those that share keys and values."""
+        """The context itself, or a wrapper for a layer that shares keys and values."""
         return SharingLayer(self, self._shared_kv[i]) if i in self._shared_kv else self
 
     def attend(
@@ -144,13 +149,14 @@ class CachelessContext(Context, LayerContext):
         spec: AttentionSpec,
         *,
         cache_entry: Tensor | None = None,
-        **per_head: Unpack[PerHead],
+        **sinks_and_slopes: Unpack[SinksAndSlopes],
     ) -> Tensor:
         assert k is not None
         assert v is not None
-        if flex_attention_fits(q, v, spec, per_head=any_given(per_head), packed=self.packed):
-            return flex_attention(q, k, v, spec, self.block_mask(spec.window, spec.chunk), **per_head)
-        return self._attend(q, k, v, spec, per_head)
+        has_sinks_or_slopes = any_sinks_or_slopes(sinks_and_slopes)
+        if can_use_flex_attention(q, v, spec, has_sinks_or_slopes=has_sinks_or_slopes, packed=self.packed):
+            return flex_attention(q, k, v, spec, self.block_mask(spec.window, spec.chunk), **sinks_and_slopes)
+        return self._attend(q, k, v, spec, sinks_and_slopes)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return causal_conv(x, weight, bias, positions=self.positions if self.packed else None)
@@ -159,8 +165,8 @@ class CachelessContext(Context, LayerContext):
         return rule.run(documents=self.documents)[0]
 
     @abstractmethod
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, per_head: PerHead) -> Tensor:
-        """Without FlexAttention."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks_and_slopes: SinksAndSlopes) -> Tensor:
+        """`attend` where FlexAttention isn't used."""
 
     @abstractmethod
     def _make_block_mask(self, window: int | None, chunk: int | None) -> Any: ...
@@ -171,10 +177,10 @@ class CachelessContext(Context, LayerContext):
 
 
 def cached_mask(masks: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
-    """masks[key], made where it is missing and stored for the other layers.
+    """masks[key], which the first layer that needs it makes and stores for the others.
 
-    Compiled code does not store, and makes a mask where it is used (the compiler fuses the two): if the first layer
-    stored one for the others, its graph would differ from theirs.
+    Compiled layers store nothing: storing would give the first layer a graph of its own. Making the mask in each layer
+    costs little there, because the compiler fuses it into what uses it.
     """
     if key in masks:
         return masks[key]
@@ -184,21 +190,21 @@ def cached_mask(masks: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any
     return mask
 
 
-def any_given(per_head: Mapping[str, object]) -> bool:
-    """Whether there are sinks or slopes, for which softmax has fewer kernels."""
-    return per_head.get("sinks") is not None or per_head.get("slopes") is not None
+def any_sinks_or_slopes(sinks_and_slopes: Mapping[str, object]) -> bool:
+    """Whether either is given; fewer attention kernels support them."""
+    return sinks_and_slopes.get("sinks") is not None or sinks_and_slopes.get("slopes") is not None
 
 
 def send(t: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor of any shape on `device`.
 
-    To CUDA it goes from pinned memory: otherwise the host would wait for all work before it.
+    It is pinned on its way to CUDA: the copy of a pageable tensor would wait for all work queued before it.
     """
     return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
 
 
 def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None = None) -> Tensor:
-    """Mask (B, 1, T, S), True where a query attends to a key. queries: (B, T), keys: (S,), both positions."""
+    """Mask (B, 1, T, S), True where a query attends to a key. queries: (B, T) and keys: (S,) are positions."""
     distance = queries[:, :, None] - keys  # (B, T, S)
     mask = distance >= 0
     if window is not None:
@@ -208,15 +214,15 @@ def visible(queries: Tensor, keys: Tensor, window: int | None, chunk: int | None
     return mask[:, None]
 
 
-def block_mask_keys(x: Tensor, blocks: Iterable[Block], *, packed: bool = False) -> Iterator[MaskKey]:
-    """The (window, chunk) of the layers that go through `flex_attention`. x: (B, T, C). packed: rows hold several
+def block_mask_keys(x: Tensor, layers: Iterable[DecoderLayer], *, packed: bool = False) -> Iterator[MaskKey]:
+    """The (window, chunk) of each layer that uses `flex_attention`. x: (B, T, C). packed: rows hold several
     documents."""
-    attending = [block for block in blocks if block.config.recurrent is None]
-    distinct = {(block.attn.spec, block.config.head_dim, block.config.value_dim): block for block in attending}
-    for (spec, *sizes), block in distinct.items():
+    attending = [layer for layer in layers if layer.config.recurrent is None]
+    distinct = {(layer.attn.spec, layer.config.head_dim, layer.config.value_dim): layer for layer in attending}
+    for (spec, *sizes), layer in distinct.items():
         q, v = (x.new_empty(1).expand(1, 1, x.size(1), size) for size in sizes)
-        per_head = block.config.attention.sinks or block.config.attention.alibi
-        if packed and varlen_fits(q, v, spec, per_head=per_head):
+        has_sinks_or_slopes = layer.config.attention.sinks or layer.config.attention.alibi
+        if packed and can_use_varlen(q, v, spec, has_sinks_or_slopes=has_sinks_or_slopes):
             continue
-        if flex_attention_fits(q, v, spec, per_head=per_head, packed=packed):
+        if can_use_flex_attention(q, v, spec, has_sinks_or_slopes=has_sinks_or_slopes, packed=packed):
             yield spec.window, spec.chunk

@@ -1,4 +1,4 @@
-"""The contiguous KV cache of the readable decode loop."""
+"""A contiguous KV cache: one tensor of keys and one of values per layer, allocated at once for `max_len` tokens."""
 
 from __future__ import annotations
 
@@ -11,29 +11,38 @@ import torch
 from torch import Tensor
 
 from litlm.config import Config, StateSpec
-from litlm.context.base import Context, LayerContext, any_given, cached_mask, send, visible
+from litlm.context.base import Context, LayerContext, any_sinks_or_slopes, cached_mask, send, visible
 from litlm.ops.conv import causal_conv, conv_step
 from litlm.ops.delta_rule import DeltaRule
-from litlm.ops.sdpa import AttentionSpec, PerHead, attention, cached_block_mask, flex_attention, flex_attention_fits
+from litlm.ops.sdpa import (
+    AttentionSpec,
+    SinksAndSlopes,
+    attention,
+    cached_block_mask,
+    can_use_flex_attention,
+    flex_attention,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from litlm.model import Block
+    from litlm.model import DecoderLayer
 
-_ALIGN = 16  # keys: on CUDA scaled_dot_product_attention copies masks of other widths, in each layer
+# Slots are allocated and masked in multiples of this: on CUDA scaled_dot_product_attention pads masks of other widths,
+# a copy in every layer.
+_ALIGN = 16
 
 
 class KVCache(Context):
     """Keys and values of all positions so far: slot s of a row holds position s. Recurrent layers have a state instead.
 
-    Rows may have different lengths. A batch of prompts is right-padded and read in one pass that is told how long each
-    row really is; what the padding leaves behind is overwritten before any query can see it.
+    Rows may have different lengths. A batch of prompts is right-padded and read in one pass that is given the rows'
+    lengths; what padding writes lies beyond a row's length, and is overwritten before any query can see it.
 
-    With gradients on, what is written becomes part of the graph: use it under `torch.no_grad()`.
+    Use it under `torch.no_grad()`: with gradients on, the cache would become part of the graph.
 
-    lengths: of the rows, as they are after the pass under way. k: for each layer (B, K, S, D); v: (B, K, S, E), None
-    where values are part of the keys.
+    lengths: of the rows, from `begin` on as they will be after the pass. k: for each layer (B, K, S, D); v: (B, K, S,
+    E), None where values are part of the keys (latent attention).
     """
 
     def __init__(
@@ -58,12 +67,12 @@ class KVCache(Context):
         self._layers = [own[i if layer.kv_layer is None else layer.kv_layer] for i, layer in enumerate(layers)]
         self._recurrent = [state for state in states if state is not None]
         self._snapshots: list[dict[int, RowState]] = [{} for _ in range(batch)]
-        self._has_absorbed = False
+        self._has_up_projections = False
 
     def begin(self, batch: int, length: int, device: torch.device, lengths: Sequence[int] | None = None) -> Tensor:
-        """Positions (B, T) or (1, T). Raises ValueError, and changes nothing, if the cache has no place for the pass.
+        """Positions (B, T) or (1, T). Raises ValueError, and changes nothing, if the pass doesn't fit into the cache.
 
-        lengths may exceed what the pass reaches: LongRoPE then uses the frequencies of rows that long.
+        lengths may be greater than the rows are after the pass; LongRoPE then uses the frequencies for that length.
         """
         before, ends = self.lengths, [n + length for n in self.lengths]
         if batch != len(before):
@@ -73,7 +82,7 @@ class KVCache(Context):
         if lengths is not None and (len(lengths) != batch or any(map(int.__lt__, lengths, before))):
             raise ValueError(f"lengths={list(lengths)}: one for each row, none below the {before} that are cached")
         self.step.begin(before, length, device)
-        self.row_lengths = None if lengths is None else send(torch.tensor(lengths), device)[:, None]
+        self.seq_lens = None if lengths is None else send(torch.tensor(lengths), device)[:, None]
         self.lengths = ends if lengths is None else [min(n, end) for n, end in zip(lengths, ends, strict=True)]
         if self._recurrent:
             n_new = [after - n for n, after in zip(before, self.lengths, strict=True)]
@@ -83,45 +92,45 @@ class KVCache(Context):
                 state.counts, state.valid = counts, valid
         return self.step.positions
 
-    def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
-        """Ask latent layers for their absorbed projections, before the first pass that attends to cached latents.
+    def prepare(self, x: Tensor, layers: Sequence[DecoderLayer]) -> None:
+        """Get the up-projections of latent attention, before the first pass that attends to cached latents.
 
-        x: (B, T, C). Once per cache, because weights (and adapters on them) may change between generations, but not
-        within one.
+        x: (B, T, C). They are computed once per cache: weights, and adapters on them, may change between generations
+        but not within one.
         """
-        if self.step.is_prefill or self._has_absorbed:
+        if not self.step.has_past or self._has_up_projections:
             return
-        self._has_absorbed = True
-        for layer, block in zip(self._layers, blocks, strict=True):
-            if block.config.attention.latent is not None and layer.cached_weights is not None:
-                attn: Any = block.attn
-                layer.cached_weights["absorbed"] = attn.absorbed(x)
+        self._has_up_projections = True
+        for cached, layer in zip(self._layers, layers, strict=True):
+            if layer.config.attention.latent is not None and cached.cached_weights is not None:
+                attn: Any = layer.attn
+                cached.cached_weights["W_UK_UV"] = attn.up_projections(x)
 
     def layer(self, i: int) -> LayerContext:
-        """The layer's own keys and values, or those of the layer that it reads."""
+        """The layer's own keys and values, or those of the earlier layer that it shares (`LayerConfig.kv_layer`)."""
         return self._layers[i]
 
     def truncate(self, lengths: list[int]) -> None:
-        """Take back tokens: keep the first lengths[b] of each row b.
+        """Keep the first lengths[b] tokens of each row b and drop the rest.
 
-        Raises ValueError, and changes nothing, if a row has fewer; with recurrent layers also if it has no snapshot at
-        that length.
+        Raises ValueError, and changes nothing, if a row has fewer; with recurrent layers also if a row has no snapshot
+        at that length.
         """
         if len(lengths) != len(self.lengths) or any(map(int.__gt__, lengths, self.lengths)):
             raise ValueError(f"lengths={lengths}: one for each row, none above the {self.lengths} that are cached")
         shorter = [b for b, (n, now) in enumerate(zip(lengths, self.lengths, strict=True)) if n < now]
         if self._recurrent and (missing := [b for b in shorter if lengths[b] and lengths[b] not in self._snapshots[b]]):
             raise ValueError(
-                f"lengths={lengths}: recurrent layers can't take tokens back, and there is no snapshot of "
+                f"lengths={lengths}: the state of recurrent layers can't be truncated, and there is no snapshot of "
                 f"{', '.join(f'row {b} at {lengths[b]} tokens' for b in missing)}; call snapshot(row) when a row has "
-                "the length that you may return to"
+                "a length that you may truncate to"
             )
         for b in shorter:
             self._restore(b, lengths[b])
         self.lengths = list(lengths)
 
     def snapshot(self, row: int) -> RowState:
-        """A copy of what the recurrent layers hold of a row now. `truncate` can return to it from then on."""
+        """A copy of a row's state in the recurrent layers. From then on `truncate` can go back to this length."""
         n, taken = self.lengths[row], self._snapshots[row]
         if n not in taken:
             taken[n] = RowState(n, [t[row].clone() for t in self._row_tensors()])
@@ -163,18 +172,18 @@ class KVCache(Context):
 
 @dataclass(frozen=True)
 class RowState:
-    """What the recurrent layers hold of one row after `length` tokens. tensors: of all layers in order."""
+    """The state of one row in all recurrent layers after `length` tokens. tensors: in the layers' order."""
 
     length: int
     tensors: list[Tensor]
 
 
 class RecurrentLayer(LayerContext):
-    """What a recurrent layer has of the tokens so far.
+    """The state of one recurrent layer in a `KVCache`.
 
-    conv: (B, W - 1, C), the last inputs of its convolution, in the model's dtype. state: (B, H, D, E), fp32, of its
-    recurrence; None: it has none. counts: (B, 1), how many of the pass's tokens are no padding, and valid: (B, T),
-    which ones; both None where all are. Padding leaves a row's state exactly as it is.
+    conv: (B, W - 1, C), the last inputs of its convolution, in the model's dtype. state: (B, H, D, E), fp32, that of
+    its recurrence; None: it has only the convolution. counts: (B, 1), how many of a row's tokens in this pass are real,
+    and valid: (B, T), which ones; both None without padding. Padding leaves a row's state exactly as it is.
     """
 
     counts: Tensor | None = None
@@ -206,19 +215,22 @@ class RecurrentLayer(LayerContext):
 
     def recur(self, rule: DeltaRule) -> Tensor:
         assert self.state is not None
-        return (rule if self.valid is None else rule.held(self.valid)).advance(self.state)
+        return (rule if self.valid is None else rule.masked(self.valid)).advance(self.state)
 
 
 class CacheStep:
-    """The pass under way over a `KVCache`, as its layers see it. (They hold no cache: a cycle would keep it alive.)
+    """The current pass over a `KVCache`, shared by its layers.
 
-    start: how many tokens of each row precede it. end: one past the last slot in use. positions: (B, T) or (1, T).
+    They refer to this and not to the cache itself: a reference cycle would keep a dropped cache in memory.
+
+    start: for each row, how many tokens are cached before this pass. end: one past the last slot that it writes.
+    positions: (B, T) or (1, T).
     """
 
     def begin(self, start: list[int], length: int, device: torch.device) -> None:
-        """Go on to a pass over `length` tokens a row."""
+        """A new pass, over `length` tokens a row."""
         self.start, self.end = start, max(start) + length
-        self.is_prefill, self.equal_lengths = not any(start), len(set(start)) == 1
+        self.has_past, self.equal_lengths = any(start), len(set(start)) == 1
         first = start[:1] if self.equal_lengths else start
         self.positions = send(torch.tensor(first), device)[:, None] + torch.arange(length, device=device)
         self.rows = None if self.equal_lengths else torch.arange(len(start), device=device)[:, None]
@@ -227,7 +239,8 @@ class CacheStep:
     def mask(self, end: int, spec: AttentionSpec, dtype: torch.dtype) -> Tensor:
         """(B, 1, T, end), with B = 1 for rows of equal length.
 
-        For a single new token as numbers to add in `dtype`, as fused kernels want it.
+        For a single new token it is additive, in `dtype`: scaled_dot_product_attention would convert a boolean one in
+        every layer of every step.
         """
 
         def make() -> Tensor:
@@ -247,15 +260,15 @@ class CacheStep:
 
 
 class CacheLayer(LayerContext):
-    """One layer's keys (B, K, S, D) and values (B, K, S, E) in a `KVCache`; v None: they are part of the keys."""
+    """One layer's keys (B, K, S, D) and values (B, K, S, E) in a `KVCache`; v None: values are part of the keys."""
 
     def __init__(self, step: CacheStep, k: Tensor, v: Tensor | None) -> None:
         self.step, self.k, self.v, self.cached_weights = step, k, v, {}
 
     @property
-    def is_prefill(self) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Nothing was cached before this pass."""
-        return self.step.is_prefill
+    def has_past(self) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether anything was cached before this pass."""
+        return self.step.has_past
 
     def attend(
         self,
@@ -265,26 +278,26 @@ class CacheLayer(LayerContext):
         spec: AttentionSpec,
         *,
         cache_entry: Tensor | None = None,
-        **per_head: Unpack[PerHead],
+        **sinks_and_slopes: Unpack[SinksAndSlopes],
     ) -> Tensor:
         step, length, end = self.step, q.size(2), self.step.end
-        if k is None or v is None:  # those of an earlier layer, which has written them
+        if k is None or v is None:  # the cache is an earlier layer's, which has already written its own
             assert self.v is not None
             k, v = self.k[:, :, :end], self.v[:, :, :end]
         else:
             step.write(self.k, k if cache_entry is None else cache_entry)
             if self.v is not None:
                 step.write(self.v, v)
-        has_per_head = any_given(per_head)
-        # A prefill: by FlexAttention, as plain causal attention, or with a mask (below).
-        if step.is_prefill and flex_attention_fits(q, v, spec, per_head=has_per_head):
+        has_sinks_or_slopes = any_sinks_or_slopes(sinks_and_slopes)
+        # Without a past the pass attends to its own k and v: by FlexAttention, causally, or with a mask.
+        if not step.has_past and can_use_flex_attention(q, v, spec, has_sinks_or_slopes=has_sinks_or_slopes):
             block_mask = cached_block_mask(length, spec.window, spec.chunk, q.device)
-            return flex_attention(q, k, v, spec, block_mask, **per_head)
-        if step.is_prefill and spec.is_full(end):
-            return attention(q, k, v, spec, causal=length > 1, **per_head)
-        if step.is_prefill and cache_entry is not None:  # latents are cached, but not what is attended to
-            return attention(q, k, v, spec, mask=step.mask(end, spec, q.dtype), **per_head)
-        # Otherwise what is cached: for single tokens of equal rows the visible slots alone, else all, and a mask.
+            return flex_attention(q, k, v, spec, block_mask, **sinks_and_slopes)
+        if not step.has_past and spec.is_full(end):
+            return attention(q, k, v, spec, causal=length > 1, **sinks_and_slopes)
+        if not step.has_past and cache_entry is not None:  # the cache has latents, and these are expanded k and v
+            return attention(q, k, v, spec, mask=step.mask(end, spec, q.dtype), **sinks_and_slopes)
+        # Otherwise to the cache. One token in rows of equal length needs no mask: a slice has the visible slots.
         first, mask = 0, None
         if step.equal_lengths and length == 1:
             first = spec.first_visible(end - 1)
@@ -293,13 +306,15 @@ class CacheLayer(LayerContext):
             mask = step.mask(end, spec, q.dtype)
         size, k = v.size(-1), self.k[:, :, first:end]
         v = k[..., :size] if self.v is None else self.v[:, :, first:end]
-        if length > 1 or has_per_head:
-            return attention(q, k, v, spec, mask=mask, **per_head)
+        if length > 1 or has_sinks_or_slopes:
+            return attention(q, k, v, spec, mask=mask, **sinks_and_slopes)
         return attend_one(q, k, v, spec, mask)
 
 
 def attend_one(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None) -> Tensor:
-    """`attention` of a single query per head, (B, H, 1, D) -> (B, H, 1, E), with the heads that share a kv head as rows
-    of one product: all of them see the same keys."""
+    """`attention` of one query token, (B, H, 1, D) -> (B, H, 1, E).
+
+    Heads that share a kv head become the T dimension, so that their keys and values are read once, in one product.
+    """
     grouped = q.reshape(q.size(0), k.size(1), -1, q.size(-1))  # (B, K, H / K, D)
     return attention(grouped, k, v, spec, mask=mask).reshape(*q.shape[:3], -1)

@@ -1,7 +1,7 @@
-"""The cache for compiled decoding: what a layer gets of it are tensors alone, so that equal layers share one graph.
+"""The cache for compiled decoding: its layers' contexts hold nothing but tensors, so that equal layers share one graph.
 
-While a row grows, nothing about these tensors changes but their contents: new tokens, the slot of the next one and
-which slots are visible are written in place. Only the number of slots looked at grows, in steps.
+From token to token these tensors keep their shapes, and only their contents change: keys and values, the new token's
+slot and the mask are written in place. The number of slots that a layer attends to grows in steps of `_STEP`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from litlm.context.base import LayerContext, any_given, visible
+from litlm.context.base import LayerContext, any_sinks_or_slopes, visible
 from litlm.context.cache import KVCache, RecurrentLayer, attend_one
-from litlm.ops.sdpa import AttentionSpec, PerHead, attention
+from litlm.ops.sdpa import AttentionSpec, SinksAndSlopes, attention
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from litlm.model import Block
+    from litlm.model import DecoderLayer
 
-_STEP = 64  # slots are looked at in multiples of this
+_STEP = 64  # a layer attends to a multiple of this many slots; those not written yet are masked
 
 
 class StaticLayer(LayerContext):
-    """One layer's share of a cache of one row, for one new token.
+    """One layer's part of a cache of one row, for one new token.
 
-    k: (1, K, S, D); v: (1, K, S, E), None where values are part of the keys. slot: (1,), where the token's own go.
-    bias: (1, 1, 1, S), -inf where a slot is not visible and 0 elsewhere.
+    k: (1, K, S, D); v: (1, K, S, E), None where values are part of the keys. slot: (1,), where the new token's key and
+    value are written. bias: (1, 1, 1, S), added to the scores: -inf for slots that it doesn't see, 0 for the others.
     """
 
-    is_prefill = False
+    has_past = True
 
     def __init__(self, k: Tensor, v: Tensor | None, slot: Tensor, bias: Tensor) -> None:
         self.k, self.v, self.slot, self.bias = k, v, slot, bias
@@ -45,48 +45,52 @@ class StaticLayer(LayerContext):
         spec: AttentionSpec,
         *,
         cache_entry: Tensor | None = None,
-        **per_head: Unpack[PerHead],
+        **sinks_and_slopes: Unpack[SinksAndSlopes],
     ) -> Tensor:
         values = self.v
-        if k is not None and v is not None:  # otherwise they are another layer's, which has written them
+        if k is not None and v is not None:  # otherwise the cache is an earlier layer's, which has written its own
             self.k.index_copy_(2, self.slot, k)
             if values is None:
                 values = self.k[..., : v.size(-1)]
             else:
                 values.index_copy_(2, self.slot, v)
         assert values is not None
-        if any_given(per_head):
-            return attention(q, self.k, values, spec, mask=self.bias, **per_head)
+        if any_sinks_or_slopes(sinks_and_slopes):
+            return attention(q, self.k, values, spec, mask=self.bias, **sinks_and_slopes)
         return attend_one(q, self.k, values, spec, self.bias)
 
 
 class StaticRecurrentLayer(RecurrentLayer):
-    """The same tensors, for one new token in one row."""
+    """A `RecurrentLayer` for one new token in one row; its own class marks passes that run compiled."""
 
 
 class StaticCache(KVCache):
-    """A `KVCache` whose layers are static while one row on a CPU reads one token at a time."""
+    """A `KVCache` for compiled decoding on a CPU; transformers' cache of this name also has fixed shapes.
+
+    In passes over one token of one row, layers get a `StaticLayer` over the same memory; in all others, such as the
+    prompt's, they get what `KVCache` gives them.
+    """
 
     _static: Sequence[StaticLayer | StaticRecurrentLayer] = ()
     _is_static = False
 
-    def prepare(self, x: Tensor, blocks: Sequence[Block]) -> None:
-        """Bring the static layers up to this pass's token. x: (B, T, C)."""
-        super().prepare(x, blocks)
-        counts = self.lengths == [self.step.end]  # a token that does not must leave recurrent states as they are
-        self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and not self.step.is_prefill and counts
+    def prepare(self, x: Tensor, layers: Sequence[DecoderLayer]) -> None:
+        """Write this pass's slot and masks into the static layers' tensors. x: (B, T, C)."""
+        super().prepare(x, layers)
+        counts = self.lengths == [self.step.end]  # a padding token must leave recurrent states as they are
+        self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and self.step.has_past and counts
         if not self._is_static:
             return
         n_slots = min(-(-self.step.end // _STEP) * _STEP, self.max_len)
         if not self._static or n_slots != len(self._slots):
-            specs = [None if block.config.recurrent is not None else block.attn.spec for block in blocks]
+            specs = [None if layer.config.recurrent is not None else layer.attn.spec for layer in layers]
             self._make_layers(n_slots, specs, x.dtype)
         self._slot.copy_(self.step.positions[0])
         for (window, chunk), bias in self._biases.items():
             bias.zero_().masked_fill_(~visible(self.step.positions, self._slots, window, chunk), -torch.inf)
 
     def layer(self, i: int) -> LayerContext:
-        """A static one where this pass has one."""
+        """A `StaticLayer` in passes that run compiled."""
         return self._static[i] if self._is_static else super().layer(i)
 
     def _make_layers(self, n_slots: int, specs: Sequence[AttentionSpec | None], dtype: torch.dtype) -> None:

@@ -1,1 +1,1 @@
-"""Generation: the readable decode loop and its sampler."""
+"""Generation: the decoding loop and its sampler."""

@@ -1,4 +1,4 @@
-"""The readable decode loop: one pass over the prompts (prefill), then one token per row and step.
+"""The decoding loop: one pass over the prompts (prefill), then one token per row and step.
 
 Prompts of different lengths are right-padded; each row keeps its own positions, so it gets the tokens it would get
 alone.

@@ -2,5 +2,5 @@
 
 from litlm.model.attention import Attention as Attention
 from litlm.model.gpt import GPT as GPT
-from litlm.model.gpt import Block as Block
+from litlm.model.gpt import DecoderLayer as DecoderLayer
 from litlm.model.latent import LatentAttention as LatentAttention

@@ -1,4 +1,4 @@
-"""Grouped-query attention: projections, norms and rope around `context.attend`, which decides what a query sees.
+"""Grouped-query attention: projections, norms and rope around `context.attend`, which knows what each query sees.
 
 Shapes: B batch, T query length, C embedding, H heads, K kv heads, D head size.
 """
@@ -15,18 +15,18 @@ from litlm.config import LayerConfig, NormConfig, QKNormConfig
 from litlm.context import LayerContext
 from litlm.model.buffers import ComputedBuffer
 from litlm.model.norm import make_norm
-from litlm.model.rope import RotaryInputs, apply_rope
+from litlm.model.rope import RopeTables, apply_rope
 from litlm.ops.linear import Linear
 from litlm.ops.sdpa import AttentionSpec, alibi_slopes
 
 
 def make_spec(config: LayerConfig, scale: float | None) -> AttentionSpec:
-    """How the layer attends. scale: factor of the scores; None: D ** -0.5."""
+    """The layer's `AttentionSpec`. scale: factor of the scores; None: D ** -0.5."""
     return AttentionSpec(config.window, config.chunk, scale, config.attention.softcap)
 
 
-class EachHeadNorm(nn.Module):
-    """Norm of queries or keys (B, T, H, D) with a weight (H, D): one for each head (Cohere)."""
+class PerHeadNorm(nn.Module):
+    """Norm over each head of queries or keys (B, T, H, D), where each head has a weight of its own: (H, D) (Cohere)."""
 
     def __init__(self, config: NormConfig, n_head: int, head_dim: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class EachHeadNorm(nn.Module):
 def make_qk_norm(config: QKNormConfig, n_head: int, head_dim: int) -> nn.Module:
     """The norm of a layer's queries or keys."""
     if config.over == "each_head":
-        return EachHeadNorm(config.norm, n_head, head_dim)
+        return PerHeadNorm(config.norm, n_head, head_dim)
     return make_norm(config.norm, head_dim if config.over == "head" else n_head * head_dim)
 
 
@@ -82,8 +82,8 @@ class Attention(nn.Module):
         self.sinks = nn.Parameter(torch.empty(config.n_head)) if attention.sinks else None
         self.alibi = ComputedBuffer(partial(alibi_slopes, config.n_head)) if attention.alibi else None
 
-    def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
-        """(B, T, C) -> (B, T, C). A layer without projections of keys and values passes none to `context`."""
+    def forward(self, x: Tensor, rotary: RopeTables, context: LayerContext) -> Tensor:
+        """(B, T, C) -> (B, T, C). A layer without k and v projections attends to an earlier layer's keys and values."""
         B, T, _ = x.shape
         q, gate = self.q_proj(x), None if self.gate_proj is None else self.gate_proj(x)
         if self.gate is not None and self.gate.in_q_proj:
@@ -105,18 +105,18 @@ class Attention(nn.Module):
         return self.o_proj(y.reshape(B, T, -1))
 
     def activate(self, gate: Tensor) -> Tensor:
-        """The gate (B, T, H, D or 1) as it multiplies the output."""
+        """The activation of the gate (B, T, H, D or 1)."""
         assert self.gate is not None
         return gate.sigmoid() if self.gate.activation == "sigmoid" else F.softplus(gate.float()).to(gate.dtype)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, heads * D) -> (B, T, heads, D), clipped."""
+        """(B, T, heads * D) -> (B, T, heads, D), clamped to `AttentionConfig.clip`."""
         clip = self.config.attention.clip
         x = x if clip is None else x.clamp(-clip, clip)
         return x.view(*x.shape[:2], -1, self.config.head_dim)
 
-    def norm_and_rope(self, x: Tensor, norm: nn.Module | None, rotary: RotaryInputs) -> Tensor:
-        """Queries or keys (B, T, heads * D) -> (B, T, heads, D), clipped, with norm and rope."""
+    def norm_and_rope(self, x: Tensor, norm: nn.Module | None, rotary: RopeTables) -> Tensor:
+        """Queries or keys (B, T, heads * D) -> (B, T, heads, D), clamped, with norm and rope."""
         if norm is not None and self.norm_at == "all_heads":
             x = norm(x)
         x = self.split_heads(x)

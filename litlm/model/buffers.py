@@ -1,4 +1,4 @@
-"""Buffers that follow from the config alone: in fp32 whatever the model's dtype, and never saved."""
+"""Buffers computed from the config alone, such as rope's frequencies: fp32 whatever the model's dtype, never saved."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class ComputedBuffer(nn.Module):
-    """A module with one such buffer, `values`, which is computed again after any move or cast.
+    """A module with one such buffer, `values`, which is recomputed after every move or cast of the model.
 
-    (A cast would round it: with bf16 frequencies rope is off by about a radian after 800 tokens.)
+    (A cast to bf16 would round it: with bf16 frequencies rope is off by about a radian after 800 tokens.)
     """
 
     values: Tensor
@@ -19,7 +19,7 @@ class ComputedBuffer(nn.Module):
     def __init__(self, compute: Callable[[torch.device], Tensor]) -> None:
         super().__init__()
         self.compute = compute
-        # Also in a model built on meta it has its values at once: computing there would import torch's whole compiler.
+        # In a model built on meta, too, the values are computed on the CPU: on meta, torch would import its compiler.
         device = torch.get_default_device()
         values = compute(torch.device("cpu") if device.type == "meta" else device)
         self.register_buffer("values", values, persistent=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from litlm.config import GatedDeltaConfig, LayerConfig
 from litlm.context import LayerContext
-from litlm.model.rope import RotaryInputs
+from litlm.model.rope import RopeTables
 from litlm.model.short_conv import DepthwiseConv
 from litlm.ops.delta_rule import DeltaRule, gates
 from litlm.ops.linear import Linear
@@ -32,7 +32,7 @@ class GatedRMSNorm(nn.Module):
 
 
 class GatedDeltaNet(nn.Module):
-    """Queries, keys and values go through a short convolution and the gated delta rule; no positions, no softmax."""
+    """Queries, keys and values through a short convolution and the gated delta rule, without position encoding."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class GatedDeltaNet(nn.Module):
         self.out_proj = Linear(width, config.n_embd, bias=False)
 
     def reset_parameters(self) -> None:
-        """Decay rates between 0.01 and 16, as Qwen3-Next's are drawn."""
+        """Decay rates uniform between 0.01 and 16, as in transformers modeling_qwen3_next.py."""
         nn.init.uniform_(self.A_log, 0.01, 16)
         self.A_log.data.log_()
         nn.init.ones_(self.dt_bias)
         nn.init.ones_(self.norm.weight)
 
-    def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
+    def forward(self, x: Tensor, rotary: RopeTables, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
         c = self.config
         if c.separate_qkv:

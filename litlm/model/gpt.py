@@ -1,8 +1,8 @@
 """One readable decoder-only transformer for every family.
 
-What is unusual: a layer's parts are chosen by its `LayerConfig` (slots), never by a model's name; modules keep no state
-between passes, and `context` decides what the tokens attend to (a causal row, a cache); training, generation and
-export share this file, and everything else (LoRA, quantization, sharding) transforms the modules from outside.
+What is unusual: a layer's parts are chosen by its `LayerConfig`, never by a model's name; modules keep no state between
+passes, and `context` decides what the tokens attend to (a causal row, packed documents, a cache); training, generation
+and export share this file, and everything else (LoRA, quantization, sharding) transforms the modules from outside.
 
 Shapes: B batch, T tokens, C embedding, V vocabulary, N selected positions, L layers, P = layer_input_dim.
 """
@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 from litlm.config import Config, LayerConfig, ShortConvConfig
 from litlm.context import Causal, Context, KVCache, LayerContext
-from litlm.model.attention import Attention, EachHeadNorm
+from litlm.model.attention import Attention, PerHeadNorm
 from litlm.model.gated_delta_net import GatedDeltaNet
 from litlm.model.latent import Indexer, LatentAttention, check_indexed
-from litlm.model.layer_inputs import LayerInput, LayerInputs
+from litlm.model.layer_inputs import PerLayerEmbeddings, PerLayerGate
 from litlm.model.mlp import MLP, XIELU
 from litlm.model.moe import Experts, MoE, Router
 from litlm.model.norm import make_norm
-from litlm.model.rope import Rope, RotaryInputs, temperature_scale
+from litlm.model.rope import Rope, RopeTables, query_scale
 from litlm.model.short_conv import DepthwiseConv, ShortConv
 from litlm.ops.linear import Embedding, Linear, linear, rounded
 
 
 def make_mixer(config: LayerConfig) -> nn.Module:
-    """What mixes a layer's tokens: attention, or a recurrence."""
+    """The token mixer of a layer: attention, a short convolution or Gated DeltaNet."""
     if isinstance(config.recurrent, ShortConvConfig):
         return ShortConv(config)
     if config.recurrent is not None:
@@ -38,14 +38,14 @@ def make_mixer(config: LayerConfig) -> nn.Module:
     return Attention(config) if config.attention.latent is None else LatentAttention(config)
 
 
-class Block(nn.Module):
-    """One layer: a mixer (attention or a recurrence), then the MLP (or experts, or nothing), each added to its input.
+class DecoderLayer(nn.Module):
+    """A mixer (attention or a recurrence), then an MLP (or experts, or neither), each with a residual connection.
 
-    `LayerConfig.block` says where norms are: before what is added ("pre", Llama), after ("post", OLMo 2), on both sides
-    ("sandwich", Gemma 2), or before mixer and MLP of the same input ("parallel", GPT-NeoX).
+    `LayerConfig.block` says where the norms are: on the input of mixer and MLP ("pre", Llama), on their output ("post",
+    OLMo 2), or on both ("sandwich", Gemma 2); in a "parallel" one (GPT-NeoX) mixer and MLP have the same input.
     """
 
-    attn: Any  # the mixer, see `make_mixer`
+    attn: Any  # the mixer, of any kind (see `make_mixer`); the name is part of the parameters' names
     layer_scalar: Tensor | None
 
     def __init__(self, config: LayerConfig) -> None:
@@ -64,14 +64,14 @@ class Block(nn.Module):
         self.mlp_norm = nn.Identity() if no_norm else norm("pre", "sandwich", "parallel")
         self.mlp = mlp
         self.post_mlp_norm = nn.Identity() if mlp is None else norm("post", "sandwich")
-        self.layer_input = LayerInput(config, config.layer_input_dim) if config.layer_input_dim else None
+        self.layer_input = PerLayerGate(config, config.layer_input_dim) if config.layer_input_dim else None
         self.register_buffer("layer_scalar", torch.ones(1) if config.layer_scalar else None)
 
     def forward(
-        self, x: Tensor, rotary: RotaryInputs, context: LayerContext, layer_input: Tensor | None = None
+        self, x: Tensor, rotary: RopeTables, context: LayerContext, per_layer_input: Tensor | None = None
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C). context: what this layer attends through. layer_input: (B, T, P), its own
-        (`layer_inputs.py`)."""
+        """(B, T, C) -> (B, T, C). context: what this layer attends through. per_layer_input: (B, T, P), see
+        `layer_inputs.py`."""
         normed = self.attn_norm(x)
         attended = self._scaled(self.post_attn_norm(self.attn(normed, rotary, context)))
         if self.mlp is None:
@@ -82,7 +82,7 @@ class Block(nn.Module):
             x = x + attended
             x = x + self._scaled(self.post_mlp_norm(self.mlp(self.mlp_norm(x))))
         if self.layer_input is not None:
-            x = self.layer_input(x, layer_input)
+            x = self.layer_input(x, per_layer_input)
         return x if self.layer_scalar is None else x * self.layer_scalar.to(x.dtype)
 
     def _scaled(self, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder-only transformer: `GPT(config)(tokens)` gives logits."""
 
-    cache_class: type[KVCache] = KVCache  # of `make_cache`
+    cache_class: type[KVCache] = KVCache  # what `make_cache` makes
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -102,13 +102,13 @@ class GPT(nn.Module):
         self.embed_norm = make_norm(config.norm, config.n_embd) if config.embed_norm else None
         rows = config.max_seq_len + config.position_offset
         self.position_embed = Embedding(rows, config.n_embd) if config.learned_positions else None
-        self.layer_inputs = LayerInputs(config) if config.layer_input_dim else None
-        self.layers = nn.ModuleList(Block(layer) for layer in layers)
+        self.layer_inputs = PerLayerEmbeddings(config) if config.layer_input_dim else None
+        self.layers = nn.ModuleList(DecoderLayer(layer) for layer in layers)
         self.norm = make_norm(config.norm, config.n_embd)
         tied = config.tie_embeddings
         self.lm_head = None if tied else Linear(config.n_embd, config.n_output, bias=config.head_bias)
         self.head_bias = nn.Parameter(torch.empty(config.vocab_size)) if tied and config.head_bias else None
-        # Layers with the same rope share its tables, layers with the same temperature its factors.
+        # Rope's tables depend on these fields and the positions alone; layers that agree in them share one computation.
         keys = [(c.rope, c.rope_dim, c.attention.temperature) for c in layers]
         self._rope_groups = list(dict.fromkeys(keys))
         self._rope_group_of = [self._rope_groups.index(key) for key in keys]
@@ -142,10 +142,10 @@ class GPT(nn.Module):
         result is returned, so that a loss runs inside `forward` (FSDP2 gathers the root's parameters only there).
         logit_positions: (B, N) indexes into T; only these positions reach the head or `output`.
 
-        positions: (B, T) or (1, T), for rope, learned positions and the temperature of queries; what a token attends to
-        goes by the context's own, which are the default. lengths: how long each row is without the
-        padding at its end, tokens of earlier passes included; by default all positions count. context: what tokens
-        attend to, plain causal by default.
+        positions: (B, T) or (1, T), for rope, learned positions and attention temperature; by default the context's.
+        What a token attends to follows from the context's positions in any case. lengths: each row's length without
+        the padding at its end, earlier passes included; by default there is no padding. context: what tokens attend
+        to; by default those before them (`Causal`).
         """
         context = Causal() if context is None else context
         check_indexed(self.config.attention.latent, context, tokens.size(1), lengths)
@@ -159,11 +159,11 @@ class GPT(nn.Module):
         if self.position_embed is not None:
             x = x + self.position_embed(positions + self.config.position_offset)
         context.prepare(x, self.layers)  # type: ignore[arg-type]
-        rotary = [self._rotary(i, positions, context.row_lengths, x.dtype) for i in range(len(self._rope_groups))]
-        # (L, B, T, P), a part for each layer
-        inputs = [None] * len(self.layers) if self.layer_inputs is None else self.layer_inputs(tokens, x)
+        rotary = [self._rotary(i, positions, context.seq_lens, x.dtype) for i in range(len(self._rope_groups))]
+        no_inputs = [None] * len(self.layers)
+        per_layer_inputs = no_inputs if self.layer_inputs is None else self.layer_inputs(tokens, x)  # (L, B, T, P)
         for i, layer in enumerate(self.layers):
-            x = layer(x, rotary[self._rope_group_of[i]], context.layer(i), inputs[i])
+            x = layer(x, rotary[self._rope_group_of[i]], context.layer(i), per_layer_inputs[i])
         if logit_positions is not None:
             x = x.gather(1, logit_positions[..., None].expand(-1, -1, x.size(-1)))  # (B, N, C)
         if output == "logits":
@@ -171,23 +171,23 @@ class GPT(nn.Module):
         x = self.norm(x)
         return x if output == "hidden" else output(x)
 
-    def _rotary(self, group: int, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype) -> RotaryInputs:
-        """positions: (B, T); lengths: (B, 1 or T), of the rows"""
+    def _rotary(self, group: int, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype) -> RopeTables:
+        """positions: (B, T); lengths: (B, 1 or T), see `Context.seq_lens`"""
         rope, _, temperature = self._rope_groups[group]
-        scale = None if temperature is None else temperature_scale(positions, temperature).to(dtype)
+        scale = None if temperature is None else query_scale(positions, temperature).to(dtype)
         if rope is None:
-            return RotaryInputs(None, None, scale)
+            return RopeTables(None, None, scale)
         cos, sin = self.ropes[group](positions, lengths)
-        return RotaryInputs(cos.to(dtype), sin.to(dtype), scale)
+        return RopeTables(cos.to(dtype), sin.to(dtype), scale)
 
     def head(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of the last layer's output (..., C)."""
+        """The last layer's output (..., C) -> logits (..., V)."""
         x = self.norm(x)
         logits = linear(x, self.embed.weight, self.head_bias) if self.lm_head is None else self.lm_head(x)
         return self.finish_logits(logits)
 
     def finish_logits(self, logits: Tensor) -> Tensor:
-        """Scale and cap of the logits (..., V), where the config has them."""
+        """Scale and cap the logits (..., V) as the config says."""
         if self.config.logit_scale != 1:
             logits = logits * self.config.logit_scale
         if (cap := self.config.logit_softcap) is not None:
@@ -198,8 +198,9 @@ class GPT(nn.Module):
     def init_weights(self, *, scale_residual: bool = False) -> None:
         """New weights: matrices and embeddings normal with `config.init_std`, norms one, biases zero.
 
-        scale_residual: what writes into the residual stream (o_proj, out_proj, down_proj) is divided by
-        sqrt(2 n_layer), so that the stream does not grow with depth (Radford et al. 2019).
+        scale_residual: weights that write into the residual stream (o_proj, out_proj, down_proj) are divided by
+        sqrt(2 n_layer), so that the stream does not grow with depth (Radford et al. 2019). This is about their initial
+        values only; `Config.residual_scale` is a factor in every pass.
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -224,9 +225,9 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=self.config.init_std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, Block) and module.layer_scalar is not None:
+            elif isinstance(module, DecoderLayer) and module.layer_scalar is not None:
                 module.layer_scalar.fill_(1)
-            elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, EachHeadNorm, XIELU, GatedDeltaNet)):
+            elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, PerHeadNorm, XIELU, GatedDeltaNet)):
                 module.reset_parameters()
         if self.head_bias is not None:
             nn.init.zeros_(self.head_bias)

@@ -1,7 +1,7 @@
-"""Multi-head latent attention (DeepSeek-V2, 2024): keys and values come from one small latent per token.
+"""Multi-head latent attention, MLA (DeepSeek-V2, 2024): keys and values come from one small latent per token.
 
-Shapes: B batch, T query length, C embedding, H heads, N and R size of a head's part without and with rope, E size of a
-value, rank = kv_rank.
+Shapes: B batch, T query length, C embedding, H heads, N and R the sizes of a head's parts without and with rope
+(qk_nope_head_dim and qk_rope_head_dim), E size of a value, rank = kv_rank.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from litlm.config import IndexConfig, LatentConfig, LayerConfig, index_limit
 from litlm.context import Context, KVCache, LayerContext, Packed
 from litlm.model.attention import make_spec
 from litlm.model.norm import make_norm
-from litlm.model.rope import RotaryInputs, apply_rope
+from litlm.model.rope import RopeTables, apply_rope
 from litlm.ops.linear import Linear
 
 
 class Indexer(nn.Module):
-    """The weights of a layer's indexer (`IndexConfig`), which only travel with the model: buffers, never trained.
+    """The weights of a layer's indexer (`IndexConfig`): loaded and saved with the model, but neither used nor trained.
 
     q_proj: (heads * size, q_rank). k_proj: (size, C), and a layer norm of it. head_proj: (heads, C).
     """
@@ -44,7 +44,7 @@ class Indexer(nn.Module):
 
 
 def check_indexed(latent: LatentConfig | None, context: Context, length: int, lengths: Sequence[int] | None) -> None:
-    """Raise ValueError for a pass over `length` more tokens of rows in which an indexer would have a choice.
+    """Raise ValueError if a pass over `length` new tokens makes a row longer than what an indexer would choose.
 
     lengths: see `GPT.forward`.
     """
@@ -61,11 +61,11 @@ def check_indexed(latent: LatentConfig | None, context: Context, length: int, le
 
 
 class LatentAttention(nn.Module):
-    """Multi-head latent attention (DeepSeek-V2, 2024): all heads' keys and values come from one small latent per token.
+    """MLA (DeepSeek-V2, 2024): all heads' keys and values are up-projections W_UK and W_UV of one latent per token.
 
-    A cache keeps latents only. With nothing cached, keys and values are expanded from them. Otherwise the expansion is
-    absorbed: queries are mapped into the latents' space, all heads attend to the latents themselves (as one kv head),
-    and what they read is mapped to values afterwards. A cache asks for these maps (`absorbed`) once, and keeps them.
+    A cache stores latents only. Without a past, keys and values are computed from them. With a past, W_UK and W_UV are
+    absorbed (section 2.1.2): queries are multiplied by W_UK, all heads attend to the latents themselves (multi-query
+    attention), and the output is multiplied by W_UV. The cache computes these matrices once (`up_projections`).
     """
 
     def __init__(self, config: LayerConfig) -> None:
@@ -73,7 +73,7 @@ class LatentAttention(nn.Module):
         assert config.attention.latent is not None
         self.config, self.latent = config, config.attention.latent
         c, latent, bias, scale = config, self.latent, config.attention.bias, config.attention.scale
-        # The queries that are mapped into the latents' space are wider, but scaled as the heads are.
+        # Explicit, since absorbed queries are wider (rank + R) but keep the heads' scale.
         self.spec = make_spec(config, config.head_dim**-0.5 if scale is None else scale)
         if latent.q_rank is None:
             self.q_proj = Linear(c.n_embd, c.n_head * c.head_dim, bias=False)
@@ -87,7 +87,7 @@ class LatentAttention(nn.Module):
         self.o_proj = Linear(c.n_head * latent.v_head_dim, c.n_embd, bias=config.attention.out_bias)
         self.indexer = Indexer(c.n_embd, latent.q_rank or 0, latent.index) if latent.index is not None else None
 
-    def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
+    def forward(self, x: Tensor, rotary: RopeTables, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
         B, T, _ = x.shape
         H, latent = self.config.n_head, self.latent
@@ -102,24 +102,24 @@ class LatentAttention(nn.Module):
         if rotary.query_scale is not None:
             q, q_rope = q * rotary.query_scale, q_rope * rotary.query_scale
         cache_entry = torch.cat((c.view(B, T, 1, -1), k_rope), dim=-1).transpose(1, 2)  # (B, 1, T, rank + R)
-        if context.is_prefill:
+        if not context.has_past:
             k, v = self.kv_b_proj(c).view(B, T, H, N + E).split((N, E), dim=-1)
             q, k = torch.cat((q, q_rope), dim=-1), torch.cat((k, k_rope.expand(B, T, H, R)), dim=-1)
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
             y = context.attend(q, k, v, self.spec, cache_entry=cache_entry)  # (B, H, T, E)
         else:
             assert context.cached_weights is not None
-            to_k, to_v = context.cached_weights["absorbed"].split((N, E), dim=1)
-            q = torch.cat((q.transpose(1, 2) @ to_k, q_rope.transpose(1, 2)), dim=-1)  # (B, H, T, rank + R)
+            W_UK, W_UV = context.cached_weights["W_UK_UV"].split((N, E), dim=1)
+            q = torch.cat((q.transpose(1, 2) @ W_UK, q_rope.transpose(1, 2)), dim=-1)  # (B, H, T, rank + R)
             y = context.attend(q, cache_entry, cache_entry[..., : latent.kv_rank], self.spec)
-            y = y @ to_v.transpose(1, 2)  # (B, H, T, E)
+            y = y @ W_UV.transpose(1, 2)  # (B, H, T, E)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
-    def absorbed(self, like: Tensor) -> Tensor:
-        """(H, N + E, rank): the maps from the latents' space to each head's keys and values, of the dtype of `like`.
+    def up_projections(self, like: Tensor) -> Tensor:
+        """(H, N + E, rank): each head's W_UK and W_UV, one above the other, in the dtype of `like`.
 
-        They are what kv_b_proj makes of an identity, so whatever transforms did to that layer (adapters, packed
-        weights) is in them.
+        They are computed as kv_b_proj of the identity matrix, and so include what transforms did to that layer
+        (adapters, packed weights).
         """
         identity = torch.eye(self.latent.kv_rank, dtype=like.dtype, device=like.device)
         return self.kv_b_proj(identity).T.contiguous().view(self.config.n_head, -1, self.latent.kv_rank)

@@ -1,7 +1,7 @@
-"""Per-layer inputs (Gemma 4, transformers `modeling_gemma4.py`): a token also has a small embedding for each layer.
+"""Per-layer embeddings (Gemma 3n and 4, transformers `modeling_gemma4.py`): each layer has a small one for every token.
 
-All layers' embeddings are one table. A layer gets the sum, divided by sqrt(2), of its embedding and a projection of the
-usual one, and adds a gated function of it to its output.
+One table holds those of all layers side by side. A layer's per-layer input is the sum of its embedding and a projection
+of the usual one, divided by sqrt(2); at its end the layer adds a gated projection of this input.
 
 Shapes: L layers, P = layer_input_dim, C embedding.
 """
@@ -16,8 +16,11 @@ from litlm.model.norm import make_norm
 from litlm.ops.linear import Embedding, Linear, rounded
 
 
-class LayerInputs(nn.Module):
-    """Every layer's own input, from tokens and their embeddings."""
+class PerLayerEmbeddings(nn.Module):
+    """All layers' per-layer inputs, from tokens and their embeddings.
+
+    In Gemma's source: embed is embed_tokens_per_layer, proj per_layer_model_projection, norm per_layer_projection_norm.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -36,8 +39,11 @@ class LayerInputs(nn.Module):
         return ((projected + embedded) * 2**-0.5).movedim(2, 0)
 
 
-class LayerInput(nn.Module):
-    """x + norm(proj(act(gate(x)) * layer_input)), at the end of a layer."""
+class PerLayerGate(nn.Module):
+    """x + norm(proj(act(gate(x)) * per_layer_input)), at the end of a layer.
+
+    In Gemma's source: gate is per_layer_input_gate, proj per_layer_projection, norm post_per_layer_input_norm.
+    """
 
     def __init__(self, layer: LayerConfig, size: int) -> None:
         super().__init__()
@@ -46,6 +52,6 @@ class LayerInput(nn.Module):
         self.proj = Linear(size, layer.n_embd, bias=False)
         self.norm = make_norm(layer.norm, layer.n_embd)
 
-    def forward(self, x: Tensor, layer_input: Tensor) -> Tensor:
-        """x: (B, T, C); layer_input: (B, T, P) -> (B, T, C)"""
-        return x + self.norm(self.proj(self.act(self.gate(x), layer_input)))
+    def forward(self, x: Tensor, per_layer_input: Tensor) -> Tensor:
+        """x: (B, T, C); per_layer_input: (B, T, P) -> (B, T, C)"""
+        return x + self.norm(self.proj(self.act(self.gate(x), per_layer_input)))

@@ -27,8 +27,10 @@ FUNCTIONS = {
 
 
 class XIELU(nn.Module):
-    """Integral of the ELU with learned slopes on both sides (Huang & Schlag 2024); beta and eps are read from the
-    checkpoint."""
+    """Integral of the ELU with learned slopes on both sides (Huang & Schlag 2024).
+
+    beta and eps are buffers because checkpoints store them.
+    """
 
     beta: Tensor
     eps: Tensor
@@ -42,7 +44,7 @@ class XIELU(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Its values before training (transformers activations.py, XIELUActivation)."""
+        """Initial values (transformers activations.py, XIELUActivation)."""
         self.beta.fill_(0.5)
         self.eps.fill_(-1e-6)
         # softplus(alpha_p) = 0.8, and beta + softplus(alpha_n) = 0.5 + 0.3
@@ -66,7 +68,7 @@ class Activation(nn.Module):
 
     def forward(self, gate: Tensor | None, up: Tensor) -> Tensor:
         """gate, up: (..., I) -> (..., I)"""
-        if self.kind == "clamped":
+        if self.kind == "clamped":  # gpt-oss (transformers modeling_gpt_oss.py, GptOssExperts)
             assert gate is not None
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
             return gate * torch.sigmoid(1.702 * gate) * (up + 1)

@@ -1,9 +1,9 @@
 """Mixture of experts: a router picks a few MLPs for each token.
 
 What is unusual: the experts of a layer are three stacked tensors, and tokens are sorted by expert, so that each expert
-sees its tokens as one contiguous block. A grouped matrix product runs all blocks at once where the device has one;
-elsewhere the same sorted blocks go through plain products. The router's choice is its module's output, so statistics
-and balancing losses (`watch_routers`) are taken from it by a hook.
+gets its tokens as contiguous rows. A grouped matrix product runs all experts at once where the device has one, and a
+loop runs them one by one elsewhere. A router returns its choice as the module's output, so a forward hook can collect
+statistics and balancing losses (`watch_routers`).
 
 Shapes: N tokens, E experts, k experts per token, C embedding, I width of an expert.
 """
@@ -28,7 +28,7 @@ from litlm.ops.linear import Linear, linear
 
 
 class Routing(NamedTuple):
-    """A router's choice. weights and experts: (N, k); logits: (N, E), in fp32."""
+    """What a router returns. weights and experts: (N, k), of the chosen experts; logits: (N, E), in fp32."""
 
     weights: Tensor
     experts: Tensor
@@ -36,13 +36,14 @@ class Routing(NamedTuple):
 
 
 class Router(nn.Module):
-    """Chooses k of E experts for each token, and how much each counts."""
+    """Chooses k of E experts for each token, and the weights of their outputs."""
 
-    last_routing: Routing | None = None  # of the pass under way, for `watch_routers`
+    last_routing: Routing | None = None  # of the current pass, for `watch_routers`
 
     def __init__(self, n_embd: int, config: MoEConfig, eps: float) -> None:
         super().__init__()
         self.config, self.eps = config, eps
+        # Scales the router's own input (Gemma 4's router.scale); `MoEConfig.scale_input` is about the experts' input.
         self.input_scale = _weight(n_embd) if config.router_scales else None
         self.expert_scale = _weight(config.n_expert) if config.router_scales else None
         self.weight = _weight(config.n_expert, n_embd)
@@ -51,7 +52,7 @@ class Router(nn.Module):
         self.register_buffer("selection_bias", torch.zeros(config.n_expert) if config.selection_bias else None)
 
     def forward(self, x: Tensor) -> Routing:
-        """(N, C) -> the choice for each token"""
+        """(N, C) -> each token's experts and their weights"""
         # In fp32 whatever the model's dtype: rounding would change which experts are chosen.
         x = x.float()
         if self.input_scale is not None:
@@ -60,8 +61,8 @@ class Router(nn.Module):
         if self.config.scoring == "sparsemixer":
             return Routing(*_sparsemixer(logits, self.config.jitter), logits)
         scores = logits.softmax(-1) if self.config.scoring == "softmax" else logits.sigmoid()
-        by = scores if self.config.select_by == "scores" else logits
-        experts = self._choose(by if self.selection_bias is None else by + self.selection_bias.float())
+        ranking = scores if self.config.select_by == "scores" else logits
+        experts = self._choose(ranking if self.selection_bias is None else ranking + self.selection_bias.float())
         weights = scores.gather(-1, experts)
         if self.config.normalize:
             weights = weights / (weights.sum(-1, keepdim=True) + self.config.normalize_eps)
@@ -85,8 +86,8 @@ class Router(nn.Module):
 
 
 def _sparsemixer(logits: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
-    """Phi-3.5-MoE's rule (Liu et al. 2024) without its training noise: the best two experts, each weighted by a softmax
-    over the experts that come close to it. (N, E) -> weights (N, 2), experts (N, 2)"""
+    """Phi-3.5-MoE's top-2 routing (Liu et al. 2024) without its training noise: each of the two experts is weighted by
+    a softmax over those whose logits are close to its own. (N, E) -> weights (N, 2), experts (N, 2)"""
     weights, experts = [], []
     remaining = logits
     for _ in range(2):
@@ -113,7 +114,7 @@ class Experts(nn.Module):
         self.down_bias = _weight(E, layer.n_embd) if config.expert_bias else None
 
     def forward(self, x: Tensor, experts: Tensor) -> Tensor:
-        """x: (M, C), rows sorted by expert; experts: (M,), which one each belongs to -> (M, C)"""
+        """x: (M, C), rows sorted by expert; experts: (M,), the expert of each row -> (M, C)"""
         ends = group_ends(experts, self.up_proj.size(0))
         up = grouped_linear(x, self.up_proj, ends, experts, self.up_bias)
         gate = None
@@ -126,11 +127,11 @@ def _weight(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape))
 
 
-class _Dispatch(torch.autograd.Function):
-    """tokens (N, C) -> one row for each of their choices, in the given order (N k, C).
+class _Permute(torch.autograd.Function):
+    """tokens (N, C) -> (N k, C): a copy of a token for each of its k experts, sorted by expert.
 
-    Its backward, and `_Combine`'s, rely on `order` being a permutation: rows are copied, then summed over k in fixed
-    order, where autograd would add rows atomically, in any order.
+    order: (N k,), the permutation that sorts the choices. Because it is one, the backward pass (and `_Unpermute`'s)
+    copies rows and sums over k in a fixed order; autograd's own would use atomic adds, whose order varies.
     """
 
     @staticmethod
@@ -146,8 +147,8 @@ class _Dispatch(torch.autograd.Function):
         return rows.unflatten(0, (-1, ctx.k)).sum(1), None, None
 
 
-class _Combine(torch.autograd.Function):
-    """Rows in the given order -> back in the tokens' order."""
+class _Unpermute(torch.autograd.Function):
+    """Undoes `_Permute`'s sorting: rows (N k, C) by expert -> (N k, C) by token."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ class _Combine(torch.autograd.Function):
 
 
 class MoE(nn.Module):
-    """The weighted sum of a token's experts, plus an MLP that all tokens share."""
+    """The weighted sum of a token's experts, plus the shared expert, an MLP that every token uses."""
 
     def __init__(self, layer: LayerConfig, config: MoEConfig) -> None:
         super().__init__()
@@ -175,7 +176,7 @@ class MoE(nn.Module):
         self.experts = Experts(layer, config)
         self.post_norm = norm()
         has_shared = config.shared_intermediate_size > 0
-        self.shared_norm = norm(has_shared)
+        self.shared_norm = norm(has_shared)  # of the shared expert's input; `Config.shared_norm` is another thing
         self.shared = MLP(layer, config.shared_intermediate_size) if has_shared else None
         self.post_shared_norm = norm(has_shared)
         self.shared_gate = Linear(layer.n_embd, 1, bias=False) if config.shared_gate else None
@@ -188,13 +189,13 @@ class MoE(nn.Module):
         weights = weights.to(x.dtype)
         normed, k = self.norm(tokens), experts.size(1)
         sorted_experts, order = experts.flatten().sort(stable=True)  # (N * k,)
-        compiled = torch.compiler.is_compiling()  # the compiler derives the backward pass
-        rows: Tensor = normed[order // k] if compiled else _Dispatch.apply(normed, order, k)  # type: ignore[assignment]
+        compiled = torch.compiler.is_compiling()  # the compiler derives the backward passes itself
+        rows: Tensor = normed[order // k] if compiled else _Permute.apply(normed, order, k)  # type: ignore[assignment]
         if self.config.scale_input:
             rows = rows * weights.flatten()[order, None]
         y: Tensor = self.experts(rows, sorted_experts)
-        # Back in the tokens' order: a sum over k in fixed order, the same in every run.
-        y = y[order.argsort()] if compiled else _Combine.apply(y, order)  # type: ignore[assignment]
+        # Back to the tokens' order, so that the sum over k has the same order in every run.
+        y = y[order.argsort()] if compiled else _Unpermute.apply(y, order)  # type: ignore[assignment]
         y = y.unflatten(0, (-1, k))  # (N, k, C)
         y = self.post_norm(y.sum(1) if self.config.scale_input else (y * weights[..., None]).sum(1))
         if self.shared is not None:
@@ -210,20 +211,20 @@ class MoE(nn.Module):
 
 @dataclass
 class RouterWatch:
-    """What the routers of a model chose in the passes since `clear`, one `Routing` per layer and pass."""
+    """The choices of a model's routers since `clear`, one `Routing` per layer and pass."""
 
     routings: list[Routing] = field(default_factory=list)
 
     def clear(self) -> None:
-        """Start anew."""
+        """Forget all passes so far."""
         self.routings.clear()
 
     def balance_loss(self, mask: Tensor | None = None) -> Tensor:
-        """E * sum over experts of (choices of it per token) * (mean probability), over all layers' tokens together.
+        """E * sum over experts of (times chosen per token) * (mean probability), over all layers' tokens together.
 
-        The load-balancing loss of Switch Transformers (Fedus et al. 2021, eq. 4) for k choices a token, as transformers
-        has it: k when perfectly balanced. mask: (B, T), True for the tokens that count, in each pass since `clear`.
-        Raises ValueError if no router ran.
+        The load-balancing loss of Switch Transformers (Fedus et al. 2021, eq. 4), extended to k experts a token as in
+        transformers: k when perfectly balanced. mask: (B, T), True for the tokens that count, the same for every pass
+        since `clear`. Raises ValueError if no router ran.
         """
         logits, experts = self._all(mask)
         n_expert = logits.size(-1)
@@ -231,7 +232,7 @@ class RouterWatch:
         return n_expert * (share * logits.softmax(-1).mean(0)).sum()
 
     def z_loss(self, mask: Tensor | None = None) -> Tensor:
-        """Mean of logsumexp(logits) squared (Zoph et al. 2022, eq. 5): keeps router logits small.
+        """Mean of logsumexp(logits) squared (Zoph et al. 2022, eq. 5), which keeps router logits small.
 
         mask: as of `balance_loss`. Raises ValueError if no router ran.
         """
@@ -240,7 +241,9 @@ class RouterWatch:
     def _all(self, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """logits (N, E) and experts (N, k) of all layers' tokens that count."""
         if not self.routings:
-            raise ValueError("no router ran with gradients on since `clear`: there is no routing to take a loss of")
+            raise ValueError(
+                "no router ran with gradients on since `clear`, so there is nothing to compute a loss from"
+            )
         index = slice(None) if mask is None else mask.flatten()
         return torch.cat([r.logits[index] for r in self.routings]), torch.cat([r.experts[index] for r in self.routings])
 
@@ -248,8 +251,8 @@ class RouterWatch:
     def statistics(self) -> dict[str, Tensor]:
         """Scalars for a log, still on the device; empty if there was no router.
 
-        router_max_load: the busiest expert's tokens over an even share, worst layer. router_unused: share of experts
-        that got none. router_entropy: of the probabilities, 1 for even ones, mean over layers.
+        router_max_load: the busiest expert's load relative to an even share, in the worst layer. router_unused: the
+        fraction of experts without a token. router_entropy: of the probabilities, 1 if uniform, mean over layers.
         """
         if not self.routings:
             return {}
@@ -270,13 +273,13 @@ class RouterWatch:
 
 @contextmanager
 def watch_routers(model: nn.Module) -> Iterator[RouterWatch]:
-    """While the block runs, collect the routings of passes with gradients on."""
+    """Within the context, collect the routings of passes with gradients on."""
     watch = RouterWatch()
     routers = [module for module in model.modules() if isinstance(module, Router)]
 
-    # Collected when the pass is over: a list that grows with each layer would give each a compiled graph of its own.
+    # Collected after the pass: appending to one list would give every layer a compiled graph of its own.
     def store(router: nn.Module, _args: Any, routing: Any) -> None:
-        if torch.is_grad_enabled():  # not those of a reference model
+        if torch.is_grad_enabled():  # a reference model's routings (DPO) don't count
             router.last_routing = routing
 
     def collect(*_: Any) -> None:
@@ -294,7 +297,7 @@ def watch_routers(model: nn.Module) -> Iterator[RouterWatch]:
 
 
 def clear_routing(module: nn.Module) -> None:
-    """Drop what routers stored outside of a pass, as when a layer is computed again for its backward pass."""
+    """Drop the routings stored in routers, such as those of a layer recomputed in the backward pass."""
     for router in module.modules():
         if isinstance(router, Router):
             router.last_routing = None

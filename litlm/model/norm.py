@@ -1,4 +1,4 @@
-"""The norms that a `NormConfig` can ask for: PyTorch's own, and those that store their weight in another way."""
+"""The norms of a `NormConfig`: PyTorch's own, and variants that store their weight as its difference from 1."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OffsetLayerNorm(nn.LayerNorm):
 
 
 def make_norm(config: NormConfig, size: int) -> nn.Module:
-    """The norm of the last dimension, of `size`, that the config asks for."""
+    """The config's norm over a last dimension of `size`."""
     if config.kind == "rms":
         norm = OffsetRMSNorm if config.offset else nn.RMSNorm
         return norm(size, eps=config.eps, elementwise_affine=config.weight)

@@ -1,4 +1,4 @@
-"""The gated short convolution of LFM2 (transformers modeling_lfm2.py), and the convolution that others share."""
+"""The gated short convolution of LFM2 (transformers modeling_lfm2.py), and its `DepthwiseConv`, which others share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from litlm.config import LayerConfig, ShortConvConfig
 from litlm.context import LayerContext
-from litlm.model.rope import RotaryInputs
+from litlm.model.rope import RopeTables
 from litlm.ops.linear import Linear
 
 
 class DepthwiseConv(nn.Module):
-    """The weights of a causal convolution of each channel by itself; `LayerContext.convolve` runs it."""
+    """The weights of a causal depthwise convolution, which `LayerContext.convolve` runs."""
 
     def __init__(self, channels: int, kernel_size: int, *, bias: bool = False) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ShortConv(nn.Module):
         self.conv = DepthwiseConv(width, mixer.kernel_size, bias=mixer.bias)
         self.out_proj = Linear(width, width, bias=mixer.bias)
 
-    def forward(self, x: Tensor, rotary: RotaryInputs, context: LayerContext) -> Tensor:
+    def forward(self, x: Tensor, rotary: RopeTables, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
         b, c, x = self.in_proj(x).chunk(3, -1)
         return self.out_proj(c * context.convolve(b * x, self.conv.weight, self.conv.bias))

@@ -1,4 +1,4 @@
-"""AdamW in mixed precision as one Triton kernel: limited by memory, it reads and writes everything once, in fp32."""
+"""AdamW in mixed precision as one Triton kernel: it is memory-bound, and reads and writes everything only once."""
 
 # pyright: reportMissingImports=false
 
@@ -43,20 +43,20 @@ def _adamw(
         tl.store(model_param + at, p.to(model_param.dtype.element_ty), mask=inside)
 
 
-# Twelve parameters, as torch's functional `adamw` has them.
+# The signature follows torch's functional `adamw`.
 def adamw_(
     params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
     state_steps: list[Tensor], model_params: list[Tensor | None], *, lr: float, betas: tuple[float, float], eps: float,
     weight_decay: float, clip_coef: Tensor | None, found_inf: Tensor | None,
 ) -> None:  # fmt: skip
-    """One AdamW step (Loshchilov & Hutter 2019), as torch's fused one, of contiguous fp32 tensors on one device.
+    """One AdamW step (Loshchilov & Hutter 2019), like torch's fused one, on contiguous fp32 tensors of one device.
 
-    grads: fp32 or less, multiplied by the scalar `clip_coef`. state_steps: 0-dim counts of each parameter's updates,
-    incremented here. model_params: each new parameter is also rounded into these. Where found_inf is 1, nothing
-    changes. Never synchronizes with the device.
+    grads: in any float dtype, multiplied by the scalar `clip_coef`. state_steps: 0-dim counts of each parameter's
+    updates, incremented here. model_params: new parameters are also written to these, rounded to their dtype. If
+    found_inf is 1, nothing changes. Never synchronizes with the device.
     """
     add: Any = torch._foreach_add_  # pyright: ignore[reportPrivateImportUsage]
-    # A list, because a single tensor would be read as a number, which synchronizes.
+    # A list, because `_foreach_add_` would read a single tensor as a number, which synchronizes.
     add(state_steps, [torch.ones_like(state_steps[0]) if found_inf is None else 1 - found_inf] * len(state_steps))
     t = torch.stack(state_steps).double()
     corrections = [-torch.expm1(t * math.log(beta)) if beta else torch.ones_like(t) for beta in betas]  # 1 - beta^t

@@ -26,16 +26,16 @@ def causal_conv(
 ) -> Tensor:
     """y[t] = sum over j < W of weight[:, W - 1 - j] * x[t - j], plus bias (C,): (B, T, C) -> (B, T, C).
 
-    weight: (C, W). before: (B, W - 1, C), the inputs that precede x; None: zeros. positions: (B or 1, T), of each token
-    in its document, for rows that hold several: no document sees another. Sums are in fp32.
+    weight: (C, W). before: (B, W - 1, C), the inputs that precede x; None: zeros. positions: (B or 1, T), for rows that
+    hold several documents: each token's position in its own, so that none sees another's. Sums are in fp32.
     """
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):  # it would keep several copies in fp32
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):  # else several fp32 copies are kept
         return checkpoint(_causal_conv, x, weight, bias, before, positions, use_reentrant=False)  # type: ignore[return-value]
     return _causal_conv(x, weight, bias, before, positions)
 
 
 def conv_step(x: Tensor, weight: Tensor, bias: Tensor | None, before: Tensor) -> Tensor:
-    """`causal_conv` of one token in each row, x (B, 1, C); `before` (B, W - 1, C) moves on by one token in place."""
+    """`causal_conv` of one token in each row, x (B, 1, C); `before` (B, W - 1, C) is shifted by one token in place."""
     if x.is_cuda and _HAS_TRITON:
         from litlm.ops.conv_triton import conv_step
 

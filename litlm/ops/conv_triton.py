@@ -1,4 +1,4 @@
-"""One token of the causal depthwise convolution in one kernel, for decoding on CUDA."""
+"""One token of the causal depthwise convolution in one Triton kernel, for decoding on CUDA."""
 
 from __future__ import annotations
 

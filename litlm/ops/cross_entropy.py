@@ -5,8 +5,8 @@ Here a chunk of rows goes through the output projection and yields its loss and,
 the hidden states; its logits are then dropped. Only positions with a target take part, so masked prompts are free.
 
 On CUDA a chunk's logits stay in the model's dtype, and a Triton kernel overwrites them with their gradient. The plain
-path is for the CPU and for installations without Triton; both compute the same. `head_losses` takes any other head,
-such as one with an adapter: it runs chunk by chunk, and again in the backward pass.
+path is for the CPU and for installations without Triton; both compute the same. `head_losses` takes any head, such as
+one with an adapter, and runs it again in the backward pass.
 
 Shapes: N rows (positions with a target), C embedding, V vocabulary.
 """
@@ -31,7 +31,7 @@ IGNORE = -100  # the target of a position without one, as in `F.cross_entropy`
 
 _CHUNK_BYTES = 32 * 2**20  # fp32 logits held at once; glibc doesn't reuse larger blocks of memory
 # Logits held at once on CUDA; less on small devices. Each chunk reads and writes the whole gradient of the weight, so
-# few large ones are faster (four times as many: 15 % slower). With a frozen weight an eighth is as fast.
+# few large chunks are faster (four times as many are 15 % slower). With a frozen weight an eighth of this is as fast.
 _KERNEL_BYTES = 2**31
 _TILE = 128  # rows: the tile size of fast CUDA matrix products
 
@@ -52,7 +52,7 @@ def cross_entropy_sum(
     """The summed cross-entropy, a scalar in fp32. hidden: (B, T, C), weight: (V, C), targets: (B, T) with IGNORE.
 
     bias: (V,). Logits are multiplied by `scale` and then, with a `softcap`, become cap * tanh(logit / cap).
-    target_positions: (N,) indexes into B * T of the positions with a target, for callers that know them: finding them
+    target_positions: (N,) indexes into B * T of the positions with a target, from callers that know them: finding them
     on CUDA would synchronize with the device.
     """
     rows, targets, _ = _with_target(hidden, weight, targets, target_positions)
@@ -92,7 +92,7 @@ def _with_target(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Hidden states (N, C) and targets (N,) of the positions with a target, and these positions (None: all).
 
-    With unknown positions the kernel gets all of them; it gives those without a target no loss.
+    If positions are not given, the kernel gets them all, and gives those without a target no loss.
     """
     rows, targets = hidden.flatten(0, 1), targets.flatten()
     if positions is None and _kernels(hidden, weight) is None:
@@ -159,7 +159,7 @@ def _chunks(
     width = -(-V // kernels.ALIGN) * kernels.ALIGN
     max_rows = max(1, _kernel_bytes(hidden.device) // (8 if frozen else 1) // (width * hidden.element_size()))
     n_chunks = max(1, -(-N // max_rows))
-    rows = max(1, -(-N // (n_chunks * _TILE))) * _TILE  # nearly equal chunks: a small last one would be slow
+    rows = max(1, -(-N // (n_chunks * _TILE))) * _TILE  # of nearly equal size: a small last chunk would be slow
     buffer = hidden.new_empty(min(N, rows), width)
     for start in range(0, N, rows):
         part = slice(start, min(N, start + rows))
@@ -216,7 +216,7 @@ def _put_product(out: Tensor, grad: Tensor, weight: Tensor) -> None:
 
 
 def _grad_buffer(weight: Tensor, hidden: Tensor) -> Tensor:
-    """Like the weight, in fp32: uninitialized, because the first chunk of rows overwrites it, or zeros without rows."""
+    """Like the weight, in fp32: uninitialized, since the first chunk overwrites it, but zeros if there are no rows."""
     return (torch.empty_like if len(hidden) else torch.zeros_like)(weight, dtype=torch.float32)
 
 
@@ -281,8 +281,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _TokenLosses(torch.autograd.Function):
-    """The cross-entropy of each row. The gradient of `hidden` is known in the forward pass up to the incoming factor
-    of each row; the weight's sums over rows, so the backward pass computes the logits again.
+    """The cross-entropy of each row. The forward pass computes the gradient of `hidden`, up to each row's incoming
+    gradient. The weight's is a sum over rows with these as factors, so the backward pass computes the logits again.
     """
 
     @staticmethod

@@ -1,9 +1,9 @@
 """The softmax of cross-entropy as a Triton kernel, which overwrites logits with their gradient. Imported only where
 Triton is installed, as it is with CUDA builds of PyTorch.
 
-It is limited by memory. Written with tensor operations, going from logits to their gradient reads and writes them eight
-times or more; here a program takes a row, reads it twice (the second time mostly from cache) and writes it once, in the
-logits' own dtype. All arithmetic is in fp32.
+It is memory-bound. With tensor operations, going from logits to their gradient reads and writes them eight times or
+more; here a program reads its row twice (the second time mostly from cache) and writes it once, in the logits' own
+dtype. All arithmetic is in fp32.
 """
 
 # pyright: reportMissingImports=false
@@ -41,7 +41,7 @@ def _softmax_gradient(
     logits, targets, losses, V, stride, scale, softcap,
     CAPPED: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # Loads and stores include the padding behind a row: its width, unlike V, is a multiple of a vector load's.
+    # Loads and stores include the padding after a row: `stride`, unlike V, is a multiple of the vector loads' width.
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     target = tl.load(targets + row)
@@ -54,7 +54,7 @@ def _softmax_gradient(
                 at = i * BLOCK + lanes
                 tl.store(logits + at, tl.zeros((BLOCK,), logits.dtype.element_ty), mask=at < stride)
     else:
-        # Read before anything is overwritten. A target that is no token reads nothing and makes the loss NaN.
+        # Read before anything is overwritten. A target outside the vocabulary reads nothing and makes the loss NaN.
         is_token = (target >= 0) & (target < V)
         target_logit = _final_logits(
             tl.load(logits + target, mask=is_token, other=float("nan")), scale, softcap, CAPPED
@@ -85,7 +85,7 @@ def _softmax_gradient(
 def softmax_gradient_(
     logits: Tensor, targets: Tensor, losses: Tensor, *, scale: float, softcap: float | None, gradient: bool
 ) -> None:
-    """Write the cross-entropy of each row into `losses` (N,), fp32, and with `gradient` overwrite the logits with it.
+    """Write each row's cross-entropy into `losses` (N,), fp32, and overwrite the logits by its gradient if `gradient`.
 
     logits: (N, V) before `scale` and `softcap`, each row contiguous; what lies between rows is overwritten too.
     targets: (N,); with IGNORE, loss and gradient are 0.

@@ -1,13 +1,13 @@
-"""The gated delta rule (Yang et al. 2024, Gated Delta Networks): a recurrence over a state of fixed size, no modules.
+"""The gated delta rule (Yang et al. 2024, Gated Delta Networks): a recurrence over a state of fixed size.
 
-A head's state S (D, E) stores values under keys. Each token first lets it fade, then moves what is stored under its key
-toward its value, then reads it with its query:
+A head's state S (D, E) maps keys to values. Each token first decays it, then corrects the value of its key toward its
+own, then reads it with its query:
 
     S <- exp(g) S;    S <- S + k (beta (v - S' k))';    y = S' q
 
-One token at a time this is `step`. `chunked` does the same for CHUNK tokens at once in matrix products: within a chunk
-the corrections v - S' k depend on one another through a triangular system (the WY form), and only the state goes from
-one chunk to the next.
+`step` does this for one token. `chunked` does it for CHUNK tokens at once in matrix products: within a chunk the
+corrections v - S' k depend on one another through a triangular system (the WY representation), and only the state is
+passed from chunk to chunk.
 
 Shapes: B batch, T tokens, K key heads, H value heads (each key head serves H / K consecutive ones), D and E the sizes
 of their keys and values, N chunks of C tokens.
@@ -30,14 +30,14 @@ from litlm.ops.norm import runs_fused
 CHUNK = 64
 _HAS_TRITON, _HAS_FLA = find_spec("triton") is not None, find_spec("fla") is not None
 _FLA_LEAST, _FLA_MAX_KEY_DIM = (0, 6), 256  # the version that was tried, and what its kernels take
-_NORM_EPS = 1e-6  # of the published models, as fla's kernels have it
+_NORM_EPS = 1e-6  # the published models' value, and that of fla's kernels
 
 
 class DeltaRule(NamedTuple):
     """The rule's inputs for the tokens of a pass.
 
     q, k: (B, T, K, D), not yet normalized. v: (B, T, H, E). log_decay: (B, T, H), fp32, at most 0: g above.
-    beta: (B, T, H), how far the stored value moves toward v.
+    beta: (B, T, H), the share of the correction that is made.
     """
 
     q: Tensor
@@ -46,28 +46,28 @@ class DeltaRule(NamedTuple):
     log_decay: Tensor
     beta: Tensor
 
-    def held(self, valid: Tensor) -> DeltaRule:
+    def masked(self, valid: Tensor) -> DeltaRule:
         """The same, but tokens outside `valid` (B, T) leave the state exactly as it is."""
-        hold = ~valid[..., None]
-        return self._replace(log_decay=self.log_decay.masked_fill(hold, 0), beta=self.beta.masked_fill(hold, 0))
+        padding = ~valid[..., None]
+        return self._replace(log_decay=self.log_decay.masked_fill(padding, 0), beta=self.beta.masked_fill(padding, 0))
 
     def run(self, state: Tensor | None = None, documents: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Outputs (B, T, H, E) in v's dtype, and the state (B, H, D, E), fp32, after the last token.
 
-        state: before the first token; None: zeros. documents: (B, T), which one a token is in, each in a row and begun
-        in this pass; the state starts anew with each. None: one a row.
+        state: before the first token; None: zeros. documents: (B, T), the index of each token's document; the state
+        restarts at zero with each, so they must all begin in this pass. None: one document a row.
         """
         if self.q.size(1) == 1 and documents is None:
             return step(self, state)
         if torch.is_grad_enabled() and any(x.requires_grad for x in self):
-            # What `chunked` would keep for the backward pass is some twenty times as large as its inputs.
+            # Otherwise `chunked` would keep some twenty times the size of its inputs for the backward pass.
             return checkpoint(chunked, self, state, documents, use_reentrant=False)  # type: ignore[return-value]
-        if documents is None and _fla_fits(self) and (found := _fla(self, state)) is not None:
+        if documents is None and _can_use_fla(self) and (found := _fla(self, state)) is not None:
             return found
         return chunked(self, state, documents)
 
     def advance(self, state: Tensor) -> Tensor:
-        """Outputs (B, T, H, E); the state (B, H, D, E) is brought up to the last token in place. No gradients."""
+        """Outputs (B, T, H, E); the state (B, H, D, E) is updated in place. Without gradients."""
         if self.q.size(1) == 1 and state.is_cuda and _HAS_TRITON:
             from litlm.ops.delta_rule_triton import step_
 
@@ -108,7 +108,7 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
     B, T, H, E = inputs.v.shape
     K, D = inputs.q.shape[2:]
     C, G = CHUNK, H // K  # G value heads share a key head
-    padding = -T % C  # after the gates, so these tokens change nothing: their decay and beta are 0
+    padding = -T % C  # added to the gates themselves: padding has log_decay and beta 0, and changes nothing
 
     def split(x: Tensor, groups: int) -> Tensor:
         """(B, T, heads, ...) -> (B, K, groups, N, C, ...)"""
@@ -120,37 +120,40 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
     v, beta = split(inputs.v, G), split(inputs.beta, G)[..., None]
     log_decay = split(inputs.log_decay, G)  # (B, K, G, N, C)
     visible = torch.ones(C, C, dtype=torch.bool, device=v.device).tril()
-    fresh = kept = None
+    continued = unfinished = None
     if documents is None:
         total = log_decay.cumsum(-1)  # the decay since the chunk began, or the document
     else:
         documents = F.pad(documents, (0, padding), mode="replicate").unflatten(1, (-1, C))[:, None, None]
         last = documents[..., -1:]  # (B, 1, 1, N, 1)
-        before = F.pad(last, (0, 0, 1, -1), value=-1)  # of the chunk before
+        before = F.pad(last, (0, 0, 1, -1), value=-1)  # the last document of the previous chunk
         visible = visible & (documents[..., None] == documents[..., None, :])
-        fresh, kept = documents != before, documents != last
+        # Tokens whose document has begun before the chunk, and those whose goes on after it.
+        continued, unfinished = documents == before, documents == last
         # Not by differences, or a document's numbers and gradients would be as coarse as the whole chunk's decay.
         total = (log_decay[..., None, :] * visible).sum(-1)
-    # Decay from one token to another. Only differences are exponentiated: they are never positive.
+    # Decay from one token to another. Differences of logs are never positive, so this can't overflow.
     decay = (total[..., None] - total[..., None, :]).masked_fill(~visible, -torch.inf).exp()  # (B, K, G, N, C, C)
-    begin, end = total, total[..., -1:] - total  # the decay since the chunk began, and until its end
-    if fresh is not None and kept is not None:  # a document sees no state but its own
-        begin, end = begin.masked_fill(fresh, -torch.inf), end.masked_fill(kept, -torch.inf)
-    since, until = begin.exp()[..., None], end.exp()[..., None]
-    through = since[..., -1:, :]
-    # (I + A) corrections = beta (v - S' k decayed), solved for the part without S and the part that S multiplies
+    log_from_start, log_to_end = total, total[..., -1:] - total
+    if continued is not None and unfinished is not None:  # no document sees another's state
+        log_from_start = log_from_start.masked_fill(~continued, -torch.inf)
+        log_to_end = log_to_end.masked_fill(~unfinished, -torch.inf)
+    from_start, to_end = log_from_start.exp()[..., None], log_to_end.exp()[..., None]
+    chunk_decay = from_start[..., -1:, :]
+    # (I + A) corrections = beta (v - S' k decayed). S comes later, in `scan`: solve for the term without it and for its
+    # factor.
     tf32 = inputs.v.dtype != torch.float32
     system = matmul(k, k.mT, tf32) * decay * beta
-    values, keys = solve(system, torch.cat((v * beta, k * since * beta), -1), tf32).split((E, D), -1)
+    values, keys = solve(system, torch.cat((v * beta, k * from_start * beta), -1), tf32).split((E, D), -1)
     first = v.new_zeros(B, K, G, D, E) if state is None else state.unflatten(1, (K, G))
-    states, corrections, last = scan(values, keys, k * until, through, first, tf32)
+    states, corrections, last = scan(values, keys, k * to_end, chunk_decay, first, tf32)
     scores = matmul(q, k.mT, tf32) * decay
-    y = matmul(q * since, states, tf32) + matmul(scores, corrections, tf32)  # (B, K, G, N, C, E)
+    y = matmul(q * from_start, states, tf32) + matmul(scores, corrections, tf32)  # (B, K, G, N, C, E)
     y = y.flatten(3, 4)[..., :T, :].permute(0, 3, 1, 2, 4).flatten(2, 3)
     return y.to(inputs.v.dtype), last.flatten(1, 2)
 
 
-def _fla_fits(inputs: DeltaRule) -> bool:
+def _can_use_fla(inputs: DeltaRule) -> bool:
     """Whether flash-linear-attention's kernels are installed, take the inputs, and are faster: in half precision."""
     is_half, fits = inputs.v.dtype != torch.float32, inputs.k.size(-1) <= _FLA_MAX_KEY_DIM
     return _HAS_FLA and inputs.v.is_cuda and is_half and fits and not torch.compiler.is_compiling()
@@ -182,7 +185,7 @@ def _fla(inputs: DeltaRule, state: Tensor | None) -> tuple[Tensor, Tensor] | Non
 
 
 def matmul(a: Tensor, b: Tensor, tf32: bool) -> Tensor:
-    """a @ b. tf32: on CUDA with 10 bits of mantissa (for inputs that have 8), on the tensor cores."""
+    """a @ b. tf32: on CUDA in TF32, whose 10 bits of mantissa are enough for inputs in half precision."""
     if a.is_cuda and _HAS_TRITON:
         from litlm.ops import delta_rule_triton
 
@@ -200,21 +203,21 @@ def solve(system: Tensor, right: Tensor, tf32: bool) -> Tensor:
 
 
 def scan(
-    values: Tensor, keys: Tensor, keys_at_end: Tensor, through: Tensor, state: Tensor, tf32: bool
+    values: Tensor, keys: Tensor, keys_at_end: Tensor, chunk_decay: Tensor, state: Tensor, tf32: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The states from chunk to chunk: before each chunk (..., N, D, E), after the last (..., D, E); and each chunk's
-    corrections, (..., N, C, E).
+    """The recurrence over chunks: the states before each chunk (..., N, D, E), the corrections (..., N, C, E), and the
+    state after the last chunk (..., D, E).
 
-    values: (..., N, C, E), the corrections if the state before were zero. keys, keys_at_end: (..., N, C, D), what the
-    state is read with, and what corrections are stored under. through: (..., N, 1, 1), the decay of a whole chunk.
-    state: (..., D, E), before the first.
+    values: (..., N, C, E), the corrections if a chunk's initial state were zero. keys: (..., N, C, D), times that state
+    what to subtract from them. keys_at_end: (..., N, C, D), the keys under which corrections are stored, decayed to the
+    chunk's end. chunk_decay: (..., N, 1, 1), the decay over a whole chunk. state: (..., D, E), before the first chunk.
     """
     if values.is_cuda and _HAS_TRITON:
         from litlm.ops import delta_rule_triton
 
-        return delta_rule_triton.scan(values, keys, keys_at_end, through, state, tf32=tf32)
+        return delta_rule_triton.scan(values, keys, keys_at_end, chunk_decay, state, tf32=tf32)
     states, corrections = [], []
-    for chunk in zip(*(x.unbind(-3) for x in (values, keys, keys_at_end, through)), strict=True):
+    for chunk in zip(*(x.unbind(-3) for x in (values, keys, keys_at_end, chunk_decay)), strict=True):
         value, key, key_at_end, decay = chunk
         states.append(state)
         corrections.append(value - key @ state)

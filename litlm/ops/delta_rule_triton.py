@@ -1,5 +1,5 @@
-"""The parts of the chunked gated delta rule (Yang et al. 2024) that are no batched products, for CUDA: the recurrence
-from chunk to chunk, and the inverse of many small triangular matrices.
+"""Triton kernels for what batched products can't do in the gated delta rule (Yang et al. 2024): the recurrence over
+chunks, the inverse of many small triangular matrices, and the whole rule for one token.
 
 Shapes: M = all rows' heads, N chunks of C tokens, D and E the sizes of keys and values.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-# A custom operator, because the switch of its precision is global: the compiler would not see it.
+# A custom operator: the precision is a global switch, which compiled code would ignore.
 @torch.library.custom_op("litlm::matmul_tf32", mutates_args=())
 def _matmul_tf32(a: Tensor, b: Tensor) -> Tensor:
     before = torch.backends.cuda.matmul.allow_tf32
@@ -44,12 +44,12 @@ _matmul_tf32.register_autograd(_differentiate_matmul, setup_context=_save_matmul
 
 
 def matmul(a: Tensor, b: Tensor, tf32: bool) -> Tensor:
-    """a @ b of fp32 tensors with the same leading dimensions. tf32: with 10 bits of mantissa, on the tensor cores."""
+    """a @ b of fp32 tensors with the same leading dimensions. tf32: on the tensor cores, with 10 bits of mantissa."""
     return _matmul_tf32(a, b) if tf32 else a @ b
 
 
 @triton.jit
-def _scan_forward(values, keys, keys_at_end, through, first, states, corrections, last, N, D, E,
+def _scan_forward(values, keys, keys_at_end, chunk_decay, first, states, corrections, last, N, D, E,
                   C: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     m, e = tl.program_id(0).to(tl.int64), tl.program_id(1) * BE + tl.arange(0, BE)
     c, d = tl.arange(0, C), tl.arange(0, BD)
@@ -67,12 +67,12 @@ def _scan_forward(values, keys, keys_at_end, through, first, states, corrections
         correction -= tl.dot(key, state, input_precision=PRECISION)
         tl.store(corrections + value_at, correction, in_e[None, :])
         key = tl.load(keys_at_end + key_at, in_d[None, :], 0.0)
-        state = state * tl.load(through + chunk) + tl.dot(tl.trans(key), correction, input_precision=PRECISION)
+        state = state * tl.load(chunk_decay + chunk) + tl.dot(tl.trans(key), correction, input_precision=PRECISION)
     tl.store(last + m * D * E + place, state, inside)
 
 
 @triton.jit
-def _scan_backward(d_states, d_corrections, d_last, keys, keys_at_end, through, d_after, d_values, d_first, N, D, E,
+def _scan_backward(d_states, d_corrections, d_last, keys, keys_at_end, chunk_decay, d_after, d_values, d_first, N, D, E,
                    C: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     m, e = tl.program_id(0).to(tl.int64), tl.program_id(1) * BE + tl.arange(0, BE)
     c, d = tl.arange(0, C), tl.arange(0, BD)
@@ -90,7 +90,7 @@ def _scan_backward(d_states, d_corrections, d_last, keys, keys_at_end, through, 
         d_value += tl.dot(key, grad, input_precision=PRECISION)
         tl.store(d_values + value_at, d_value, in_e[None, :])
         key = tl.load(keys + key_at, in_d[None, :], 0.0)
-        grad = grad * tl.load(through + chunk) + tl.load(d_states + chunk * D * E + place, inside, 0.0)
+        grad = grad * tl.load(chunk_decay + chunk) + tl.load(d_states + chunk * D * E + place, inside, 0.0)
         grad -= tl.dot(tl.trans(key), d_value, input_precision=PRECISION)
     tl.store(d_first + m * D * E + place, grad, inside)
 
@@ -105,38 +105,40 @@ def _launch(kernel: Any, tensors: list[Tensor], M: int, N: int, C: int, D: int, 
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, keys: Tensor, keys_at_end: Tensor, through: Tensor, first: Tensor, tf32: bool
+        ctx: Any, values: Tensor, keys: Tensor, keys_at_end: Tensor, chunk_decay: Tensor, first: Tensor, tf32: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         M, N, C, E = values.shape
         D = keys.size(-1)
         states, corrections, last = values.new_empty(M, N, D, E), torch.empty_like(values), torch.empty_like(first)
-        tensors = [values, keys, keys_at_end, through, first, states, corrections, last]
+        tensors = [values, keys, keys_at_end, chunk_decay, first, states, corrections, last]
         _launch(_scan_forward, tensors, M, N, C, D, E, tf32)
-        ctx.save_for_backward(keys, keys_at_end, through, states, corrections)
+        ctx.save_for_backward(keys, keys_at_end, chunk_decay, states, corrections)
         ctx.tf32 = tf32
         return states, corrections, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_states: Tensor, d_corrections: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        keys, keys_at_end, through, states, corrections = ctx.saved_tensors
+        keys, keys_at_end, chunk_decay, states, corrections = ctx.saved_tensors
         M, N, C, E = corrections.shape
         D = keys.size(-1)
         d_after, d_values, d_first = torch.empty_like(states), torch.empty_like(corrections), torch.empty_like(d_last)
         grads = [x.contiguous() for x in (d_states, d_corrections, d_last)]
-        tensors = [*grads, keys, keys_at_end, through, d_after, d_values, d_first]
+        tensors = [*grads, keys, keys_at_end, chunk_decay, d_after, d_values, d_first]
         _launch(_scan_backward, tensors, M, N, C, D, E, ctx.tf32)
         d_keys, d_keys_at_end = -matmul(d_values, states.mT, ctx.tf32), matmul(corrections, d_after.mT, ctx.tf32)
-        d_through = torch.linalg.vecdot(states.flatten(-2), d_after.flatten(-2))[..., None, None]
-        return d_values, d_keys, d_keys_at_end, d_through, d_first, None
+        d_chunk_decay = torch.linalg.vecdot(states.flatten(-2), d_after.flatten(-2))[..., None, None]
+        return d_values, d_keys, d_keys_at_end, d_chunk_decay, d_first, None
 
 
 def scan(
-    values: Tensor, keys: Tensor, keys_at_end: Tensor, through: Tensor, state: Tensor, *, tf32: bool
+    values: Tensor, keys: Tensor, keys_at_end: Tensor, chunk_decay: Tensor, state: Tensor, *, tf32: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`delta_rule.scan` of fp32 tensors on CUDA. tf32: products with 10 bits of mantissa, else as exact as fp32."""
+    """`delta_rule.scan` of fp32 tensors on CUDA. tf32: products with 10 bits of mantissa; otherwise nearly fp32's."""
     heads = state.shape[:-2]
-    flat = [x.expand(*heads, *x.shape[-3:]).flatten(0, -4).contiguous() for x in (values, keys, keys_at_end, through)]
+    flat = [
+        x.expand(*heads, *x.shape[-3:]).flatten(0, -4).contiguous() for x in (values, keys, keys_at_end, chunk_decay)
+    ]
     found = _Scan.apply(*flat, state.flatten(0, -3).contiguous(), tf32)
     states, corrections, last = (x.unflatten(0, heads) for x in found)  # type: ignore[union-attr]
     return states, corrections, last

@@ -1,4 +1,4 @@
-"""Grouped matrix products: rows sorted by expert, each times the weight of its own expert (Gale et al. 2022).
+"""Grouped matrix products: rows sorted by expert, each multiplied by its own expert's weight (Gale et al. 2022).
 
 Shapes: M rows, E experts.
 """
@@ -15,27 +15,27 @@ from litlm.ops.linear import linear
 
 
 def group_ends(experts: Tensor, n_expert: int) -> Tensor:
-    """(E,) int32: where the rows of each expert end, given the sorted experts (M,) of all rows."""
-    # Unlike a count per expert, this does not synchronize with the device.
+    """(E,) int32: the end of each expert's rows. experts: (M,), sorted, the expert of each row."""
+    # `bincount` would synchronize with the device.
     return torch.searchsorted(experts, torch.arange(n_expert, device=experts.device), right=True, out_int32=True)
 
 
 def grouped_linear(
     x: Tensor, weight: Tensor | nn.Module, ends: Tensor, experts: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """Rows of x (M, in), sorted by expert, each times the weight (E, out, in) of its own expert -> (M, out).
+    """Rows of x (M, in), sorted by expert, each multiplied by its expert's weight (E, out, in) -> (M, out).
 
-    ends: (E,) where each expert's rows end; experts: (M,) the expert of each row; bias: (E, out). A module in the place
-    of the weight (`QuantizedStack`) is called with the rest.
+    ends: (E,), the end of each expert's rows; experts: (M,), the expert of each row; bias: (E, out). If weight is a
+    module (`QuantizedStack`), it does the product: it is called with the other arguments.
     """
     if isinstance(weight, nn.Module):
         return weight(x, ends, experts, bias)
-    aligned = x.size(1) % 8 == 0 and weight.size(1) % 8 == 0  # the fused kernel needs rows of whole 16 bytes
+    aligned = x.size(1) % 8 == 0 and weight.size(1) % 8 == 0  # the fused kernel needs rows of 16-byte multiples
     if x.device.type == "cuda" and x.dtype == weight.dtype == torch.bfloat16 and aligned:
         y = (_grouped_mm if torch.compiler.is_compiling() else _grouped_mm_eager)(x, weight, ends)
-        # An embedding's gradient is summed in fp32, that of bias[experts] in bf16: wrong after a few hundred rows.
+        # Not bias[experts]: its gradient is summed in bf16, wrong after a few hundred rows; an embedding's in fp32.
         return y if bias is None else y + F.embedding(experts, bias)
-    if torch.compiler.is_compiling():  # `ends` would be data that the graph depends on; a gather fuses with the product
+    if torch.compiler.is_compiling():  # the loop's shapes depend on data; a gather has none, and fuses with the product
         y = (weight[experts] * x[:, None]).sum(-1)
         return y if bias is None else y + bias[experts]
     return grouped_linear_loop(x, weight, ends, bias)
@@ -55,8 +55,8 @@ def _grouped_mm_eager(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
 
 
-# A custom operator for the compiler: it might lay out the tensors of the backward pass so that groups would have to
-# start at multiples of 16 bytes, and crash (torch 2.11).
+# A custom operator, because the compiler chooses layouts for the backward pass in which each group must start at a
+# multiple of 16 bytes, and then crashes (torch 2.11).
 @torch.library.custom_op("litlm::grouped_mm", mutates_args=())
 def _grouped_mm(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return _grouped_mm_eager(x.contiguous(), weight, ends)

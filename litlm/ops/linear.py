@@ -1,10 +1,9 @@
 """Matrix products on the CPU through the fastest kernel that PyTorch has. On other devices they are `F.linear`.
 
 PyTorch multiplies fp32 matrices with MKL, which takes a slow path on processors that are not Intel's. oneDNN, which the
-same PyTorch build contains and uses for bf16, has no such path: twice the speed on AMD's Zen 5, one row or thousands.
-For one row in bf16 it is the other way round: PyTorch's own kernel reads the weights twice as fast as oneDNN. In
-compiled code a product with one row is fastest as a plain sum, which becomes a loop at memory speed. `benchmarks/`
-measures all three.
+same build of PyTorch contains and uses for bf16, is twice as fast on AMD's Zen 5, for one row as for thousands. For one
+row in bf16 it is the other way round: PyTorch's own kernel reads the weights twice as fast as oneDNN. In compiled code
+a product with one row is fastest as a plain sum, which becomes a loop at memory speed. `benchmarks/` has all three.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Saves gate and up for the backward pass, but not silu(gate): a third less of a layer's largest activations."""
+    """Saves gate and up for the backward pass but not silu(gate): a third less for a layer's largest activations."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -97,10 +96,10 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 @contextmanager
 def generation_kernels(dtype: torch.dtype, rows: int, device: torch.device) -> Iterator[None]:
-    """Choose the kernels that are fast for a pass of generation over `rows` rows.
+    """Within the context, use the kernels that are fast for generating `rows` rows.
 
-    On CUDA without cuDNN's attention, which takes 45 ms to plan for each new key length. On a CPU in half precision one
-    row goes through PyTorch's own product, which beats oneDNN's there.
+    On CUDA cuDNN's attention is off: it takes 45 ms to plan for each new key length. On a CPU, for one row in half
+    precision, oneDNN is off: PyTorch's own product is faster.
     """
     no_cudnn = device.type == "cuda" and torch.backends.cuda.cudnn_sdp_enabled()
     no_onednn = device.type == "cpu" and rows == 1 and dtype != torch.float32 and torch.backends.mkldnn.enabled
@@ -119,14 +118,14 @@ def generation_kernels(dtype: torch.dtype, rows: int, device: torch.device) -> I
 
 @lru_cache
 def rounded(value: float, dtype: torch.dtype) -> float:
-    """A number as `dtype` has it: what a checkpoint's own code multiplies by where it made a tensor of the number."""
+    """A number rounded to `dtype`, for models whose own code multiplies by a tensor of that dtype."""
     return torch.tensor(value, dtype=dtype).item()
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` with the product above, whose weights start empty: `GPT.init_weights` or a file fills them.
+    """`nn.Linear` through `linear`, whose weights start empty: `GPT.init_weights` or a checkpoint fills them.
 
-    (Drawing random numbers on the meta device would also import all of torch's compiler, several seconds.)
+    (Initializing them on the meta device would also import all of torch's compiler, which takes several seconds.)
     """
 
     def reset_parameters(self) -> None:
@@ -138,7 +137,7 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """`nn.Embedding` whose weights start empty as well."""
+    """`nn.Embedding` whose weights also start empty."""
 
     def reset_parameters(self) -> None:
         """Nothing: see `Linear`."""

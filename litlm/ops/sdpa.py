@@ -1,7 +1,7 @@
-"""Softmax attention: PyTorch's fused kernel where it computes what is asked, plain products elsewhere.
+"""Scaled dot-product attention: PyTorch's fused kernels where they support what a layer has, plain products elsewhere.
 
-Softcap, sinks and ALiBi in half precision have no fused kernel; long rows on CUDA go through FlexAttention instead, and
-packed rows through flash attention's kernel for sequences of different lengths.
+They don't support softcap and sinks, nor ALiBi in half precision; for these, long rows on CUDA use FlexAttention.
+Packed rows use flash attention's kernel for sequences of different lengths.
 
 Shapes: B batch, T query length, S key length, H heads, K kv heads, D size of a query or key, E size of a value.
 """
@@ -21,16 +21,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_MAX_SCORES = 2**27  # attention scores held at a time where no gradient is wanted
+_MAX_SCORES = 2**27  # scores that plain products hold at a time, unless gradients are needed
 
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """How one layer attends; what differs by head (`PerHead`) are tensors beside it.
+    """How one layer attends: its numbers; its tensors are `SinksAndSlopes`.
 
-    window: a query attends to this many last tokens, itself included. chunk: it attends to its own chunk of this many
-    tokens, up to itself. With neither: to all tokens before it. scale: of the scores, None for D ** -0.5. softcap:
-    scores become cap * tanh(score / cap).
+    window: a query attends to the last `window` tokens, itself included. chunk: rows are cut into chunks of this many
+    tokens, and a query attends within its own. With neither: to all tokens up to itself. scale: factor of the scores;
+    None: D ** -0.5. softcap: scores become softcap * tanh(score / softcap).
     """
 
     window: int | None = None
@@ -48,8 +48,8 @@ class AttentionSpec:
         return max(after_window, 0 if self.chunk is None else position // self.chunk * self.chunk, 0)
 
 
-class PerHead(TypedDict, total=False):
-    """What `attention` adds to the scores of each head by itself: see there."""
+class SinksAndSlopes(TypedDict, total=False):
+    """The per-head tensors of `attention`, where a layer has them: attention sinks, ALiBi's slopes."""
 
     sinks: Tensor | None
     slopes: Tensor | None
@@ -68,14 +68,15 @@ def attention(
 ) -> Tensor:
     """softmax(scale q k' + mask) v. q: (B, H, T, D); k: (B, K, S, D); v: (B, K, S, E) -> (B, H, T, E).
 
-    mask: (B or 1, 1, T or 1, S), True where a key is visible, or floats to add; the spec's window and chunk are the
-    caller's to put into it. causal: query t sees keys up to t (T = S, no mask). sinks: (H,), one more score in each
-    softmax, without a value (gpt-oss). slopes: (H,), ALiBi (Press et al. 2021); a key's score grows with its position
-    by its head's slope. (Falling with the distance is the same to a softmax without sinks.)
+    mask: (B or 1, 1, T or 1, S), True where a key is visible, or floats to add; it must include the spec's window and
+    chunk, which are not applied here. causal: query t sees keys up to t (T = S, no mask). sinks: (H,), one more score
+    in each softmax, without a value (gpt-oss). slopes: (H,), ALiBi (Press et al. 2021): slope * position of the key is
+    added to the score. (Without sinks it is the same as subtracting slope * distance: a softmax ignores what all its
+    scores share.)
     """
     plain = spec.softcap is None and sinks is None
     if slopes is not None and plain and q.dtype == torch.float32:
-        # As numbers to add, which the fused kernel takes (half precision would round them).
+        # As an additive mask, which the fused kernels support; half precision would round it too much.
         bias = slopes.view(1, -1, 1, 1) * torch.arange(k.size(2), dtype=torch.float32, device=k.device)
         if causal:
             mask = _causal_mask(q, k)
@@ -104,10 +105,15 @@ def _causal_mask(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _math_attention(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, **per_head: Unpack[PerHead]
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None,
+    **sinks_and_slopes: Unpack[SinksAndSlopes],
 ) -> Tensor:
     """`attention` as plain products, all scores at once."""
-    sinks, slopes = per_head.get("sinks"), per_head.get("slopes")
+    sinks, slopes = sinks_and_slopes.get("sinks"), sinks_and_slopes.get("slopes")
     (B, H, T, D), K = q.shape, k.size(1)
     q = q.reshape(B, K, H // K, T, D)
     scale = D**-0.5 if spec.scale is None else spec.scale
@@ -130,8 +136,8 @@ def _math_attention(
 
 
 def alibi_slopes(n_head: int, device: torch.device) -> Tensor:
-    """(H,) in fp32: 2 ** (-8 i / n), i from 1, for the first n = 2 ** m heads; the others have the values between these
-    (Press et al. 2021; transformers modeling_bloom.py)."""
+    """(H,) in fp32: 2 ** (-8 i / n) with i = 1, ..., n for the first n heads, n the largest power of 2 up to H; for the
+    others the values between these, i = 0.5, 1.5, ... (Press et al. 2021; transformers modeling_bloom.py)."""
     n = 2 ** (n_head.bit_length() - 1)
     exponents = [8 * (i + 1) / n for i in range(n)] + [4 * (2 * i + 1) / n for i in range(n_head - n)]
     return torch.tensor([2.0**-x for x in exponents], dtype=torch.float32, device=device)
@@ -140,10 +146,10 @@ def alibi_slopes(n_head: int, device: torch.device) -> Tensor:
 # --- flash attention for sequences of different lengths --------------------------------------------------------------
 
 
-def varlen_fits(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: bool) -> bool:
-    """Whether `varlen_attention` applies: on CUDA from Ampere on, in half precision, plain softmax, heads of a size
-    that flash attention takes. q: (B, H, T, D); v: (B, K, T, E). per_head: there are sinks or slopes."""
-    plain = spec.chunk is None and spec.softcap is None and not per_head
+def can_use_varlen(q: Tensor, v: Tensor, spec: AttentionSpec, *, has_sinks_or_slopes: bool) -> bool:
+    """Whether flash attention supports this: CUDA (Ampere or newer), half precision, a head size that it has, and no
+    chunks, softcap, sinks or slopes. q: (B, H, T, D); v: (B, K, T, E)."""
+    plain = spec.chunk is None and spec.softcap is None and not has_sinks_or_slopes
     sizes = q.size(3) == v.size(3) <= 256 and q.size(3) % 8 == 0
     half = q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
     return plain and sizes and half and torch.cuda.get_device_properties(q.device).major >= 8
@@ -152,16 +158,16 @@ def varlen_fits(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: bool) ->
 def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, cu_seqlens: Tensor, max_seqlen: int
 ) -> Tensor:
-    """Causal `attention` within each document of rows laid end to end.
+    """Causal `attention` within each document, all rows taken as one long sequence.
 
-    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). cu_seqlens: int32, 0 and where each document ends. max_seqlen:
-    at least the longest document's length.
+    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). cu_seqlens: int32, 0 and the end of each document in that
+    sequence. max_seqlen: at least the longest document's length.
     """
     from torch.nn.attention.varlen import varlen_attn
 
     window = (-1 if spec.window is None else spec.window - 1, 0)
     options: dict[str, Any] = dict(scale=spec.scale, window_size=window)
-    if _varlen_takes_groups():
+    if _varlen_has_gqa():
         options["enable_gqa"] = q.size(1) != k.size(1)
     elif q.size(1) != k.size(1):
         k, v = (t.repeat_interleave(q.size(1) // k.size(1), dim=1) for t in (k, v))
@@ -171,42 +177,43 @@ def varlen_attention(
     return y.view(q.size(0), q.size(2), q.size(1), -1).transpose(1, 2)
 
 
-def _varlen_takes_groups() -> bool:
-    """Whether this PyTorch's kernel takes fewer kv heads than heads (2.12)."""
+def _varlen_has_gqa() -> bool:
+    """Whether this PyTorch's kernel supports fewer kv heads than heads (2.12 does)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return "enable_gqa" in (varlen_attn.__kwdefaults__ or {})  # not cached: the compiler warns of caches
+    return "enable_gqa" in (varlen_attn.__kwdefaults__ or {})  # not cached: the compiler warns about caches
 
 
 # --- FlexAttention (Dong et al. 2024) --------------------------------------------------------------------------------
 
 
-def flex_attention_fits(q: Tensor, v: Tensor, spec: AttentionSpec, *, per_head: bool, packed: bool = False) -> bool:
-    """Whether `flex_attention` is the better way: on CUDA, in half precision, for rows of 128 tokens or
-    more and heads of 64, 128 or 256.
+def can_use_flex_attention(
+    q: Tensor, v: Tensor, spec: AttentionSpec, *, has_sinks_or_slopes: bool, packed: bool = False
+) -> bool:
+    """Whether to use `flex_attention`: for what `attention` has no fused kernel for, on CUDA in half precision, with
+    rows of 128 tokens or more and heads of 64, 128 or 256.
 
-    q: (B, H, T, D); v: (B, K, T, E). per_head: there are sinks or slopes. packed: rows hold several documents, for
-    which plain softmax has no other fused kernel either.
+    q: (B, H, T, D); v: (B, K, T, E). packed: rows hold several documents, which also need it unless `can_use_varlen`.
     """
-    special = packed or per_head or spec.softcap is not None
+    special = packed or has_sinks_or_slopes or spec.softcap is not None
     sizes = {q.size(3), v.size(3)}
     return special and q.is_cuda and q.dtype != torch.float32 and q.size(2) >= 128 and sizes <= {64, 128, 256}
 
 
 def flex_attention(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, block_mask: Any, **per_head: Unpack[PerHead]
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, block_mask: Any, **sinks_and_slopes: Unpack[SinksAndSlopes]
 ) -> Tensor:
-    """`attention` of rows with nothing before them (T = S) by FlexAttention (Dong et al. 2024).
+    """`attention` of whole rows (T = S) by FlexAttention (Dong et al. 2024).
 
-    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). block_mask: which keys each query sees, from
-    `make_block_mask`; it is made outside of compiled layers (docs/decisions.md says why).
+    q: (B, H, T, D); k, v: (B, K, T, D) -> (B, H, T, D). block_mask: from `make_block_mask`, called outside of compiled
+    layers (docs/decisions.md says why).
     """
 
     def scalar(value: float | None) -> Tensor | None:
-        # As a tensor: where a plain number differs from the last call's, the compiler makes it an input, and fails.
+        # A tensor: if a plain number changes between calls, the compiler makes it an input of the kernel and fails.
         return None if value is None else torch.full((1,), value, device=q.device)
 
-    sinks, slopes = per_head.get("sinks"), per_head.get("slopes")
+    sinks, slopes = sinks_and_slopes.get("sinks"), sinks_and_slopes.get("slopes")
     default = q.size(3) ** -0.5
     factor = scalar(None if spec.scale is None or spec.scale == default else spec.scale / default)
     score_mod = _score_mod(factor, scalar(spec.softcap), slopes)
@@ -215,14 +222,14 @@ def flex_attention(
     if sinks is None:
         return kernel(q, k, v, **options)
     y, log_sum = kernel(q, k, v, return_lse=True, **options)
-    # One more term in the softmax's sum scales down all others.
+    # A sink is one more term in the softmax's denominator, so it scales down the whole output.
     return (y * torch.sigmoid(log_sum - sinks.float().view(1, -1, 1))[..., None]).to(q.dtype)
 
 
 def _score_mod(
     factor: Tensor | None, cap: Tensor | None, slopes: Tensor | None
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] | None:
-    """FlexAttention's change of a score. factor, cap: (1,); slopes: (H,)."""
+    """FlexAttention's function of a score, None if it would change nothing. factor, cap: (1,); slopes: (H,)."""
     if factor is None and cap is None and slopes is None:
         return None
 
@@ -237,18 +244,18 @@ def _score_mod(
 
 
 _BLOCK = 128  # queries and keys in a block, FlexAttention's default
-# Windows, caps and sinks each make a kernel of their own; past the limit the compiler would give up without a word.
+# Each combination of window, cap and sinks compiles a kernel; past its limit the compiler silently falls back to eager.
 _KERNELS = 64
 
 
 def make_block_mask(
     length: int, window: int | None, chunk: int | None, device: torch.device, document: Tensor | None = None
 ) -> Any:
-    """FlexAttention's BlockMask for rows of `length` tokens: a query sees itself and what is before it, within its
-    `window` or `chunk`, and with document (B, T), numbers that rise along a row, within its own.
+    """FlexAttention's BlockMask for rows of `length` tokens: causal, within a window or chunk, and within documents.
 
-    `create_block_mask` would hold a tensor of length x length. Here a pair of blocks is judged by its ends: left out,
-    visible as a whole, or else looked at pair by pair in the kernel.
+    document: (B, T), the index of each token's document, rising along a row. `create_block_mask` would hold a mask of
+    length x length. Here the first and last tokens of two blocks decide whether their pair is skipped, visible as a
+    whole, or masked token by token in the kernel.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -268,7 +275,7 @@ def make_block_mask(
         return mask
 
     n = -(-length // _BLOCK)
-    apart = torch.arange(n, device=device)[:, None] - torch.arange(n, device=device)  # (n, n), queries' less keys'
+    apart = torch.arange(n, device=device)[:, None] - torch.arange(n, device=device)  # (n, n): in blocks
     partial_blocks, full_blocks = (apart >= 0)[None], (apart > 0)[None]
     if window is not None:
         partial_blocks = partial_blocks & (apart * _BLOCK - (_BLOCK - 1) < window)
@@ -280,21 +287,21 @@ def make_block_mask(
         full_blocks = full_blocks & (low[:, None] == high[:, :, None])
     true_first = partial(torch.argsort, dim=-1, descending=True, stable=True)
     listed = [t for b in (partial_blocks & ~full_blocks, full_blocks) for t in (b.sum(-1), true_first(b.byte()))]
-    counts_and_indices = [t.int()[:, None] for t in listed]  # the same for all heads
+    counts_and_indices = [t.int()[:, None] for t in listed]  # (B or 1, 1, ...), one mask for all heads
     return BlockMask.from_kv_blocks(
         *counts_and_indices, BLOCK_SIZE=_BLOCK, mask_mod=mask_mod, seq_lengths=(length, length)
     )
 
 
 def _document_starts(document: Tensor) -> Tensor:
-    """(B, T): where the document that each token is part of begins. document: (B, T)."""
+    """(B, T): the start of each token's document in its row. document: (B, T)."""
     index = torch.arange(document.size(1), device=document.device).expand_as(document)
     begins = torch.ones_like(document, dtype=torch.bool)
     begins[:, 1:] = document[:, 1:] != document[:, :-1]
     return torch.where(begins, index, 0).cummax(dim=1).values
 
 
-# For rows that hold one document; documents differ from batch to batch.
+# For rows of one document each. Masks of packed documents differ from batch to batch, so they are not cached.
 cached_block_mask = lru_cache(maxsize=32)(make_block_mask)
 
 

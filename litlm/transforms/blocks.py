@@ -1,6 +1,6 @@
 """Transforms of the layers' `forward`: in training they are compiled and keep fewer activations.
 
-They wrap the `forward` of blocks (and of MLPs) and touch no weight or name. Generation with a cache goes around them.
+They wrap the `forward` of layers (and of MLPs) and touch no weight or name. Generation with a cache goes around them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from litlm.context.cache import CacheLayer, RecurrentLayer
 from litlm.context.static import StaticLayer
-from litlm.model import GPT, Block
+from litlm.model import GPT, DecoderLayer
 from litlm.model.mlp import MLP
 from litlm.model.moe import clear_routing
 from litlm.transforms.quantize import QuantizedLinear
@@ -72,7 +72,7 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
     checkpointing: "full", a layer keeps its input only; "selective", it keeps the products with weights too, the
     expensive part (Chen et al. 2016).
     """
-    forward: Forward = Block.forward
+    forward: Forward = DecoderLayer.forward
     if checkpointing != "none":
         forward = partial(_checkpointed, forward, checkpointing == "selective")
     if compile:  # around the checkpointing: the compiler knows what to keep, and what it made is no product to keep
@@ -88,34 +88,34 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
         undo_blocks()
 
 
-def _training_forward(training: Forward, forward: Forward, block: Block, *args: Any) -> Tensor:
-    """args: of `Block.forward`, the layer's context third."""
-    return (forward if isinstance(args[2], (CacheLayer, RecurrentLayer, StaticLayer)) else training)(block, *args)
+def _training_forward(training: Forward, forward: Forward, layer: DecoderLayer, *args: Any) -> Tensor:
+    """args: of `DecoderLayer.forward`, the layer's context third."""
+    return (forward if isinstance(args[2], (CacheLayer, RecurrentLayer, StaticLayer)) else training)(layer, *args)
 
 
-def _checkpointed(forward: Forward, selective: bool, block: Block, *args: Any) -> Tensor:
+def _checkpointed(forward: Forward, selective: bool, layer: DecoderLayer, *args: Any) -> Tensor:
     if not torch.is_grad_enabled():
-        return forward(block, *args)
+        return forward(layer, *args)
     if torch.compiler.is_compiling():
         options = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if selective else {}
     else:
-        options = {"context_fn": partial(_contexts, selective, block)}
-    return checkpoint(forward, block, *args, use_reentrant=False, **options)  # type: ignore[return-value]
+        options = {"context_fn": partial(_contexts, selective, layer)}
+    return checkpoint(forward, layer, *args, use_reentrant=False, **options)  # type: ignore[return-value]
 
 
-def _contexts(selective: bool, block: Block) -> tuple[Any, Any]:
+def _contexts(selective: bool, layer: DecoderLayer) -> tuple[Any, Any]:
     """What a layer's forward pass and its recomputation in the backward pass run in."""
     first, second = create_selective_checkpoint_contexts(_policy) if selective else (nullcontext(), nullcontext())
-    return first, _recomputation(block, second)
+    return first, _recomputation(layer, second)
 
 
 @contextmanager
-def _recomputation(block: Block, context: Any) -> Iterator[None]:
+def _recomputation(layer: DecoderLayer, context: Any) -> Iterator[None]:
     try:
         with context:
             yield
     finally:
-        clear_routing(block)  # or it would hold on to this pass, and be counted twice
+        clear_routing(layer)  # or it would hold on to this pass, and be counted twice
 
 
 # How many pieces an MLP's rows are split into, and where its weights are packed; the fewest rows of one, or products

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from litlm.context.static import StaticCache, StaticLayer, StaticRecurrentLayer
-from litlm.model import GPT, Block
+from litlm.model import GPT, DecoderLayer
 from litlm.transforms.blocks import Forward, compiler_settings, wrap_forward
 
 
@@ -32,7 +32,7 @@ def compile_decoding(model: GPT) -> None:
     model.cache_class = StaticCache
     head = torch.compile(GPT.head, fullgraph=True)
     model.head = partial(_head, head, model)  # type: ignore[method-assign]
-    wrap_forward(list(model.layers), partial(_decode, torch.compile(Block.forward, fullgraph=True)))
+    wrap_forward(list(model.layers), partial(_decode, torch.compile(DecoderLayer.forward, fullgraph=True)))
     wrap_forward([model], _with_compiler_settings)
 
 
@@ -41,10 +41,10 @@ def _with_compiler_settings(forward: Callable[..., Any], model: GPT, *args: Any,
         return forward(model, *args, **options)
 
 
-def _decode(compiled: Forward, forward: Forward, block: Block, *args: Any) -> Tensor:
-    """args: of `Block.forward`, the layer's context third."""
+def _decode(compiled: Forward, forward: Forward, layer: DecoderLayer, *args: Any) -> Tensor:
+    """args: of `DecoderLayer.forward`, the layer's context third."""
     use = isinstance(args[2], (StaticLayer, StaticRecurrentLayer)) and not torch.is_grad_enabled()
-    return (compiled if use else forward)(block, *args)
+    return (compiled if use else forward)(layer, *args)
 
 
 def _head(compiled: Callable[[GPT, Tensor], Tensor], model: GPT, x: Tensor) -> Tensor:

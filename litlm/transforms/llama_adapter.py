@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from litlm.context import LayerContext
 from litlm.model import GPT, Attention
-from litlm.model.attention import EachHeadNorm
-from litlm.model.rope import RotaryInputs
+from litlm.model.attention import PerHeadNorm
+from litlm.model.rope import RopeTables
 from litlm.ops.sdpa import AttentionSpec, attention
 from litlm.settings import MethodSettings
 from litlm.transforms.lora import Adapter
@@ -98,7 +98,7 @@ def _keys_and_values(attn: Attention, prompt: Tensor) -> Tensor:
     return torch.stack((attn.split_heads(k), v)).transpose(2, 3)
 
 
-def _attend_to_prompt(attn: Attention, args: tuple[Tensor, RotaryInputs, LayerContext]) -> Any:
+def _attend_to_prompt(attn: Attention, args: tuple[Tensor, RopeTables, LayerContext]) -> Any:
     x, rotary, context = args
     return None if attn.adapter.disabled else (x, rotary, _PromptedLayer(context, attn))  # type: ignore[union-attr]
 
@@ -127,7 +127,7 @@ def make_adapters(model: GPT, method: MethodSettings, *, v2: bool) -> dict[str, 
             continue
         elif isinstance(module, nn.Linear) and name.startswith("layers."):
             made[name] = ScaleBias(module.out_features).to(module.weight.device)
-        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, EachHeadNorm)) and any(True for _ in module.parameters()):
+        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm, PerHeadNorm)) and any(True for _ in module.parameters()):
             made[name] = NormCopy(module)
     return made
 
