@@ -12,6 +12,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]) / "gguf-py")]
 
 import gguf  # noqa: E402
@@ -63,6 +65,10 @@ def published(folder: Path) -> dict[str, Any]:
     elif kind == "ministral3" and rope.get("attention_factor") == 1.0:
         rope["mscale"] = rope["mscale_all_dim"] = 1.0
         del rope["attention_factor"]
+    elif kind == "afmoe":
+        data |= dict(score_func="sigmoid", route_norm=True)
+    elif kind == "lfm2":
+        data |= dict(block_ffn_dim_multiplier=1.0, block_multiple_of=256)
     elif kind == "glm4_moe_lite":
         data["first_k_dense_replace"] = [*data["mlp_layer_types"], "sparse"].index("sparse")
     if kind == "solar_open":
@@ -95,6 +101,9 @@ for folder, file in json.loads(Path(sys.argv[2]).read_text()):
         kind = get_model_class(architecture)
         for part in (kind, *(part for part in vars(kind).values() if isinstance(part, type))):
             part.set_vocab = lambda self: None  # type: ignore[method-assign]
+        with safe_open(Path(folder) / "model.safetensors", "pt") as tensors:
+            predicts = any(name.startswith("mtp.") for name in tensors.keys())  # noqa: SIM118
+        kind.no_mtp = kind.supports_mtp_export and not predicts  # as --no-mtp
         if architecture == "StableLmForCausalLM" and kind.modify_tensors.__name__ != "modify":
             kind.modify_tensors = modified(kind.modify_tensors)  # type: ignore[method-assign]
         if architecture in ("Gemma3ForCausalLM", "Gemma4ForCausalLM"):  # counts the tokens

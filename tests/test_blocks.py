@@ -42,7 +42,8 @@ from litlm.transforms.lora import adapters, apply_lora
 
 NAMES = [
     "llama-plain", "qwen3-sliding-pattern", "gemma2-plain", "gemma3_text-two-ropes", "mixtral-window-tied",
-    "deepseek_v3-yarn",
+    "deepseek_v3-yarn", "lfm2-plain",
+    "qwen3_next-many-values-per-key-biases",
 ]  # fmt: skip
 PARALLEL = ["gpt_neox-parallel", "cohere-plain"]
 MODES: list[Any] = ["selective", "full"]
@@ -512,6 +513,28 @@ def test_eight_equal_layers_are_one_graph(make: Callable[[], Context], window: i
     assert counter.frame_count == 2
     undo()
     assert not any("forward" in layer.__dict__ for layer in model.layers)
+
+
+@compiler
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["lfm2-plain", "qwen3_next-many-values-per-key-biases", "qwen3_5_text-plain"])
+def test_equal_layers_of_each_kind_are_one_graph(name: str, packed: bool) -> None:
+    """Where documents begin is no part of a graph."""
+    case = cases.by_name(name)
+    types = ("recurrent", "full", "recurrent", "recurrent", "full", "recurrent")
+    config, rope_layers = cases.ours(case).config, tuple(t == "full" for t in types)
+    moe_layers = (config.moe is not None,) * 6
+    config = config.changed(n_layer=6, layer_types=types, rope_layers=rope_layers, moe_layers=moe_layers)
+    model, ids = GPT(config).train(), cases.tokens(case, 2, 70)
+    rows = [[[4, 66], [70]], [[1, 1, 68], [64, 6]]] if packed else [None, None]
+    contexts = [Causal() if row is None else Packed(row) for row in rows]
+    expected, counter = [grads(model, ids, context) for context in contexts], CompileCounter()
+    step = torch.compile(DecoderLayer.forward, fullgraph=True, backend=counter)
+    undo = blocks.wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
+    for context, wanted in zip(contexts, expected, strict=True):
+        check(grads(model, ids, context), wanted)
+        assert counter.frame_count == 2
+    undo()
 
 
 @compiler

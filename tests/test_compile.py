@@ -23,8 +23,9 @@ LLAMA, SLIDING, TIED = map(cases.by_name, ("llama-plain", "qwen3-sliding-pattern
 # One family for each part that decoding goes through in a way of its own.
 OTHERS = [
     next(case for case in cases.CASES if case.family == family)
-    for family in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt2", "gpt_oss", "llama4_text", "mixtral", "olmo2")
-]
+    for family in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt2", "gpt_oss", "lfm2", "llama4_text", "mixtral",
+                   "olmo2", "qwen3_next", "qwen3_5_text")
+]  # fmt: skip
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
@@ -93,6 +94,49 @@ def test_eight_equal_layers_are_one_graph_per_phase(monkeypatch: pytest.MonkeyPa
         model(ids[:, :1], context=cache)
         assert counter.frame_count == 3
     undo()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
+@pytest.mark.parametrize("name", ["lfm2-plain", "qwen3_next-plain", "qwen3_5_text-plain"])
+def test_equal_layers_of_each_kind_are_one_graph_per_phase(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recurrent layers keep their state in tensors that are changed in place, so steps compile nothing anew."""
+    monkeypatch.undo()
+    config = cases.ours(cases.by_name(name)).config
+    types = ("recurrent", "full", "recurrent", "recurrent", "full", "recurrent")
+    experts = () if config.moe is None else (True,) * 6
+    config = config.changed(
+        n_layer=6, layer_types=types, rope_layers=tuple(t == "full" for t in types), moe_layers=experts
+    )
+    torch.manual_seed(0)
+    model, ids = GPT(config).eval(), torch.randint(config.vocab_size, (1, 92))
+    parts, counter = ids.split([70, *[1] * 22], 1), CompileCounter()
+    step = torch.compile(DecoderLayer.forward, fullgraph=True, backend=counter)
+    with torch.inference_mode():
+        cache = model.make_cache(1, 92)
+        expected = [model(part, context=cache) for part in parts]
+        undo = wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
+        static = StaticCache(config, 1, 92, dtype=torch.float32)
+        for i, (part, logits) in enumerate(zip(parts, expected, strict=True)):
+            assert (model(part, context=static) - logits).abs().max() <= 1e-6 * logits.abs().max()
+            assert counter.frame_count == (2 if i == 0 else 4)  # attention and a recurrence, in each phase
+    undo()
+    for mine, other in zip(static._row_tensors(), cache._row_tensors(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["lfm2-plain", "qwen3_5_text-plain"])
+def test_a_row_that_is_held_is_held_in_a_static_cache(name: str) -> None:
+    case = cases.by_name(name)
+    model, ids = cases.ours(case), cases.tokens(case, 1, 8)
+    cache = StaticCache(model.config, 1, 12, dtype=torch.float32)
+    for part in ids[:, :5].split([4, 1], 1):
+        model(part, context=cache)
+    before = [t.clone() for t in cache._row_tensors()]
+    model(ids[:, 7:], context=cache, lengths=[5])
+    assert cache.lengths == [5]
+    assert all(map(torch.equal, before, cache._row_tensors()))
+    cases.close(model(ids[:, 5:6], context=cache), cases.hf_logits(case, ids[:, :6])[:, 5:])
 
 
 def test_the_compiler_is_set_up_only_while_it_runs() -> None:

@@ -126,6 +126,7 @@ def test_layers_differ_where_the_pattern_says_so() -> None:
             dict(rope=RopeConfig(scaling=YarnScaling(factor=2.0, original_max_seq_len=9, beta_slow=40.0))),
             ["beta_slow=40.0"],
         ),
+        (dict(recurrent_block="pre"), ["recurrent_block='pre' is for recurrent layers and there are none; leave it"]),
         (
             dict(vocab_size="11", n_layer=2.0, dtype="float8", name=None, bos_token_id="<s>", eos_token_id=(1, "x"),
                  tie_embeddings=1, norm=NormConfig(**WRONG_NORM), mlp=MLPConfig(**WRONG_MLP)),

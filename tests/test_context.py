@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from parity import cases
+from parity.cases import Case, close, hf_logits, ours
 from torch import Tensor
 
-from litlm.config import Config
+from litlm.config import Config, GatedDeltaConfig, ShortConvConfig
 from litlm.context import Causal, KVCache, Packed
 from litlm.context.base import visible
 from litlm.context.static import StaticCache, StaticLayer
@@ -257,3 +259,203 @@ def test_packed_rows_refuse_what_does_not_fit() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Packed([[2, 3], [4]]).begin(batch, length, cpu, lengths)
+
+
+# --- recurrent layers -------------------------------------------------------------------------------------------------
+
+RECURRENT = [
+    cases.by_name(name)
+    for name in ("lfm2-wide-kernel-biases-untied", "qwen3_next-many-values-per-key-biases", "qwen3_5_text-plain")
+]  # fmt: skip
+each_recurrent = pytest.mark.parametrize("case", RECURRENT, ids=str)
+near = partial(close, rtol=2e-4)  # of a single token, whose norm inside Gated DeltaNet may magnify what rounding left
+LENGTHS = [70, 1, 2, 63, 64, 65, 3]  # shorter than a convolution; around a chunk of the delta rule
+
+
+def _states(cache: KVCache, row: int) -> list[Tensor]:
+    """Copies of what the recurrent layers hold of a row."""
+    return [t[row].clone() for t in cache._row_tensors()]
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) > 0 and all(map(torch.equal, a, b))
+
+
+def _last(case: Case, *parts: Tensor) -> Tensor:
+    """transformers' logits (V,) behind parts (T,) of a row."""
+    return hf_logits(case, torch.cat(parts)[None])[0, -1]
+
+
+@torch.no_grad()
+@each_recurrent
+def test_padded_prompts_then_single_tokens(case: Case) -> None:
+    """The padding is read by no one, to the last bit: what it is changes neither logits nor states."""
+    model, ids = ours(case), cases.tokens(case, len(LENGTHS), 74)
+    real = torch.arange(70) < torch.tensor(LENGTHS)[:, None]
+    caches, logits = [model.make_cache(len(LENGTHS), 80) for _ in range(2)], []
+    for cache, filler in zip(caches, (0, 17), strict=True):
+        logits.append(model(ids[:, :70].where(real, filler), context=cache, lengths=LENGTHS))
+    assert torch.equal(logits[0][real], logits[1][real])
+    assert all(map(torch.equal, caches[0]._row_tensors(), caches[1]._row_tensors()))
+    cache = caches[0]
+    for b, n in enumerate(LENGTHS):
+        close(logits[0][b, :n], hf_logits(case, ids[b : b + 1, :n])[0])
+        alone = model.make_cache(1, 80)
+        model(ids[b : b + 1, :n], context=alone)
+        for mine, other in zip(_states(cache, b), _states(alone, 0), strict=True):
+            close(mine, other)
+    for step in range(4):
+        found = model(ids[:, 70 + step, None], context=cache)[:, 0]
+        for b, n in enumerate(LENGTHS):
+            near(found[b], _last(case, ids[b, :n], ids[b, 70 : 71 + step]))
+    assert cache.lengths == [n + 4 for n in LENGTHS]
+
+
+@torch.no_grad()
+@each_recurrent
+def test_tokens_behind_the_end_of_a_row_are_held(case: Case) -> None:
+    """In single steps and in longer passes; what a row holds stays as it is, and the others go on."""
+    model, ids = ours(case), cases.tokens(case, 3, 40)
+    cache = model.make_cache(3, 90)
+    model(ids[:, :9], context=cache, lengths=[9, 2, 1])
+    rows = [list(ids[b, :n]) for b, n in enumerate((9, 2, 1))]
+    for width, new in ((1, (1, 0, 1)), (5, (0, 5, 2)), (1, (0, 0, 1)), (66, (0, 66, 0)), (1, (1, 1, 1))):
+        before = [_states(cache, b) for b in range(3)]
+        part = cases.tokens(case, 3, width, seed=width)
+        logits = model(part, context=cache, lengths=[n + more for n, more in zip(cache.lengths, new, strict=True)])
+        for b, more in enumerate(new):
+            rows[b] += part[b, :more]
+            assert _same(_states(cache, b), before[b]) == (more == 0)
+            if more:
+                near(logits[b, more - 1], _last(case, torch.stack(rows[b])))
+        assert cache.lengths == list(map(len, rows))
+
+
+@torch.no_grad()
+@each_recurrent
+def test_snapshots(case: Case) -> None:
+    """Rows of different lengths, of which one goes back and reads the same, then something else."""
+    model, ids, other = ours(case), cases.tokens(case, 2, 30), cases.tokens(case, 2, 30, seed=1)
+    cache = model.make_cache(2, 60)
+    model(ids[:, :9], context=cache, lengths=[9, 2])
+    saved, states = [cache.snapshot(b) for b in range(2)], [_states(cache, b) for b in range(2)]
+    assert [state.length for state in saved] == [9, 2]
+    assert [_same(state.tensors, held) for state, held in zip(saved, states, strict=True)] == [True, True]
+    expected = [model(ids[:, n, None], context=cache) for n in range(9, 13)]
+    assert [_same(state.tensors, held) for state, held in zip(saved, states, strict=True)] == [True, True]  # copies
+    assert not any(_same(_states(cache, b), states[b]) for b in range(2))
+    for b in range(2):
+        cache.restore(b, saved[b])
+    assert cache.lengths == [9, 2]
+    assert all(_same(_states(cache, b), states[b]) for b in range(2))
+    again = [model(ids[:, n, None], context=cache) for n in range(9, 13)]
+    assert all(map(torch.equal, again, expected))
+    kept = _states(cache, 0)
+    cache.restore(1, saved[1])
+    assert cache.lengths == [13, 2]
+    assert _same(_states(cache, 0), kept)
+    logits = model(other[:, :7], context=cache)
+    for b, parts in enumerate([(ids[0, :13], other[0, :7]), (ids[1, :2], other[1, :7])]):
+        near(logits[b, -1], _last(case, *parts))
+
+
+@torch.no_grad()
+@each_recurrent
+def test_taking_back_tokens_needs_a_snapshot(case: Case) -> None:
+    model, ids = ours(case), cases.tokens(case, 3, 12)
+    cache = model.make_cache(3, 20)
+    model(ids[:, :5], context=cache)
+    cache.snapshot(0)
+    model(ids[:, 5:], context=cache)
+    states, message = [_states(cache, b) for b in range(3)], r"no snapshot of row 1 at 5 tokens, row 2 at 6 tokens"
+    with pytest.raises(ValueError, match=rf"lengths=\[5, 5, 6\]: recurrent layers.*{message}; call snapshot\(row\)"):
+        cache.truncate([5, 5, 6])
+    assert cache.lengths == [12] * 3
+    assert all(_same(_states(cache, b), states[b]) for b in range(3))
+    cache.truncate([12, 12, 12])
+    cache.truncate([5, 12, 0])  # nothing is known without a snapshot
+    assert _same(_states(cache, 1), states[1])
+    logits = model(ids[:, :2], context=cache)
+    for b, before in enumerate((5, 12, 0)):
+        near(logits[b, -1], _last(case, ids[b, :before], ids[b, :2]))
+
+
+@torch.no_grad()
+@each_recurrent
+def test_snapshots_do_not_outlive_what_they_are_of(case: Case) -> None:
+    """Behind a place that a row went back to, it may have read something else."""
+    model, ids, other = ours(case), cases.tokens(case, 1, 12), cases.tokens(case, 1, 12, seed=1)
+    for back in ("restore", "truncate"):
+        cache = model.make_cache(1, 20)
+        model(ids[:, :4], context=cache)
+        early = cache.snapshot(0)
+        model(ids[:, 4:8], context=cache)
+        late = cache.snapshot(0)
+        assert cache.snapshot(0) is late
+        if back == "restore":
+            cache.restore(0, early)
+        else:
+            cache.truncate([4])
+        with pytest.raises(ValueError, match="row 0 .* 8 tokens"):
+            cache.restore(0, late)
+        model(other[:, 4:], context=cache)
+        with pytest.raises(ValueError, match="row 0 .* 8 tokens"):
+            cache.restore(0, late)
+        with pytest.raises(ValueError, match="no snapshot of row 0 at 8 tokens"):
+            cache.truncate([8])
+        cache.restore(0, early)
+        close(model(ids[:, 4:], context=cache), hf_logits(case, ids)[:, 4:])
+
+
+@torch.no_grad()
+@each_recurrent
+def test_a_row_that_is_used_again_knows_nothing_of_the_one_before(case: Case) -> None:
+    model, ids, other = ours(case), cases.tokens(case, 2, 12), cases.tokens(case, 2, 12, seed=1)
+    used, fresh = model.make_cache(2, 20), model.make_cache(2, 20)
+    model(ids, context=used)
+    used.snapshot(0)
+    used.truncate([0, 0])
+    assert not any(state.any() for b in range(2) for state in _states(used, b))
+    assert torch.equal(model(other[:, :3], context=used), model(other[:, :3], context=fresh))
+    used.truncate([3, 0])  # one of them, while the other goes on
+    logits = model(ids[:, :2], context=used)
+    close(logits[0], hf_logits(case, torch.cat((other[:1, :3], ids[:1, :2]), 1))[0, 3:])
+    close(logits[1], hf_logits(case, ids[1:, :2])[0])
+    # Another cache's only row in its place
+    alone = model.make_cache(1, 20)
+    model(other[:1, :5], context=alone)
+    used.snapshot(0)
+    used.overwrite_row(0, alone)
+    assert _same(_states(used, 0), _states(alone, 0))
+    near(model(ids[:, 2:3], context=used)[0, 0], _last(case, other[0, :5], ids[0, 2:3]))
+    with pytest.raises(ValueError, match="no snapshot of row 0 at 5 tokens"):
+        used.truncate([5, 3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "mixer", [ShortConvConfig(kernel_size=5), GatedDeltaConfig(n_key_head=2, n_value_head=6, key_dim=10, value_dim=4)]
+)
+def test_what_is_allocated_for_a_row(
+    mixer: ShortConvConfig | GatedDeltaConfig, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(6, 2, 8, layers=3).changed(layer_types=("recurrent", "full", "recurrent"), recurrent=mixer)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # which a state is not made of
+    try:
+        cache = KVCache(config, 4, 10, dtype=dtype)
+    finally:
+        torch.set_default_dtype(default)
+    conv, state = cache._recurrent[0].conv, cache._recurrent[0].state
+    channels = 8 if state is None else 2 * 2 * 10 + 6 * 4
+    assert (conv.shape, conv.dtype) == ((4, mixer.kernel_size - 1, channels), dtype)
+    if isinstance(mixer, GatedDeltaConfig):
+        assert state is not None
+        assert (state.shape, state.dtype) == ((4, 6, 10, 4), torch.float32)
+    tensors = cache._row_tensors()
+    assert len(tensors) == len({t.data_ptr() for t in tensors}) == (2 if state is None else 4)
+    assert not any(t.any() for t in tensors)
+    size = config.state_bytes_per_row(dtype.itemsize)
+    assert sum(t.untyped_storage().nbytes() for t in tensors) == 4 * size > 0
+    kept = [t for t in [*cache.k, *cache.v] if t is not None]
+    assert sum(t.untyped_storage().nbytes() for t in kept) == 4 * 16 * config.kv_bytes_per_token(dtype.itemsize)

@@ -59,6 +59,35 @@ TINY: dict[str, dict[str, Any]] = {
         layer_types=["linear_attention", "linear_attention", "full_attention"], num_experts=5, num_experts_per_tok=2,
         moe_intermediate_size=11, shared_expert_intermediate_size=13, mlp_only_layers=[1],
     ),
+    "afmoe": _GROUPED
+    | dict(head_dim=10, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=11, sliding_window=64),
+    "olmo_hybrid": _GROUPED
+    | _DELTA
+    | dict(
+        head_dim=6, layer_types=["linear_attention", "full_attention", "linear_attention"], pad_token_id=None,
+        eos_token_id=2,
+    ),
+    "lara_mini": _GROUPED
+    | _DELTA
+    | dict(
+        layer_types=["linear_attention", "sliding_attention", "full_attention"], num_experts=5, num_experts_per_tok=2,
+        moe_intermediate_size=11, shared_expert_intermediate_size=13, sliding_window=64, eos_token_id=2,
+    ),
+    "qwen3_5_moe_text": _ODD
+    | _DELTA
+    | dict(
+        num_key_value_heads=2, layer_types=["linear_attention", "full_attention", "linear_attention"], num_experts=5,
+        num_experts_per_tok=2, moe_intermediate_size=11, shared_expert_intermediate_size=13,
+    ),
+    "lfm2_moe": _GROUPED
+    | dict(
+        layer_types=["conv", "full_attention", "conv"], conv_bias=True, conv_L_cache=4, num_experts=5,
+        num_experts_per_tok=2, moe_intermediate_size=11, num_dense_layers=1,
+    ),
+    "lfm3": _GROUPED
+    | dict(
+        layer_types=["conv", "full_attention", "sliding_attention"], head_dim=10, sliding_window=64, pad_token_id=None,
+    ),
 }  # fmt: skip
 
 
@@ -153,7 +182,7 @@ def test_tokens_that_a_token_sees(window: int | None, chunked: bool) -> None:
         assert mean_attended(length, config.layer(0)) == pytest.approx(total / length, rel=1e-12)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "lfm2", "qwen3_5_text"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "lfm2", "lfm3", "qwen3_5_text"])
 def test_adapters_as_peft_makes_them(family: str) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -161,7 +190,7 @@ def test_adapters_as_peft_makes_them(family: str) -> None:
     assert lora_parameters(_ours(family), 5) == model.get_nb_trainable_parameters()[0]
 
 
-@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "lfm2_moe", "qwen3_5_moe_text"])
 def test_adapters_beside_experts(family: str) -> None:
     """transformers' experts are no linear layers, and neither are litlm's."""
     layers = _theirs(family).model.layers.modules()
@@ -185,7 +214,7 @@ def test_training_memory_as_pytorch_holds_it(family: str) -> None:
     optimizer.step()
     held = [t for p in model.parameters() for t in (p, p.grad, *optimizer.state[p].values()) if t.dim() > 0]
     # The bias for the choice of experts gets no gradient in transformers; litlm counts it as a weight.
-    biases = sum(b.numel() for n, b in model.named_buffers() if n.endswith("e_score_correction_bias"))
+    biases = sum(b.numel() for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "expert_bias")))
     found = needs(_ours(family), _settings(dtype="float32"))
     assert found["training_bytes"] == sum(t.numel() * t.element_size() for t in held) + 16 * biases
     assert found["weight_bytes"] == 4 * (model.num_parameters() + biases)
@@ -207,7 +236,7 @@ def test_cache_as_transformers_keeps_it(family: str) -> None:
     assert 2 * half["cache_bytes"] == held
 
 
-@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text", "qwen3_next"])
+@pytest.mark.parametrize("family", ["lfm2", "lfm2_moe", "lfm3", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"])
 @pytest.mark.parametrize("length", [2, 11])
 def test_states_as_transformers_keeps_them(family: str, length: int) -> None:
     from transformers import DynamicCache
@@ -341,6 +370,22 @@ def test_describe_as_json(say: Say) -> None:
                 "norm.offset=True, attention.qk_norm.norm.offset=True, attention.gate in bfloat16",
                 # 18 layers * (16 heads * 128 * 128 * 4 bytes + 3 tokens * 6144 channels * 2 bytes)
                 "12.3 kB a token and 19.5 MB of recurrent state a row",
+            ),
+        ),
+        (
+            "olmo-hybrid-7b",
+            (
+                "30 heads of 128, 30 for keys and values, in 8 of 32 layers",
+                "24 of 32 layers: Gated DeltaNet, 30 heads of 96 x 192, 30 for queries and keys, convolution over 4",
+                "beta up to 2", "block post, attention.qk_norm.over=all, recurrent_block=pre, no rope",
+            ),
+        ),
+        (
+            "trinity-mini",
+            (
+                "a sigmoid gate for each channel of their output", "8 of 128 experts of 1024 and one of 1024 for all",
+                "24 of 32 layers see 2,048 tokens", "8 of 32 layers without rope", "2 of 32 layers without moe",
+                "block sandwich", "embed_scale=45.25",
             ),
         ),
     ],

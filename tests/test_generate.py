@@ -17,8 +17,10 @@ from litlm.settings import SamplingSettings
 
 NAMES = [
     "llama-mqa-tied", "llama-yarn", "qwen3-plain", "qwen3-sliding-pattern", "qwen3-sliding-one", "gpt_neox-odd-share",
-    "gpt_neox-sequential-full-rope",
+    "gpt_neox-sequential-full-rope", "lfm2-wide-kernel-biases-untied", "qwen3_5_text-plain",
+    "qwen3_next-many-values-per-key-biases",
 ]  # fmt: skip
+RECURRENT = NAMES[-3:]  # their convolutions see 4 to 6 tokens, more than some prompts have
 LENGTHS = (9, 1, 23, 4, 40)
 
 
@@ -84,8 +86,9 @@ def test_the_cache_changes_nothing(name: str) -> None:
         assert (logits.amax(-1) - chosen).max() < 1e-3
 
 
-def test_a_row_that_ends_early_leaves_the_others_alone() -> None:
-    case = cases.by_name("llama-mqa-tied")
+@pytest.mark.parametrize("name", ["llama-mqa-tied", *RECURRENT])
+def test_a_row_that_ends_early_leaves_the_others_alone(name: str) -> None:
+    case = cases.by_name(name)
     llm, prompts = _llm(case), _prompts(case)
     free = llm.generate(prompts, max_new_tokens=30, return_ids=True, ignore_eos=True)
     ends = (free[0][6], free[2][13])
@@ -98,7 +101,7 @@ def test_a_row_that_ends_early_leaves_the_others_alone() -> None:
     assert stopping.generate(prompts[0], max_new_tokens=30, return_ids=True) == answers[0]
 
 
-@pytest.mark.parametrize("name", ["llama-yarn", "qwen3-sliding-pattern", "gpt_neox-odd-share"])
+@pytest.mark.parametrize("name", ["llama-yarn", "qwen3-sliding-pattern", "gpt_neox-odd-share", *RECURRENT])
 def test_the_context_ends(name: str) -> None:
     case = cases.by_name(name)
     llm = _llm(case)
@@ -124,6 +127,19 @@ def test_one_new_token_needs_one_forward_pass(monkeypatch: pytest.MonkeyPatch) -
     passes.clear()
     llm.generate([1, 2, 3], max_new_tokens=4, return_ids=True)
     assert passes == [(1, 3)] + 3 * [(1, 1)]
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_row_that_is_ended_from_outside_leaves_the_others_alone(name: str) -> None:
+    """Rows that have ended, before and behind it, hold what they have."""
+    case = cases.by_name(name)
+    llm, prompts, settings = _llm(case), _prompts(case), SamplingSettings(max_new_tokens=12)
+    expected = llm.generate(prompts[2], max_new_tokens=12, return_ids=True, ignore_eos=True)
+    steps = decode(llm.model, prompts, settings)
+    found = [next(steps)]
+    found += [steps.send({1: [0], 4: [1, 4], 6: [3]}.get(n, [])) for n in range(1, 12)]
+    assert [row[2] for row in found] == expected
+    assert [sum(row[b] is not None for row in found) for b in range(5)] == [1, 4, 12, 6, 4]
 
 
 def test_a_row_is_ended_from_outside() -> None:

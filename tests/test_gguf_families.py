@@ -24,7 +24,7 @@ from litlm.families import GGUFFields
 # Families that llama.cpp's converter doesn't know.
 _WITHOUT = """
     apertus1p5_text axk1 codegen cwm flex_olmo flint gemma4_unified_text gpt_neo gptj helium hyperclovax kolibri1
-    ministral nanochat opt persimmon sarvam_mla vaultgemma
+    lara_mini lfm3 ministral nanochat olmo_hybrid opt persimmon sarvam_mla vaultgemma
 """
 WITHOUT = _WITHOUT.split()
 
@@ -44,6 +44,8 @@ REFUSED = {
     "gemma4_text-pattern-ends-midway": "rope of full layers other than the proportional one",
     "granite-wide-heads-llama3": "Llama 3's rope",
     "granitemoehybrid-mha": "another activation",
+    "lfm2-wide-kernel-biases-untied": "biases of convolutions",
+    "lfm2_moe-wide-kernel-biases-untied": "an output matrix of its own",
     "mellum-all-sliding": "layers without experts",
     "mellum-dense-layer-tied-mqa": "layers without experts",
     "minicpm3-no-scales": "queries without a latent",
@@ -56,6 +58,7 @@ REFUSED = {
     "qwen2_moe-normalized-every-other-layer": "layers without experts",
     "qwen3_moe-dense-layers-biases": "layers without experts",
     "qwen3_moe-mqa-tied-step": "layers without experts",
+    "qwen3_next-equal-heads-dense-layers": "layers without experts",
 }
 
 # What the converter writes, but not as the model that it was.
@@ -97,6 +100,9 @@ _LOST = {
     "attention sliding_window": """
         llama4_text-all-experts llama4_text-interleaved llama4_text-small-chunks
     """,
+    "embed_scale layer_types rope_layers": """
+        afmoe-mqa-tied-biases
+    """,
     "embed_scale logit_scale mlp residual_scale": """
         minicpm3-biases
     """,
@@ -123,6 +129,9 @@ _LOST = {
     """,
     "layer_types moe_layers rope_layers sliding_window": """
         llama4_text-no-temperature
+    """,
+    "layer_types rope_layers": """
+        afmoe-all-full-one-expert
     """,
     "layer_types rope_layers sliding_window": """
         smollm3-sliding smollm3-untied-layers
@@ -151,6 +160,9 @@ _LOST = {
     "moe": """
         mellum-one-rope-biases phimoe-window-tied-mqa
     """,
+    "moe n_kv_head": """
+        lfm2_moe-all-conv-not-normalized
+    """,
     "moe rope": """
         phimoe-longrope phimoe-longrope-mha
     """,
@@ -159,6 +171,9 @@ _LOST = {
     """,
     "moe_layers rope": """
         exaone_moe-lists
+    """,
+    "n_kv_head": """
+        lfm2-all-conv-adjusted
     """,
     "n_kv_head rope": """
         phi-odd-share
@@ -189,11 +204,20 @@ CONVERTED = [c for c in CASES if c.family not in WITHOUT and c.name not in REFUS
 
 
 def _add_unread(file: Path, config: Config) -> None:
-    """Gemma 4's published files have keys and values for the layers that read those of others too."""
+    """What published files hold and litlm doesn't read.
+
+    Gemma 4's have keys and values for the layers that read those of others too, Qwen's a layer that predicts a second
+    token.
+    """
+    more: dict[str, torch.Tensor] = {}
     if config.n_kv_shared_layer:
         layers = range(config.n_layer - config.n_kv_shared_layer, config.n_layer)
         parts = ("k_proj", "v_proj", "k_norm")
         more = {f"model.layers.{i}.self_attn.{part}.weight": torch.ones(3, 5) for i in layers for part in parts}
+    elif config.family.startswith("qwen3_") and config.recurrent is not None and config.n_layer == 4:
+        names = ("fc", "norm", "layers.0.input_layernorm", "layers.0.self_attn.q_proj")
+        more = {f"mtp.{name}.weight": torch.ones(3, 5) for name in names}
+    if more:
         save_file(load_file(file) | more, file, metadata={"format": "pt"})
 
 
@@ -251,6 +275,32 @@ def test_what_gemma4_can_not_be(changes: dict[str, Any], values: list[float], me
     assert source.family.gguf is not None
     with pytest.raises(ValueError, match=message):
         source.family.gguf.from_gguf(GGUFFields(metadata, source.shapes(), divisors))
+
+
+def test_layers_of_lfm2_that_attend_are_alike(files: Path) -> None:
+    source = GGUFSource(files / "lfm2-plain.gguf")
+    metadata = source.metadata | {"lfm2.attention.head_count_kv": [0, 2, 1, 0]}
+    assert source.family.gguf is not None
+    with pytest.raises(ValueError, match=r"head_count_kv=\[0, 2, 1, 0\] differs among layers that attend"):
+        source.family.gguf.from_gguf(GGUFFields(metadata, source.shapes()))
+
+
+@torch.no_grad()
+def test_older_files_of_qwen3_next_have_two_projections_in_one(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(case for case in CONVERTED if case.name == "qwen3_next-plain")
+    source = GGUFSource(files / f"{case.name}.gguf")
+    one = {
+        f"blk.{name.split('.')[2]}.ssm_in.weight": tensor
+        for name, tensor in load_file(files / case.name / "model.safetensors").items()
+        if "in_proj_qkvz" in name
+    }
+    others = {name: s for name, s in source.shapes().items() if "attn_qkv" not in name and "attn_gate" not in name}
+    read = source.read
+    monkeypatch.setattr(source, "shapes", lambda: others | {name: tuple(t.shape) for name, t in one.items()})
+    monkeypatch.setattr(source, "read", lambda name: one[name] if name in one else read(name))
+    model = load_model(source.config, source, device=torch.device("cpu"), dtype=torch.float32)
+    ids = tokens(case, 3, 41)
+    close(model(ids), hf_logits(case, ids))
 
 
 def test_what_is_not_read_is_refused_by_the_converter(files: Path) -> None:

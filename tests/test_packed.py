@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from litlm.context import packed as context_module
 from litlm.data.base import IGNORE, Example, best_fit_decreasing, micro_batches
 from litlm.model import GPT
 from litlm.ops import sdpa as attention_module
+from litlm.ops.delta_rule import CHUNK
 from litlm.train.loss import NextToken
 from litlm.transforms.blocks import training_blocks
 
@@ -28,13 +30,17 @@ NAMES = [
     "llama-plain", "qwen3-sliding-pattern", "qwen3-sliding-one", "gemma2-plain", "gemma3_text-two-ropes",
     "gpt_oss-default-yarn", "bloom-five-heads", "mpt-clip-scale", "llama4_text-small-chunks", "deepseek_v3-yarn",
     "phi3-mini4", "gpt2-plain", "opt-plain", "gpt_neo-alternating", "mixtral-window-tied", "qwen3_moe-plain",
-    "gemma4_text-shared-kv", "gemma4_text-layer-inputs", "cohere2-plain",
+    "gemma4_text-shared-kv", "gemma4_text-layer-inputs", "cohere2-plain", "lfm2-wide-kernel-biases-untied",
+    "qwen3_next-many-values-per-key-biases", "qwen3_5_text-plain",
 ]  # fmt: skip
 CASES = [cases.by_name(name) for name in NAMES]
 # Ropes that depend on the length, on both sides of the limits (128 to 130).
 LENGTHS = [cases.by_name(name) for name in ("internlm3-dynamic", "phi3-longrope-short", "phi3-mini4")]
 ROWS = [[1, 17, 8], [9, 1, 1, 5], [26], [3, 11]]
 LONG_ROWS = [[20, 150], [140, 1, 29], [100, 60]]
+RECURRENT = [case for case in CASES if case.family in ("lfm2", "qwen3_next", "qwen3_5_text")]
+# Shorter than a convolution, within a chunk of the delta rule (64 tokens), at its ends and beyond them.
+CHUNK_ROWS = [[63, 2, 1, 64, 65], [1, 1, 127, 1, 62], [3, 128, 64], [194], [20, 5, 30, 2, 70, 3, 64]]
 PATHS = ["each", "mask", "varlen", "flex"]
 
 
@@ -193,9 +199,59 @@ def test_losses_and_gradients(case: Case, path: str, monkeypatch: pytest.MonkeyP
     _check_training(case, ours(case))
 
 
+def _weighted(logits: Tensor) -> Tensor:
+    return (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum()
+
+
+@pytest.mark.parametrize("case", RECURRENT, ids=str)
+def test_documents_around_the_chunks_of_a_recurrence(case: Case) -> None:
+    """Logits of each document are those of transformers, gradients those of the documents alone."""
+    assert CHUNK == 64
+    model, ids = cases.ours(case), cases.tokens(case, len(CHUNK_ROWS), 197, seed=5)
+    packed, parameters = model(ids, context=Packed(CHUNK_ROWS)), dict(model.named_parameters())
+    assert packed.isfinite().all()
+    found, places, sums = torch.zeros(()), [], {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for b, row in enumerate(CHUNK_ROWS):
+        places += [(b, slice(end - n, end)) for n, end in zip(row, accumulate(row), strict=True)]
+    for b, own in places:
+        close(packed[b, own].detach(), hf_logits(case, ids[b : b + 1, own])[0])
+        found = found + _weighted(packed[b, own])
+        parts = torch.autograd.grad(_weighted(model(ids[b : b + 1, own])[0]), list(parameters.values()))
+        for name, part in zip(sums, parts, strict=True):
+            sums[name] += part
+    norm = torch.stack([g.norm() for g in sums.values()]).norm()
+    for name, grad in zip(sums, torch.autograd.grad(found, list(parameters.values())), strict=True):
+        error = (grad - sums[name]).norm() / max(sums[name].norm(), 1e-2 * norm)
+        assert error <= 1e-4, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("case", RECURRENT, ids=str)
+def test_no_token_sees_another_document_of_a_chunk(case: Case) -> None:
+    model, (row,) = cases.ours(case), [[70, 40, 3, 80]]
+    ids, states = cases.tokens(case, 1, sum(row), seed=6), []
+
+    def leaf(module: Any, args: Any, output: Tensor) -> Tensor:
+        states.append(output.detach().requires_grad_())
+        return states[-1]
+
+    handle = model.embed.register_forward_hook(leaf)
+    try:
+        logits = model(ids, context=Packed([row]))
+    finally:
+        handle.remove()
+    for n, end in zip(row, accumulate(row), strict=True):
+        own = slice(end - n, end)
+        (grad,) = torch.autograd.grad(_weighted(logits[:, own]), states[0], retain_graph=True)
+        assert (grad[:, own].abs().sum(-1) > 0).all()
+        grad[:, own] = 0
+        assert (grad == 0).all()
+
+
 @pytest.mark.parametrize("checkpointing", ["selective", "full"])
 @pytest.mark.parametrize("path", ["each", "mask"])
-@pytest.mark.parametrize("name", ["gemma4_text-shared-kv", "gpt_oss-default-yarn"])
+@pytest.mark.parametrize(
+    "name", ["gemma4_text-shared-kv", "gpt_oss-default-yarn", "lfm2-wide-kernel-biases-untied", "qwen3_5_text-plain"]
+)
 def test_layers_that_are_computed_again(
     name: str, path: str, checkpointing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,10 @@ NEOX, PHI3, FALCON, GPT2, CODEGEN, BLOOM, MPT, BIGCODE, GLM, PERSIMMON, LLAMA, T
         "gpt_bigcode-mqa", "glm-plain", "persimmon-plain", "llama-mha-biases", "llama-mqa-tied",
     )
 )  # fmt: skip
+LFM2_MOE, LFM3, QWEN35_MOE = (
+    cases.by_name(name)
+    for name in ("lfm2_moe-plain", "lfm3-mqa-untied-biases-narrow-kernel", "qwen3_5_moe_text-tied-mqa-one-expert")
+)
 MIXTRAL, QWEN_MOE, GPT_OSS, LLAMA4, GRANITE, DEEPSEEK, SARVAM, HY, KOLIBRI = (
     cases.by_name(name)
     for name in (
@@ -51,6 +55,10 @@ LFM2, LFM2_BIASES, QWEN35, QWEN35_TIED, QWEN_NEXT = (
         "qwen3_next-plain",
     )
 )  # fmt: skip
+AFMOE, OLMO_HYBRID, OLMO_HYBRID_TIED, LARA = (
+    cases.by_name(name)
+    for name in ("afmoe-plain", "olmo_hybrid-plain", "olmo_hybrid-rope-mqa-tied-biases", "lara_mini-plain")
+)
 FUSED = {
     NEOX: "query_key_value", PHI3: "qkv_proj", FALCON: "query_key_value", GPT2: "c_attn", CODEGEN: "qkv_proj",
     BLOOM: "query_key_value", MPT: "Wqkv", BIGCODE: "c_attn", PERSIMMON: "query_key_value",
@@ -185,6 +193,12 @@ def test_a_fused_layers_adapter_is_read_and_trains_as_in_peft(case: Case, tmp_pa
         (QWEN35_TIED, ("*.in_proj_*", "attn.out_proj", "q_proj"), {"dora": True}),
         (QWEN35, ("in_proj_a", "o_proj"), {}), (QWEN_NEXT, ("layers.*.attn.*",), {"dora": True}),
         (QWEN_NEXT, ("in_proj_z", "0.attn.in_proj_b", "out_proj"), {"rslora": True}),
+        (AFMOE, ("all-linear",), {}), (AFMOE, ("attn.gate_proj", "shared.up_proj"), {"rslora": True}),
+        (OLMO_HYBRID, ("all-linear",), {}), (OLMO_HYBRID_TIED, ("in_proj_z", "in_proj_a", "q_proj"), {"dora": True}),
+        (OLMO_HYBRID, ("0.attn.v_proj", "out_proj", "o_proj"), {"rslora": True}),
+        (LARA, ("all-linear",), {}), (LARA, ("in_proj_qkv", "in_proj_b", "q_proj"), {"dora": True}),
+        (LFM3, ("all-linear",), {}), (LFM3, ("attn.gate_proj", "out_proj"), {"dora": True}),
+        (LFM2_MOE, ("all-linear",), {}), (QWEN35_MOE, ("in_proj_z", "q_proj", "shared_gate"), {"rslora": True}),
     ],
     ids=str,
 )  # fmt: skip
@@ -223,6 +237,9 @@ def test_peft_reads_adapters_on_parts(
         (LFM2_BIASES, dict(r=3, target_modules=["in_proj", "out_proj", "w2", "k_proj"], use_dora=True)),
         (QWEN35, dict(r=3, target_modules="all-linear", lora_alpha=5)),
         (QWEN_NEXT, dict(r=3, target_modules=["in_proj_ba", "in_proj_qkvz", "q_proj"], use_dora=True)),
+        (OLMO_HYBRID, dict(r=3, target_modules="all-linear", lora_alpha=5)),
+        (LARA, dict(r=2, target_modules=["in_proj_qkv", "in_proj_a", "out_proj", "v_proj"], use_dora=True)),
+        (LFM3, dict(r=3, target_modules=["g_proj", "in_proj", "w1", "o_proj"], lora_alpha=5)),
     ],
     ids=str,
 )
@@ -256,7 +273,7 @@ def test_a_dora_adapter_without_its_lengths(tmp_path: Path) -> None:
 # --- experts -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [MIXTRAL, QWEN_MOE, GPT_OSS, LLAMA4, GRANITE], ids=str)
+@pytest.mark.parametrize("case", [MIXTRAL, QWEN_MOE, GPT_OSS, LLAMA4, GRANITE, LFM2_MOE, QWEN35_MOE], ids=str)
 def test_experts_train_as_in_peft(case: Case, tmp_path: Path) -> None:
     theirs = _peft(case, r=3, lora_alpha=5, target_parameters=EXPERTS, rank_pattern={"experts.gate_up_proj": 2})
     theirs.save_pretrained(tmp_path, save_embedding_layers=False)
@@ -273,7 +290,8 @@ def test_experts_train_as_in_peft(case: Case, tmp_path: Path) -> None:
         (QWEN_MOE, ("experts.up_proj",)), (GPT_OSS, ("all-linear", "experts")), (LLAMA4, ("experts",)),
         (GRANITE, ("layers.[02].*",)), (DEEPSEEK, ("all-linear", "experts")), (DEEPSEEK, ("all-linear",)),
         (SARVAM, ("all-linear", "experts")), (HY, ("all-linear", "experts")),
-        (KOLIBRI, ("all-linear", "experts")),
+        (KOLIBRI, ("all-linear", "experts")), (LFM2_MOE, ("all-linear", "experts")),
+        (QWEN35_MOE, ("all-linear", "experts")),
     ],
     ids=str,
 )  # fmt: skip

@@ -85,6 +85,7 @@ def test_what_is_there(litgpt: ModuleType) -> None:
         "llama-4-scout-17b-16e-instruct", "exaone-4.0-32b", "ernie-4.5-21b-a3b-pt", "seed-oss-36b-instruct",
         "hunyuan-7b-instruct", "apertus-70b-2509", "minimax-m2", "gpt2-xl", "gpt-j-6b", "gpt-neox-20b",
         "qwen1.5-moe-a2.7b", "mixtral-8x22b-v0.1", "qwen3.5-0.8b", "qwen3-next-80b-a3b-instruct", "lfm2-350m",
+        "qwen3.5-397b-a17b", "lfm2-24b-a2b",
     ):  # fmt: skip
         assert find_model(name), name
     assert len(litgpt.configs) == 210
@@ -303,7 +304,9 @@ def test_parameters_as_in_transformers(family: str) -> None:
             theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(hf.pop("model_type"), **hf))
         total = theirs.num_parameters()
         # What transformers keeps as a buffer because no gradient reaches it.
-        total += sum(b.numel() for n, b in theirs.named_buffers() if n.endswith("e_score_correction_bias"))
+        total += sum(
+            b.numel() for n, b in theirs.named_buffers() if n.endswith(("e_score_correction_bias", "expert_bias"))
+        )
         assert {name: Config.from_name(name).n_parameters() for name in names} == dict.fromkeys(names, total)
 
 
@@ -348,6 +351,8 @@ _PUBLISHED = {
     "deepseek-r1 deepseek-r1-0528",
     # 358B and 110B with the layer that predicts one more token.
     79.7: "qwen3-coder-next",
+    6.12: "trinity-nano-base trinity-nano-preview", 26.1: "trinity-mini-base trinity-mini",
+    398.6: "trinity-large-base trinity-large-preview",
     295: "hy3-preview", 519: "a.x-k1", 671.9: "deepseek-v3.2-exp deepseek-v3.2", 744: "glm-5",
     353: "glm-4.5 glm-4.5-base glm-4.6", 107: "glm-4.5-air glm-4.5-air-base", 229: "minimax-m2",
 }  # fmt: skip
@@ -380,6 +385,8 @@ def test_active_parameters() -> None:
         "deepseek-v2-lite": 2.4, "deepseek-v2": 21, "deepseek-v3": 37, "olmoe-1b-7b-0924": 1.3, "glm-4.5": 32,
         "glm-4.5-air": 12, "ernie-4.5-21b-a3b-pt": 3, "minimax-m2": 10, "granite-3.0-3b-a800m-base": 0.8,
         "llama-4-scout-17b-16e-instruct": 17, "llama-4-maverick-17b-128e-instruct": 17, "gemma-4-26b-a4b": 3.8,
+        "trinity-nano-base": 1, "trinity-mini": 3, "trinity-large-preview": 13,
+        "qwen3.5-35b-a3b": 3, "qwen3.5-122b-a10b": 10, "qwen3.5-397b-a17b": 17, "lfm2-8b-a1b": 1.5, "lfm2-24b-a2b": 2.3,
     }.items():  # fmt: skip
         config = Config.from_name(name)
         active = config.n_active_parameters() / 1e9

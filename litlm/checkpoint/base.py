@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,34 @@ class WeightSource(ABC):
         """One tensor, of any shape; it may be backed by the file. Raises ValueError if it can't be read."""
 
 
+class RecutSource(WeightSource):
+    """The tensors of `source`, those that it cuts elsewhere than the config does cut anew (`Family.recut`)."""
+
+    def __init__(self, source: WeightSource, config: Config, rows: Mapping[str, int]) -> None:
+        self.path, self._source, self._shapes = source.path, source, source.shapes()
+        self._parts: dict[str, tuple[list[str], int]] = {}  # names of what to join, and the first row
+        for i in range(config.n_layer):
+            names, start = [template.format(i=i) for template in rows], 0
+            held = [self._shapes[name][0] for name in names if self._shapes.get(name)]
+            if len(held) < len(names) or held == list(rows.values()) or sum(held) != sum(rows.values()):
+                continue
+            for name, n in zip(names, rows.values(), strict=True):
+                self._parts[name], start = (names, start), start + n
+                self._shapes[name] = (n, *self._shapes[name][1:])
+
+    def weight_map(self, config: Config) -> WeightMap:
+        return self._source.weight_map(config)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self._shapes)
+
+    def read(self, name: str) -> Tensor:
+        if name not in self._parts:
+            return self._source.read(name)
+        names, start = self._parts[name]
+        return torch.cat([self._source.read(part) for part in names])[start : start + self._shapes[name][0]]
+
+
 def load_model(
     config: Config, source: WeightSource, *, device: torch.device, dtype: torch.dtype, quantize: str | None = None
 ) -> GPT:
@@ -49,6 +77,8 @@ def load_model(
     Raises ValueError if the checkpoint doesn't fit the config, or holds packed integers.
     """
     config = _untied_if_heads_differ(config, source)
+    if (recut := get_family(config.family).recut) is not None and config.recurrent is not None:
+        source = RecutSource(source, config, recut(config))
     with torch.device("meta"):
         model = GPT(config)
     plan = _plan(config, model, source)
@@ -64,10 +94,11 @@ def load_model(
                 f"{match.theirs} in {source.path} holds {dtype_name} values, so this checkpoint is quantized in a way "
                 "that litlm can't read; use the unquantized one or a GGUF file"
             )
-        # Routers and sinks that a half-precision checkpoint stores in fp32 (Ernie 4.5, Flint) stay in fp32.
+        # Routers, sinks and decays that a half-precision checkpoint stores in fp32 (Ernie 4.5, Flint, OLMo Hybrid) stay
+        # in fp32.
         fp32_in_half = tensor.dtype == torch.float32 and config.dtype != "float32"
         for name, part in zip(match.ours, match.split(tensor, config), strict=True):
-            small = ".router." in name or name.endswith(".sinks")
+            small = ".router." in name or name.endswith((".sinks", ".A_log"))
             its_dtype = torch.float32 if fp32_in_half and small else dtype
             set_tensor(model, name, part, device=device, dtype=its_dtype, index=match.index)
     for name, tensor in model.state_dict().items():
@@ -126,8 +157,9 @@ def _plan(config: Config, model: GPT, source: WeightSource) -> list[Match]:
                 problems.append(f"{theirs} has shape {list(part)}, the config asks for {list(wanted)} ({ours})")
         plan.append(match)
     for ours, shape in expected.items():
+        held = found.get(ours, set())
         for match in weights.from_ours(ours, shape):
-            if match.index not in found.get(ours, set()) and not ours.endswith(may_lack):
+            if not held & {match.index, None} and not ours.endswith(may_lack):
                 problems.append(f"{match.theirs} is missing")
     if problems:
         listed = bullet_list(list(dict.fromkeys(problems)))

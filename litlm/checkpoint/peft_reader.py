@@ -56,6 +56,11 @@ def _listed(parts: Iterable[str], embedding: bool) -> str:
     return f"{', '.join(names)} and {last}" if names else last
 
 
+def _as_text_model(name: str) -> str:
+    """The name that a module inside a multimodal model has in the text model alone."""
+    return re.sub(r"\blanguage_model\.", "", name, count=1)
+
+
 class AdapterReader:
     """The tensors of a PEFT adapter, matched with a model's layers.
 
@@ -113,8 +118,9 @@ class AdapterReader:
 
     def _stacked(self, module: str, depth: int) -> AdapterTarget | None:
         """The target in a module of experts: PEFT wraps the module once for each parameter that has an adapter."""
+        module = _as_text_model(module)
         parameters = [t for t in dict.fromkeys(self.targets.values()) if t.parameter and t.module == module]
-        names = self.config.get("target_parameters") or []
+        names = [_as_text_model(name) for name in self.config.get("target_parameters") or []]
         adapted = [p for p in parameters if any(p.name == name or p.name.endswith("." + name) for name in names)]
         return adapted[-1 - depth] if depth < len(adapted) else None
 

@@ -157,7 +157,8 @@ def _recurrence(config: Config) -> str:
     if isinstance(mixer, ShortConvConfig):
         return f"gated short {conv}"
     values = f"{mixer.n_value_head} heads of {mixer.key_dim} x {mixer.value_dim}"
-    return f"Gated DeltaNet, {values}, {mixer.n_key_head} for queries and keys, {conv}"
+    beta = f", beta up to {mixer.beta_scale:g}" if mixer.beta_scale != 1 else ""
+    return f"Gated DeltaNet, {values}, {mixer.n_key_head} for queries and keys, {conv}{beta}"
 
 
 def _rope(config: Config) -> str:
@@ -217,7 +218,9 @@ def _unlike(mine: Any, plain: Any, prefix: str = "") -> Iterator[str]:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         if f.name in _NOT_COMPARED:
             continue
-        if f.name.endswith("_layers"):  # which layers have this part; other rows cover all or none, and recurrent ones
+        if (
+            f.name.endswith("_layers") and value
+        ):  # which layers have this part; other rows cover all or none, and recurrent ones
             part = f.name.removesuffix("_layers")
             has = [h for h, kind in zip(value, mine.layer_types, strict=True) if part != "rope" or kind != "recurrent"]
             if len(set(has)) > 1:

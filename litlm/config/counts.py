@@ -30,7 +30,9 @@ def mixer_layers(layer: LayerConfig) -> Shapes:
     if isinstance(mixer, ShortConvConfig):
         return {"in_proj": (c, 3 * c), "out_proj": (c, c)}
     heads, width = mixer.n_value_head, mixer.n_value_head * mixer.value_dim
-    projections = {"in_proj_qkv": mixer.qkv_dim, "in_proj_z": width, "in_proj_b": heads, "in_proj_a": heads}
+    one = {"in_proj_qkv": mixer.qkv_dim}
+    qkv = dict(zip(("q_proj", "k_proj", "v_proj"), mixer.qkv_dims, strict=True)) if mixer.separate_qkv else one
+    projections = qkv | {"in_proj_z": width, "in_proj_b": heads, "in_proj_a": heads}
     return {name: (c, size) for name, size in projections.items()} | {"out_proj": (width, c)}
 
 

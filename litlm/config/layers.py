@@ -183,6 +183,8 @@ class GatedDeltaConfig:
     key_dim: size of a key.
     value_dim: size of a value.
     kernel_size: tokens that the convolution sees, the current one included.
+    separate_qkv: queries, keys and values have a projection and a convolution each, instead of one for all
+        (OLMo-Hybrid).
     beta_scale: factor of beta; 2 allows negative eigenvalues (OLMo-Hybrid).
     norm_eps: of the norm of the output.
     norm_fp32: that norm's weight is applied in fp32; otherwise the normed output is first rounded to the model's dtype.
@@ -194,14 +196,21 @@ class GatedDeltaConfig:
     key_dim: int
     value_dim: int
     kernel_size: int = 4
+    separate_qkv: bool = False
     beta_scale: float = 1.0
     norm_eps: float = 1e-6
     norm_fp32: bool = False
 
     @property
+    def qkv_dims(self) -> tuple[int, int, int]:
+        """Sizes of all queries, of all keys and of all values of a token."""
+        keys = self.n_key_head * self.key_dim
+        return keys, keys, self.n_value_head * self.value_dim
+
+    @property
     def qkv_dim(self) -> int:
         """Size of a token's queries, keys and values together."""
-        return 2 * self.n_key_head * self.key_dim + self.n_value_head * self.value_dim
+        return sum(self.qkv_dims)
 
 
 RecurrentConfig = ShortConvConfig | GatedDeltaConfig
@@ -514,13 +523,15 @@ def norm_problems(norm: NormConfig, *, each_head: bool = False) -> list[str]:
 
 def recurrent_problems(recurrent: RecurrentConfig) -> list[str]:
     """What is wrong with the fields of a recurrence, one line each."""
-    sizes = [f.name for f in dataclasses.fields(recurrent) if f.type == "int"]
-    problems = [f"{key}={getattr(recurrent, key)} must be at least 1" for key in sizes if getattr(recurrent, key) < 1]
-    if recurrent.kernel_size == 1:
-        problems.append("kernel_size=1 would be no convolution; it must be at least 2")
-    if isinstance(recurrent, ShortConvConfig) or problems:
+    sizes = {f.name: 2 if f.name == "kernel_size" else 1 for f in dataclasses.fields(recurrent) if f.type == "int"}
+    problems = [
+        f"{key}={getattr(recurrent, key)} must be at least {least}"
+        for key, least in sizes.items()
+        if getattr(recurrent, key) < least
+    ]
+    if isinstance(recurrent, ShortConvConfig):
         return problems
-    if recurrent.n_value_head % recurrent.n_key_head:
+    if recurrent.n_key_head > 0 and recurrent.n_value_head % recurrent.n_key_head:
         problems.append(
             f"n_value_head={recurrent.n_value_head} must be a multiple of n_key_head={recurrent.n_key_head}"
         )

@@ -175,7 +175,7 @@ class Config:
             "moe_layers": (self.moe is not None,) * self.n_layer,
             "rope_layers": tuple(self.rope is not None and t != "recurrent" for t in self.layer_types)
             or (self.rope is not None,) * self.n_layer,
-            "index_layers": (latent is not None and latent.index is not None,) * self.n_layer,
+            "index_layers": (True,) * self.n_layer if latent is not None and latent.index is not None else (),
         }
 
     def _raise(self, problems: list[str]) -> None:
@@ -196,7 +196,7 @@ class Config:
         problems = [f"{key}={getattr(self, key)} must be at least 1" for key in sizes if getattr(self, key) < 1]
         if self.n_kv_head > 0 and self.n_head % self.n_kv_head:
             problems.append(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
-        for key in ("layer_types", "moe_layers", "rope_layers", "index_layers"):
+        for key in ("layer_types", "moe_layers", "rope_layers", *(("index_layers",) if self.index_layers else ())):
             if self.n_layer > 0 and len(getattr(self, key)) != self.n_layer:
                 problems.append(f"{key} has {len(getattr(self, key))} entries for n_layer={self.n_layer}")
         for unknown in sorted(set(self.layer_types) - set(LAYER_TYPES)):
@@ -227,6 +227,10 @@ class Config:
                 problems.append(
                     "recurrent can't be combined with block='parallel', n_kv_shared_layer or attention.latent"
                 )
+        elif self.recurrent_block is not None:
+            problems.append(
+                f"recurrent_block={self.recurrent_block!r} is for recurrent layers and there are none; leave it out"
+            )
         gate = self.attention.gate
         if gate is not None and gate.in_q_proj and gate.over == "head":
             problems.append("attention.gate.in_q_proj=True needs over='channel'")
@@ -338,7 +342,7 @@ class Config:
             attention = dataclasses.replace(attention, temperature=None)
         if not has_rope and attention.qk_norm is not None and attention.qk_norm.after_rope:
             attention = dataclasses.replace(attention, qk_norm=None)
-        if not self.index_layers[i] and attention.latent is not None and attention.latent.index is not None:
+        if attention.latent is not None and attention.latent.index is not None and not self.index_layers[i]:
             attention = dataclasses.replace(attention, latent=dataclasses.replace(attention.latent, index=None))
         if not is_full and attention.k_as_v:
             attention = dataclasses.replace(attention, k_as_v=False)

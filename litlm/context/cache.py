@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,32 +121,40 @@ class KVCache(Context):
         shorter = [b for b, (n, now) in enumerate(zip(lengths, self.lengths, strict=True)) if n < now]
         if self._recurrent and (missing := [b for b in shorter if lengths[b] and lengths[b] not in self._snapshots[b]]):
             raise ValueError(
-                f"lengths={lengths}: the state of recurrent layers can't be truncated, and there is no snapshot of "
+                f"lengths={lengths}: recurrent layers can only be truncated to a snapshot, and there is no snapshot of "
                 f"{', '.join(f'row {b} at {lengths[b]} tokens' for b in missing)}; call snapshot(row) when a row has "
                 "a length that you may truncate to"
             )
-        for b in shorter if self._recurrent else ():
-            self._restore(b, self._snapshots[b].get(lengths[b]))
-            self._snapshots[b] = {n: state for n, state in self._snapshots[b].items() if n <= lengths[b]}
+        for b in shorter:
+            self._restore(b, lengths[b])
         self.lengths = list(lengths)
 
     def snapshot(self, row: int) -> RowState:
         """A copy of a row's state in the recurrent layers. From then on `truncate` can go back to this length."""
-        state = RowState(self.lengths[row], [t[row].clone() for t in self._row_tensors()])
-        self._snapshots[row][state.length] = state
-        return state
+        n, taken = self.lengths[row], self._snapshots[row]
+        if n not in taken:
+            taken[n] = RowState(n, [t[row].clone() for t in self._row_tensors()])
+        return taken[n]
 
     def restore(self, row: int, state: RowState) -> None:
-        """Go back to where a snapshot of this row was taken. Raises ValueError if the row is not as long any more."""
-        if state.length > self.lengths[row]:
-            raise ValueError(f"the snapshot is of {state.length} tokens, and row {row} has {self.lengths[row]}")
-        self._restore(row, state)
+        """Go back to where a snapshot of this row was taken.
+
+        Raises ValueError, and changes nothing, if the row has gone back behind that place since: what it read then may
+        be something else.
+        """
+        if self._snapshots[row].get(state.length) is not state:
+            raise ValueError(
+                f"row {row} has gone back behind the {state.length} tokens that this snapshot is of, or it is another "
+                "row's; take a new one with snapshot(row)"
+            )
+        self._restore(row, state.length)
         self.lengths[row] = state.length
 
-    def _restore(self, row: int, state: RowState | None) -> None:
-        """state: None: before the first token."""
+    def _restore(self, row: int, length: int) -> None:
+        """Bring the recurrent states of a row back to a snapshot, or to before the first token. Later ones end here."""
+        taken = self._snapshots[row] = {n: state for n, state in self._snapshots[row].items() if n <= length}
         for i, t in enumerate(self._row_tensors()):
-            t[row] = 0 if state is None else state.tensors[i]
+            t[row] = taken[length].tensors[i] if length else 0
 
     def _row_tensors(self) -> list[Tensor]:
         return [t for layer in self._recurrent for t in (layer.conv, layer.state) if t is not None]
@@ -153,6 +162,7 @@ class KVCache(Context):
     def overwrite_row(self, row: int, other: KVCache) -> None:
         """Overwrite the first tokens of row `row` with the only row of `other`; lengths stay as they are."""
         (n,) = other.lengths
+        self._snapshots[row].clear()  # of what is overwritten
         for mine, theirs in zip(self._row_tensors(), other._row_tensors(), strict=True):
             mine[row] = theirs[0]
         for mine, theirs in zip([*self.k, *self.v], [*other.k, *other.v], strict=True):
@@ -186,8 +196,9 @@ class RecurrentLayer(LayerContext):
     def allocate(cls, spec: StateSpec, batch: int, device: torch.device | str, dtype: torch.dtype) -> RecurrentLayer:
         """The state before the first token."""
         assert spec.conv is not None
-        conv = torch.zeros(batch, *spec.conv, device=device, dtype=dtype)
-        return cls(conv, None if spec.recurrent is None else torch.zeros(batch, *spec.recurrent, device=device))
+        zeros = partial(torch.zeros, device=device)
+        conv, state = zeros(batch, *spec.conv, dtype=dtype), spec.recurrent
+        return cls(conv, None if state is None else zeros(batch, *state, dtype=torch.float32))
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if x.size(1) == 1 and self.counts is None:

@@ -77,7 +77,8 @@ class StaticCache(KVCache):
     def prepare(self, x: Tensor, layers: Sequence[DecoderLayer]) -> None:
         """Write this pass's slot and masks into the static layers' tensors. x: (B, T, C)."""
         super().prepare(x, layers)
-        self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and self.step.has_past
+        counts = self.lengths == [self.step.end]  # a token that does not must leave recurrent states as they are
+        self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and self.step.has_past and counts
         if not self._is_static:
             return
         n_slots = min(-(-self.step.end // _STEP) * _STEP, self.max_len)

@@ -115,6 +115,8 @@ class Family:
     modules: the same by transformers' names of the loaded model's modules, where they aren't the files': PEFT has them.
     ignore: patterns of tensors in its checkpoints that are no part of the model (old buffers, vision towers).
     ignore_for: ignore_for(config): more such patterns, of weights that some layers of this config don't use.
+    recut: recut(config): for each layer's tensors by these templates of their names, how many rows each has. Files may
+        cut them elsewhere: joined in this order they are the same.
     zero_if_missing: ends of our names of tensors that a checkpoint may lack; they are zeros then.
     gguf: how llama.cpp's files of it differ; None: they are not read.
     """
@@ -127,6 +129,7 @@ class Family:
     modules: tuple[Rule, ...] = ()
     ignore: tuple[str, ...] = ()
     ignore_for: Callable[[Config], tuple[str, ...]] | None = None
+    recut: Callable[[Config], Mapping[str, int]] | None = None
     zero_if_missing: tuple[str, ...] = ()
     gguf: GGUFSpec | None = None
 
@@ -138,11 +141,11 @@ class Family:
     def weights_of(self, config: Config) -> WeightMap:
         """The rules that apply to this config."""
         ignore = self.ignore if self.ignore_for is None else self.ignore + self.ignore_for(config)
-        return WeightMap([rule for rule in self.rules if rule.when is None or rule.when(config)], ignore)
+        return WeightMap([rule for rule in self.rules if rule.when is None or rule.when(config)], ignore, config)
 
     def modules_of(self, config: Config) -> WeightMap:
         """`weights_of` by the names of transformers' modules."""
-        return WeightMap(self.modules) if self.modules else self.weights_of(config)
+        return WeightMap(self.modules, config=config) if self.modules else self.weights_of(config)
 
 
 # --- reading config.json ---------------------------------------------------------------------------------------------
@@ -182,6 +185,14 @@ class HFFields:
         if default is _REQUIRED:
             self.problems.append(f"{key} is missing")
             return 1
+        return default
+
+    def size(self, key: str, default: int, least: int = 1) -> int:
+        """A field that holds a whole number, at least `least`. default: transformers' own, see `take`."""
+        value = self.take(key, default)
+        if type(value) is int and value >= least:
+            return value
+        self.problems.append(f"{key}={value!r} must be a whole number, {least} or more")
         return default
 
     def expect(self, key: str, allowed: Any, default: Any = None) -> None:
@@ -237,10 +248,13 @@ class HFFields:
             pad_token_id=self.take("pad_token_id", defaults.get("pad_token_id"), null=None),
         )
 
-    def layer_types(self, default: Sequence[str], recurrent: str | None = None) -> tuple[str, ...]:
+    def layer_types(
+        self, default: Sequence[str], recurrent: str | None = None, attention: Collection[str] = tuple(LAYER_TYPES)
+    ) -> tuple[str, ...]:
         """`layer_types` in our names. default: in our names, where the file doesn't list them. recurrent: the family's
-        name of recurrent layers, if it has any."""
-        types, names = self.take("layer_types", None), LAYER_TYPES | ({recurrent: "recurrent"} if recurrent else {})
+        name of recurrent layers, if it has any. attention: its other types, in transformers' names."""
+        names = {name: LAYER_TYPES[name] for name in attention} | ({recurrent: "recurrent"} if recurrent else {})
+        types = self.take("layer_types", None)
         if types is None:
             return tuple(default)
         if unknown := sorted(set(types) - set(names)):

@@ -57,7 +57,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
     head_dim, n_kv_head = hf.take("head_dim", 256), hf.take("num_key_value_heads", 4)
     full_head_dim, full_n_kv_head = _full_sizes(hf, types, head_dim, n_kv_head, k_as_v)
     ropes = dict(hf.take("rope_parameters", None) or _ROPES)
-    rope, sliding_rope = (_rope(hf, dict(ropes.get(t) or default)) for t, default in _ROPES.items())
+    rope, sliding_rope = (proportional_rope(hf, dict(ropes.get(t) or default)) for t, default in _ROPES.items())
     n_shared, input_dim = hf.take("num_kv_shared_layers", 0), hf.take("hidden_size_per_layer_input", 256, null=0)
     input_vocab = hf.take("vocab_size_per_layer_input", 262144)
     double_size = hf.take("use_double_wide_mlp", False) and n_shared
@@ -108,7 +108,8 @@ def _full_sizes(hf: HFFields, types: tuple[str, ...], head_dim: int, n_kv_head: 
     return sizes
 
 
-def _rope(hf: HFFields, parameters: dict[str, Any]) -> RopeConfig:
+def proportional_rope(hf: HFFields, parameters: dict[str, Any]) -> RopeConfig:
+    """The rope that an entry of `rope_parameters` describes, which may be a proportional one."""
     theta = float(parameters.pop("rope_theta", None) or 1e4)
     if parameters.get("rope_type") != "proportional":
         return RopeConfig(theta=theta, scaling=hf.rope_scaling(parameters))
@@ -138,7 +139,8 @@ def _moe(hf: HFFields, shared_size: int) -> MoEConfig | None:
     )
 
 
-def _hf_rope(rope: RopeConfig) -> dict[str, Any]:
+def hf_proportional_rope(rope: RopeConfig) -> dict[str, Any]:
+    """The inverse of `proportional_rope`."""
     parameters = hf_rope_parameters(dataclasses.replace(rope, proportional=False))
     return parameters | ({"rope_type": "proportional"} if rope.proportional else {})
 
@@ -159,8 +161,8 @@ def to_hf(config: Config) -> dict[str, Any]:
             attention_k_eq_v=config.attention.k_as_v,
             hidden_activation=HF_ACTIVATIONS[config.mlp.activation],
             rope_parameters={
-                "full_attention": _hf_rope(config.rope),
-                "sliding_attention": _hf_rope(config.sliding_rope or config.rope),
+                "full_attention": hf_proportional_rope(config.rope),
+                "sliding_attention": hf_proportional_rope(config.sliding_rope or config.rope),
             },
             enable_moe_block=moe is not None,
             num_experts=moe.n_expert if moe else None,

@@ -87,7 +87,9 @@ class GGUFFields:
         family's, where they differ. Raises ValueError for metadata that is missing or that the family can't express.
         """
         norm = "layer_norm_rms_epsilon" if "rms" in eps else "layer_norm_epsilon"
-        required = ("embedding_length", "block_count", "attention.head_count", "feed_forward_length", "context_length")
+        required = ["embedding_length", "block_count", "attention.head_count", "context_length"]
+        if self.get("expert_feed_forward_length") is None:  # all layers may have experts
+            required.append("feed_forward_length")
         if lacking := [f"{self.arch}.{k}" for k in (*required, f"attention.{norm}") if self.get(k) is None]:
             raise ValueError(f"metadata of a GGUF {self.arch} model is missing: {', '.join(lacking)}")
         heads = self.get("attention.head_count")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from litlm.config.layers import NormConfig, ShortConvConfig
 from litlm.families.base import Family, HFFields, hf_layer_types
+from litlm.families.gguf import GGUFFields, GGUFSpec
 from litlm.families.llama import llama_fields, llama_to_hf
 from litlm.families.weights import Rule, conv_rule, rename
 
@@ -28,8 +29,8 @@ def common(hf: HFFields, **defaults: Any) -> dict[str, Any]:
     )  # fmt: skip
     attending = hf.take("full_attn_idxs", None)
     types = ["full" if attending is None or i in attending else "recurrent" for i in range(values["n_layer"])]
-    types = hf.layer_types(types, "conv")
-    conv = ShortConvConfig(kernel_size=hf.take("conv_L_cache", 3), bias=hf.take("conv_bias", False))
+    types = hf.layer_types(types, "conv", ("full_attention",))
+    conv = ShortConvConfig(kernel_size=hf.size("conv_L_cache", 3, least=2), bias=hf.take("conv_bias", False))
     return values | dict(
         tie_embeddings=tied,
         layer_types=types,
@@ -41,7 +42,7 @@ def common(hf: HFFields, **defaults: Any) -> dict[str, Any]:
 def from_hf(hf: HFFields) -> dict[str, Any]:
     values = common(hf, n_embd=2560, n_layer=32, n_head=32, intermediate_size=12288)
     width = hf.take("block_ff_dim", values["intermediate_size"])
-    factor, multiple = hf.take("block_ffn_dim_multiplier", 1.0), hf.take("block_multiple_of", 256)
+    factor, multiple = hf.take("block_ffn_dim_multiplier", 1.0), hf.size("block_multiple_of", 256)
     if hf.take("block_auto_adjust_ff_dim", True):
         width = int(2 * width / 3)
         if factor is not None:
@@ -51,15 +52,40 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
 
 def hf_fields(config: Config) -> dict[str, Any]:
     """The inverse of `common`."""
+    fields = llama_to_hf(config, without="head_dim rms_norm_eps hidden_act attention_bias mlp_bias")
+    return fields | hf_layer_types(config, "conv") | hf_conv(config, 3) | dict(norm_eps=config.norm.eps)
+
+
+def hf_conv(config: Config, kernel_size: int) -> dict[str, Any]:
+    """The fields of convolutions. kernel_size: transformers' default, for models without any."""
     mixer = config.recurrent
     assert mixer is None or isinstance(mixer, ShortConvConfig)
-    conv = dict(conv_L_cache=3 if mixer is None else mixer.kernel_size, conv_bias=mixer is not None and mixer.bias)
-    fields = llama_to_hf(config, without="head_dim rms_norm_eps hidden_act attention_bias mlp_bias")
-    return fields | hf_layer_types(config, "conv") | conv | dict(norm_eps=config.norm.eps)
+    if mixer is None:
+        return dict(conv_L_cache=kernel_size, conv_bias=False)
+    return dict(conv_L_cache=mixer.kernel_size, conv_bias=mixer.bias)
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     return hf_fields(config) | dict(block_auto_adjust_ff_dim=False)
+
+
+def common_from_gguf(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
+    """What both say in GGUF files, where layers with short convolutions have no KV heads."""
+    fields = gguf.common(model_type, head_dim=None, names=dict(rms_norm_eps="norm_eps"))
+    heads = gguf.get("attention.head_count_kv")
+    heads = heads if isinstance(heads, list) else [heads] * fields["num_hidden_layers"]
+    attending = {n for n in heads if n}
+    if len(attending) > 1:
+        raise ValueError(f"{gguf.arch}.attention.head_count_kv={heads} differs among layers that attend")
+    return fields | dict(
+        num_key_value_heads=next(iter(attending), fields["num_attention_heads"]),
+        layer_types=["full_attention" if n else "conv" for n in heads],
+        conv_L_cache=gguf.get("shortconv.l_cache"),
+    )
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return common_from_gguf(gguf, "lfm2") | dict(block_auto_adjust_ff_dim=False)
 
 
 _LAYER, _OURS = "model.layers.{i}.", "layers.{i}."
@@ -81,4 +107,11 @@ RULES: tuple[Rule, ...] = (
     rename("lm_head.weight", "lm_head.weight"),
 )
 
-FAMILY = Family(model_type="lfm2", architecture="Lfm2ForCausalLM", from_hf=from_hf, to_hf=to_hf, rules=RULES)
+FAMILY = Family(
+    model_type="lfm2",
+    architecture="Lfm2ForCausalLM",
+    from_hf=from_hf,
+    to_hf=to_hf,
+    rules=RULES,
+    gguf=GGUFSpec(arch="lfm2", from_gguf=from_gguf),
+)

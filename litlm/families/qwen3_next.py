@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from litlm.config.layers import GateConfig, GatedDeltaConfig, NormConfig
 from litlm.families.base import Family, HFFields, hf_experts, hf_layer_types, hf_rope
+from litlm.families.gguf import GGUFFields, GGUFSpec, subtract_one
 from litlm.families.llama import llama_fields, llama_to_hf
 from litlm.families.qwen2_moe import FAMILY as QWEN2_MOE
 from litlm.families.qwen2_moe import hf_sparse_layers, sparse_layers
@@ -30,28 +31,44 @@ def hybrid_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
         hf, head_dim=256, qk_norm="head", norm=norm, rope=rope, max_seq_len=32768, **defaults
     )  # fmt: skip
     hf.expect("hidden_act", "silu", "silu")  # the convolution's too
-    interval = hf.take("full_attention_interval", 4)
+    hf.expect("attn_output_gate", True, True)
+    hf.expect("output_gate_type", "swish", "swish")  # of Gated DeltaNet
+    hf.skip("mamba_ssm_dtype mtp_num_hidden_layers mtp_use_dedicated_embeddings")  # states are fp32
+    interval, mixer = hf.size("full_attention_interval", 4), delta_fields(hf, norm.eps)
     every = ["recurrent" if (i + 1) % interval else "full" for i in range(values["n_layer"])]
-    types = hf.layer_types(every, "linear_attention")
+    types = hf.layer_types(every, "linear_attention", ("full_attention",))
     attention = dataclasses.replace(values["attention"], gate=GateConfig(in_q_proj=True))
     return values | dict(
         attention=attention,
         layer_types=types,
-        recurrent=delta_fields(hf, norm.eps) if "recurrent" in types else None,
+        recurrent=mixer if "recurrent" in types else None,
         rope_layers=tuple(t != "recurrent" for t in types),
     )
 
 
 def delta_fields(
-    hf: HFFields, eps: float, n_key_head: int = 16, n_value_head: int = 32, **more: Any
+    hf: HFFields,
+    eps: float,
+    *,
+    n_key_head: int = 16,
+    n_value_head: int = 32,
+    key_dim: int = 128,
+    value_dim: int = 128,
+    **more: Any,
 ) -> GatedDeltaConfig:
-    """Gated DeltaNet's fields. more: other fields of GatedDeltaConfig."""
+    """Gated DeltaNet's fields. Sizes: transformers' defaults. more: other fields of GatedDeltaConfig."""
+    n_problems = len(hf.problems)
+    keys, values = hf.size("linear_num_key_heads", n_key_head), hf.size("linear_num_value_heads", n_value_head)
+    if values % keys and len(hf.problems) == n_problems:
+        heads = {"linear_num_value_heads": values, "linear_num_key_heads": keys}
+        stated = [f"{key}={n}{'' if hf.data.get(key) else ' (left out: the default)'}" for key, n in heads.items()]
+        hf.problems.append(" must be a multiple of ".join(stated))
     return GatedDeltaConfig(
-        n_key_head=hf.take("linear_num_key_heads", n_key_head),
-        n_value_head=hf.take("linear_num_value_heads", n_value_head),
-        key_dim=hf.take("linear_key_head_dim", 128),
-        value_dim=hf.take("linear_value_head_dim", 128),
-        kernel_size=hf.take("linear_conv_kernel_dim", 4),
+        n_key_head=keys,
+        n_value_head=values,
+        key_dim=hf.size("linear_key_head_dim", key_dim),
+        value_dim=hf.size("linear_value_head_dim", value_dim),
+        kernel_size=hf.size("linear_conv_kernel_dim", 4, least=2),
         norm_eps=eps,
         **more,
     )
@@ -116,6 +133,37 @@ def to_hf(config: Config) -> dict[str, Any]:
     return hybrid_to_hf(config) | hf_sparse_layers(config) | hf_shared_experts(config)
 
 
+# --- GGUF files ------------------------------------------------------------------------------------------------------
+
+
+def hybrid_from_gguf(gguf: GGUFFields, model_type: str) -> dict[str, Any]:
+    """What Qwen3-Next and Qwen3.5 say in GGUF files."""
+    fields = gguf.common(model_type, fraction="partial_rotary_factor")
+    # Older files state no list, and newer ones that do state an interval as well, which then has no meaning.
+    n_layer, interval = fields["num_hidden_layers"], gguf.get("full_attention_interval", 4)
+    recurs = gguf.get("attention.recurrent_layers", [(i + 1) % interval != 0 for i in range(n_layer)])[:n_layer]
+    n_value_head = gguf.get("ssm.time_step_rank")
+    return fields | dict(
+        attention_bias=gguf.has("attn_q.bias"),
+        layer_types=["linear_attention" if r else "full_attention" for r in recurs],
+        linear_num_key_heads=gguf.get("ssm.group_count"),
+        linear_num_value_heads=n_value_head,
+        linear_key_head_dim=gguf.get("ssm.state_size"),
+        linear_value_head_dim=gguf.get("ssm.inner_size") // n_value_head,
+        linear_conv_kernel_dim=gguf.get("ssm.conv_kernel"),
+    )
+
+
+def experts_from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    """The fields of `shared_experts`."""
+    width = gguf.get("expert_shared_feed_forward_length")
+    return gguf.experts("num_experts") | dict(shared_expert_intermediate_size=width, norm_topk_prob=True)
+
+
+def from_gguf(gguf: GGUFFields) -> dict[str, Any]:
+    return hybrid_from_gguf(gguf, "qwen3_next") | experts_from_gguf(gguf)
+
+
 # --- input projections, whose rows are grouped by key head ------------------------------------------------------------
 
 
@@ -177,6 +225,13 @@ DELTA_RULES: tuple[Rule, ...] = (
     *(rename(_LAYER + name, _OURS + name) for name in ("A_log", "dt_bias", "norm.weight", "out_proj.weight")),
 )
 
+_QKVZ = Rule(
+    _LAYER + "in_proj_qkvz.weight",
+    (_OURS + "in_proj_qkv.weight", _OURS + "in_proj_z.weight"),
+    split=_split_qkvz,
+    join=_join_qkvz,
+)
+
 FAMILY = Family(
     model_type="qwen3_next",
     architecture="Qwen3NextForCausalLM",
@@ -186,12 +241,7 @@ FAMILY = Family(
         *QWEN2_MOE.rules,
         *QK_NORM_RULES,
         *DELTA_RULES,
-        Rule(
-            _LAYER + "in_proj_qkvz.weight",
-            (_OURS + "in_proj_qkv.weight", _OURS + "in_proj_z.weight"),
-            split=_split_qkvz,
-            join=_join_qkvz,
-        ),
+        _QKVZ,
         Rule(
             _LAYER + "in_proj_ba.weight",
             (_OURS + "in_proj_b.weight", _OURS + "in_proj_a.weight"),
@@ -200,4 +250,15 @@ FAMILY = Family(
         ),
     ),
     ignore=(r"^mtp\.",),  # the layer that predicts a second token
+    gguf=GGUFSpec(
+        arch="qwen3next",
+        from_gguf=from_gguf,
+        restore=subtract_one((*QWEN2_MOE.rules, *QK_NORM_RULES)) | {_LAYER + "A_log": lambda t, c: (-t).log()},
+        rules=(
+            rename("blk.{i}.attn_qkv.weight", _OURS + "in_proj_qkv.weight"),
+            rename("blk.{i}.attn_gate.weight", _OURS + "in_proj_z.weight"),
+            dataclasses.replace(_QKVZ, theirs="blk.{i}.ssm_in.weight"),  # the two in one, in older files
+            rename("blk.{i}.ssm_dt.bias", _OURS + "dt_bias"),
+        ),
+    ),
 )

@@ -26,6 +26,7 @@ class Rule:
     split: split(tensor, config) gives our tensors; None: the tensor is the same.
     join: join(tensors, config) is the inverse.
     when: when(config): the rule applies to this config; None: to all of the family's.
+    layers: layers(config, i): it applies to layer `i`; None: to all layers.
     """
 
     theirs: str
@@ -33,6 +34,7 @@ class Rule:
     split: Callable[[Any, Config], Sequence[Any]] | None = None
     join: Callable[[Sequence[Any], Config], Any] | None = None
     when: Callable[[Config], bool] | None = None
+    layers: Callable[[Config, int], bool] | None = None
 
 
 def rename(theirs: str, ours: str) -> Rule:
@@ -193,10 +195,14 @@ class Match:
 
 
 class WeightMap:
-    """Rules, looked up by either side's names. ignore: patterns of names that hold no weights of the model."""
+    """Rules, looked up by either side's names.
 
-    def __init__(self, rules: Iterable[Rule], ignore: Iterable[str] = ()) -> None:
-        self.rules = tuple(rules)
+    ignore: patterns of names that hold no weights of the model. config: of the model, for `Rule.layers`; None: the
+    rules for some layers apply to all.
+    """
+
+    def __init__(self, rules: Iterable[Rule], ignore: Iterable[str] = (), config: Config | None = None) -> None:
+        self.rules, self._config = tuple(rules), config
         self._theirs = [(_pattern(rule.theirs), rule) for rule in self.rules]
         self._ours = [(_pattern(name), rule) for rule in self.rules for name in rule.ours]
         self._ignore = [re.compile(p) for p in ignore]
@@ -208,19 +214,25 @@ class WeightMap:
     def from_theirs(self, name: str) -> Match | None:
         """The match of one of their tensors; None: no rule has this name."""
         for pattern, rule in self._theirs:
-            if found := pattern.match(name):
+            if (found := pattern.match(name)) and self._applies(rule, found):
                 return _match(rule, found.groupdict())
         return None
 
     def from_ours(self, name: str, shape: Sequence[int]) -> list[Match]:
         """The matches that make up one of our tensors: one, or one per entry of a stacked tensor."""
         for pattern, rule in self._ours:
-            if found := pattern.match(name):
+            if (found := pattern.match(name)) and self._applies(rule, found):
                 values = found.groupdict()
                 if "{e}" not in rule.theirs:
                     return [_match(rule, values)]
                 return [_match(rule, values | {"e": str(e)}) for e in range(shape[0])]
         return []
+
+    def _applies(self, rule: Rule, found: re.Match[str]) -> bool:
+        config, i = self._config, found.groupdict().get("i")
+        if rule.layers is None or config is None or i is None:
+            return True
+        return int(i) < config.n_layer and rule.layers(config, int(i))
 
     def export_plan(self, shapes: Mapping[str, Sequence[int]]) -> list[Match]:
         """The tensors to write, each once, for ours (name -> shape). Every name must have a rule."""

@@ -13,8 +13,9 @@ from litlm.config import GatedDeltaConfig, LayerConfig
 from litlm.context import LayerContext
 from litlm.model.rope import RopeTables
 from litlm.model.short_conv import DepthwiseConv
-from litlm.ops.delta_rule import DeltaRule
+from litlm.ops.delta_rule import DeltaRule, gates
 from litlm.ops.linear import Linear
+from litlm.ops.norm import rms_norm
 
 
 class GatedRMSNorm(nn.Module):
@@ -27,9 +28,7 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """x, gate: (B, T, H, E) -> (B, T, H, E)"""
-        normed = F.rms_norm(x.float(), x.shape[-1:], None, self.eps)
-        normed = normed * self.weight.float() if self.in_fp32 else self.weight * normed.to(x.dtype)
-        return (normed * F.silu(gate.float())).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps, round_first=not self.in_fp32, gate=gate)
 
 
 class GatedDeltaNet(nn.Module):
@@ -40,11 +39,15 @@ class GatedDeltaNet(nn.Module):
         assert isinstance(config.recurrent, GatedDeltaConfig)
         self.config = mixer = config.recurrent
         heads, width = mixer.n_value_head, mixer.n_value_head * mixer.value_dim
-        self.in_proj_qkv = Linear(config.n_embd, mixer.qkv_dim, bias=False)
+        if mixer.separate_qkv:
+            self.q_proj, self.k_proj, self.v_proj = (Linear(config.n_embd, n, bias=False) for n in mixer.qkv_dims)
+            self.q_conv, self.k_conv, self.v_conv = (DepthwiseConv(n, mixer.kernel_size) for n in mixer.qkv_dims)
+        else:
+            self.in_proj_qkv = Linear(config.n_embd, mixer.qkv_dim, bias=False)
+            self.conv = DepthwiseConv(mixer.qkv_dim, mixer.kernel_size)
         self.in_proj_z = Linear(config.n_embd, width, bias=False)  # the norm's gate
         self.in_proj_b = Linear(config.n_embd, heads, bias=False)  # beta
         self.in_proj_a = Linear(config.n_embd, heads, bias=False)  # decay
-        self.conv = DepthwiseConv(mixer.qkv_dim, mixer.kernel_size)
         self.A_log = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.norm = GatedRMSNorm(mixer)
@@ -60,11 +63,13 @@ class GatedDeltaNet(nn.Module):
     def forward(self, x: Tensor, rotary: RopeTables, context: LayerContext) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
         c = self.config
-        qkv = F.silu(context.convolve(self.in_proj_qkv(x), self.conv.weight, None))
-        keys, values = c.n_key_head * c.key_dim, c.n_value_head * c.value_dim
-        q, k, v = qkv.split((keys, keys, values), -1)
-        beta = self.in_proj_b(x).sigmoid() * c.beta_scale
-        log_decay = -self.A_log.float().exp() * F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
+        if c.separate_qkv:
+            projected = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), -1)
+            kernels = torch.cat((self.q_conv.weight, self.k_conv.weight, self.v_conv.weight))
+        else:
+            projected, kernels = self.in_proj_qkv(x), self.conv.weight
+        q, k, v = F.silu(context.convolve(projected, kernels, None)).split(c.qkv_dims, -1)
+        log_decay, beta = gates(self.in_proj_a(x), self.in_proj_b(x), self.A_log, self.dt_bias, c.beta_scale)
         heads = (q.unflatten(-1, (-1, c.key_dim)), k.unflatten(-1, (-1, c.key_dim)), v.unflatten(-1, (-1, c.value_dim)))
         y = context.recur(DeltaRule(*heads, log_decay, beta))  # (B, T, H, E)
         return self.out_proj(self.norm(y, self.in_proj_z(x).view(y.shape)).flatten(2))

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from litlm.config import NormConfig
+from litlm.ops.norm import rms_norm
 
 
 class OffsetRMSNorm(nn.RMSNorm):
@@ -17,8 +18,8 @@ class OffsetRMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)"""
-        # In fp32: in bf16, 1 + weight would lose most of the weight's digits.
-        return F.rms_norm(x.float(), self.normalized_shape, 1 + self.weight.float(), self.eps).to(x.dtype)
+        assert self.eps is not None
+        return rms_norm(x, self.weight, self.eps, offset=True)
 
 
 class OffsetLayerNorm(nn.LayerNorm):

@@ -1,4 +1,5 @@
-"""Causal depthwise convolution over a few tokens (the "short convolution" of recurrent layers).
+"""Causal depthwise convolution over a few tokens: the "short convolution" of recurrent layers (transformers
+modeling_lfm2.py).
 
 Shapes: B batch, T tokens, C channels, W the kernel's width.
 """

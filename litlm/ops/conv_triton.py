@@ -14,7 +14,7 @@ def _conv_step(x, before, weight, bias, out, C, W: tl.constexpr, HAS_BIAS: tl.co
     inside = c < C
     new = tl.load(x + b * C + c, inside, 0.0)
     total = new.to(tl.float32) * tl.load(weight + c * W + W - 1, inside, 0.0).to(tl.float32)
-    for w in tl.static_range(W - 1):
+    for w in tl.static_range(W - 1):  # pyright: ignore[reportGeneralTypeIssues]
         old = tl.load(before + (b * (W - 1) + w) * C + c, inside, 0.0)
         total += old.to(tl.float32) * tl.load(weight + c * W + w, inside, 0.0).to(tl.float32)
         if w > 0:

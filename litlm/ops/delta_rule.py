@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from litlm.ops.norm import runs_fused
+
 CHUNK = 64
 _HAS_TRITON, _HAS_FLA = find_spec("triton") is not None, find_spec("fla") is not None
 _NORM_EPS = 1e-6  # the published models' value, and that of fla's kernels
@@ -72,6 +74,19 @@ class DeltaRule(NamedTuple):
         return y
 
 
+def gates(decay: Tensor, beta: Tensor, rate: Tensor, bias: Tensor, beta_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """A token's log-decay -exp(rate) softplus(decay + bias) in fp32, and beta_scale sigmoid(beta) in beta's dtype.
+
+    decay, beta: (B, T, H), projected from the token. rate (the checkpoints' A_log), bias (dt_bias): (H,).
+    """
+    if type(decay) is Tensor and runs_fused(decay):
+        from litlm.ops.delta_rule_triton import gates as fused
+
+        return fused(decay, beta, rate, bias, beta_scale)
+    beta = beta.sigmoid() if beta_scale == 1 else beta.sigmoid() * beta_scale
+    return -rate.float().exp() * F.softplus(decay.float() + bias.float()), beta
+
+
 def step(inputs: DeltaRule, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The rule for one token in each row (T = 1). Takes and returns what `DeltaRule.run` does."""
     B, _, H, E = inputs.v.shape
@@ -100,24 +115,27 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
 
     q, k = split(_normalized(inputs.q.float()) * D**-0.5, 1), split(_normalized(inputs.k.float()), 1)
     v, beta = split(inputs.v, G), split(inputs.beta, G)[..., None]
-    total = split(inputs.log_decay, G).cumsum(-1)  # (B, K, G, N, C), the log of the decay since the chunk's start
+    log_decay = split(inputs.log_decay, G)  # (B, K, G, N, C)
     visible = torch.ones(C, C, dtype=torch.bool, device=v.device).tril()
-    continued = unfinished = spanning = None
-    if documents is not None:
+    continued = unfinished = None
+    if documents is None:
+        total = log_decay.cumsum(-1)  # the log of the decay since the start of the chunk, or of the document in it
+    else:
         documents = F.pad(documents, (0, padding), mode="replicate").unflatten(1, (-1, C))[:, None, None]
         last = documents[..., -1:]  # (B, 1, 1, N, 1)
         before = F.pad(last, (0, 0, 1, -1), value=-1)  # the last document of the previous chunk
         visible = visible & (documents[..., None] == documents[..., None, :])
-        # Tokens whose document has begun before the chunk, those whose goes on after it, chunks within one document.
-        continued, unfinished, spanning = documents == before, documents == last, before == last
+        # Tokens whose document began before the chunk, and those whose document goes on after it.
+        continued, unfinished = documents == before, documents == last
+        # Summed for each document: differences of the whole chunk's sums would lose its digits, and its gradients'.
+        total = (log_decay[..., None, :] * visible).sum(-1)
     # Decay from one token to another. Differences of logs are never positive, so this can't overflow.
     decay = (total[..., None] - total[..., None, :]).masked_fill(~visible, -torch.inf).exp()  # (B, K, G, N, C, C)
-    from_start, to_end = total.exp()[..., None], (total[..., -1:] - total).exp()[..., None]  # decay to and from a token
+    from_start, to_end = total, total[..., -1:] - total  # decay from the chunk's start to a token, and on to its end
+    if continued is not None and unfinished is not None:  # no document sees another's state
+        from_start, to_end = from_start.masked_fill(~continued, -torch.inf), to_end.masked_fill(~unfinished, -torch.inf)
+    from_start, to_end = from_start.exp()[..., None], to_end.exp()[..., None]
     chunk_decay = from_start[..., -1:, :]
-    if continued is not None and unfinished is not None and spanning is not None:  # no document sees another's state
-        from_start = from_start.masked_fill(~continued[..., None], 0)
-        to_end = to_end.masked_fill(~unfinished[..., None], 0)
-        chunk_decay = chunk_decay * spanning[..., None]
     # (I + A) corrections = beta (v - S' k decayed). S comes later, in `scan`: solve for the term without it and for its
     # factor.
     tf32 = inputs.v.dtype != torch.float32

@@ -1,5 +1,5 @@
-"""Triton kernels for what batched products can't do in the gated delta rule: the recurrence over chunks, the inverse of
-many small triangular matrices, and the whole rule for one token.
+"""Triton kernels of the gated delta rule (Yang et al. 2024): its gates, the whole rule for one token and, of the
+chunked form, what batched products can't do: the recurrence over chunks, the inverse of small triangular matrices.
 
 Shapes: M = all rows' heads, N chunks of C tokens, D and E the sizes of keys and values.
 """
@@ -176,6 +176,26 @@ def step_(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, stat
 
 
 @triton.jit
+def _gates(decay, beta, rate, bias, log_decay, out, n, H, beta_scale, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside, h, dtype = i < n, i % H, out.dtype.element_ty
+    x = tl.load(decay + i, inside, 0.0).to(tl.float32) + tl.load(bias + h, inside, 0.0).to(tl.float32)
+    soft = tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))  # as F.softplus
+    tl.store(log_decay + i, -tl.exp(tl.load(rate + h, inside, 0.0).to(tl.float32)) * soft, inside)
+    b = tl.sigmoid(tl.load(beta + i, inside, 0.0).to(tl.float32)).to(dtype).to(tl.float32)
+    tl.store(out + i, (b * beta_scale).to(dtype), inside)
+
+
+def gates(decay: Tensor, beta: Tensor, rate: Tensor, bias: Tensor, beta_scale: float) -> tuple[Tensor, Tensor]:
+    """`delta_rule.gates` in one kernel: decay, beta (B, T, H), rate, bias (H,) -> (B, T, H), (B, T, H)."""
+    decay, beta = decay.contiguous(), beta.contiguous()
+    log_decay, out = torch.empty_like(decay, dtype=torch.float32), torch.empty_like(beta)
+    n, H = decay.numel(), decay.size(-1)
+    _gates[(triton.cdiv(n, 1024),)](decay, beta, rate, bias, log_decay, out, n, H, beta_scale, BLOCK=1024)  # type: ignore[index]
+    return log_decay, out
+
+
+@triton.jit
 def _inverse(system, out, C: tl.constexpr):
     m, i = tl.program_id(0).to(tl.int64), tl.arange(0, C)
     place = m * C * C + i[:, None] * C + i[None, :]
@@ -185,7 +205,7 @@ def _inverse(system, out, C: tl.constexpr):
     for row in range(1, C):
         # Row r of the inverse is that of I less the rows above it, weighted by row r of A.
         weights = tl.sum(tl.where(i[:, None] == row, lower, 0.0), 0)
-        found -= tl.where(i[:, None] == row, tl.sum(weights[:, None] * found, 0)[None, :], 0.0)
+        found -= tl.where(i[:, None] == row, tl.sum(weights[:, None] * found, 0)[None, :], 0.0)  # pyright: ignore[reportArgumentType]
     tl.store(out + place, found)
 
 

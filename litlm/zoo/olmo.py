@@ -1,4 +1,4 @@
-"""The models of the Allen Institute for AI: OLMo 1 to 3, OLMoE."""
+"""The models of the Allen Institute for AI: OLMo 1 to 3, OLMo Hybrid, OLMoE."""
 
 from __future__ import annotations
 
@@ -48,6 +48,19 @@ def models() -> Iterator[Row]:
         for kind in ("Think", "Instruct") if size == "7B" else ("Think",):
             style = "olmo3" if kind == "Instruct" else "olmo3-think"
             yield row(f"allenai/Olmo-3-{size}-{kind}", hf, license="apache-2.0", chat=True, style=style)
+
+    # Sizes and ids are transformers' defaults. Unverified, from reports: no rope, the finetuned models' context,
+    # and that the Instruct models are asked as Olmo-3-Instruct is.
+    hybrid = size_fields("olmo_hybrid", 3840, 32, 11008, 30, 30, 100352, 65536) | token_ids(None, 100257, 100277)
+    hybrid |= dict(
+        rms_norm_eps=1e-6, rope_parameters=dict(rope_type="default", rope_theta=None), linear_allow_neg_eigval=True,
+        linear_num_key_heads=30, linear_num_value_heads=30, linear_key_head_dim=96, linear_value_head_dim=192,
+        linear_conv_kernel_dim=4, layer_types=[*["linear_attention"] * 3, "full_attention"] * 8,
+    )  # fmt: skip
+    yield row("allenai/Olmo-Hybrid-7B", hybrid, **_FREE)
+    for kind, style in (("Instruct-SFT", "olmo3"), ("Instruct-DPO", "olmo3"), ("Think-SFT", None)):
+        hf = hybrid | dict(max_position_embeddings=32768)
+        yield row(f"allenai/Olmo-Hybrid-{kind}-7B", hf, chat=True, style=style, **_FREE)
 
     moe = size_fields("olmoe", 2048, 16, 1024, 16, 16, 50304, 4096) | token_ids(None, 50279, 1)
     moe |= dict(num_experts=64, num_experts_per_tok=8, norm_topk_prob=False, rms_norm_eps=1e-5, rope_theta=1e4)

@@ -15,6 +15,7 @@ def models() -> Iterator[Row]:
     yield from _swiss()
     yield from _minimax()
     yield from _liquid()
+    yield from _arcee()
     yield from _of_2026()
 
 
@@ -233,6 +234,36 @@ def _liquid() -> Iterator[Row]:
     hf = size_fields("lfm2", 2048, 30, 10752, 32, 8, 65536, 128000) | shared
     hf |= dict(block_auto_adjust_ff_dim=False, full_attn_idxs=[2, 5, 9, 13, 17, 21, 24, 27])
     yield row("LiquidAI/LFM2-2.6B", hf, **facts)
+
+    def moe(n_layer: int, width: int, attending: list[int], **experts: int) -> dict[str, Any]:
+        types = ["full_attention" if i in attending else "conv" for i in range(n_layer)]
+        return size_fields("lfm2_moe", 2048, n_layer, width, 32, 8, 65536, 128000) | shared | experts | dict(
+            layer_types=types, num_dense_layers=2, num_experts_per_tok=4, use_expert_bias=True, norm_topk_prob=True,
+            routed_scaling_factor=1.0,
+        )  # fmt: skip
+
+    hf = moe(24, 7168, [2, 6, 10, 14, 18, 21], num_experts=32, moe_intermediate_size=1792)
+    yield row("LiquidAI/LFM2-8B-A1B", hf, **facts)
+    # Unverified: the width of the dense layers, and which ten layers attend.
+    hf = moe(40, 11776, list(range(2, 40, 4)), num_experts=64, moe_intermediate_size=1536)
+    yield row("LiquidAI/LFM2-24B-A2B", hf, **facts)
+
+
+def _arcee() -> Iterator[Row]:
+    """Fields as others' tests quote the published files, which hold no ids of tokens. They give the published numbers
+    of weights, Nano's to the last one. Unverified: Large's context, the prompt style, licenses."""
+    shared = dict(
+        head_dim=128, num_shared_experts=1, route_scale=2.826, mup_enabled=True, rms_norm_eps=1e-5, rope_theta=1e4,
+        global_attn_every_n_layers=4, score_func="sigmoid", route_norm=True,
+    )  # fmt: skip
+    few = dict(num_experts=128, num_experts_per_tok=8, num_dense_layers=2, sliding_window=2048)
+    many = dict(num_experts=256, num_experts_per_tok=4, num_dense_layers=6, sliding_window=4096)
+    nano = size_fields("afmoe", 1024, 56, 3072, 8, 2, 200192, 131072) | few | dict(moe_intermediate_size=256)
+    mini = size_fields("afmoe", 2048, 32, 6144, 32, 4, 200192, 131072) | few | dict(moe_intermediate_size=1024)
+    large = size_fields("afmoe", 3072, 60, 12288, 48, 8, 200192, 262144) | many | dict(moe_intermediate_size=3072)
+    for size, hf, chat in (("Nano", nano, "Nano-Preview"), ("Mini", mini, "Mini"), ("Large", large, "Large-Preview")):
+        yield row(f"arcee-ai/Trinity-{size}-Base", hf | shared, license="apache-2.0")
+        yield row(f"arcee-ai/Trinity-{chat}", hf | shared, license="apache-2.0", chat=True, style="chatml")
 
 
 def _of_2026() -> Iterator[Row]:

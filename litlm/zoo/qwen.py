@@ -173,3 +173,11 @@ def _qwen35() -> Iterator[Row]:
         yield row(f"Qwen/Qwen3.5-{size}", hf | _CHAT35, license="apache-2.0", chat=True, style="qwen3")
         if size != "27B":
             yield row(f"Qwen/Qwen3.5-{size}-Base", hf | _BASE35, license="apache-2.0")
+    for size, shape, n_value_head, n_expert, top, width in (
+        ("35B-A3B", (2048, 40, 512, 16, 2), 32, 256, 8, 512),
+        ("122B-A10B", (3072, 48, 1024, 32, 2), 64, 256, 8, 1024),
+        ("397B-A17B", (4096, 60, 1024, 32, 2), 64, 512, 10, 1024),
+    ):
+        hf = _qwen35_hf("qwen3_5_moe_text", shape, n_value_head, num_experts=n_expert, num_experts_per_tok=top)
+        hf |= dict(moe_intermediate_size=width, shared_expert_intermediate_size=width)
+        yield row(f"Qwen/Qwen3.5-{size}", hf | _CHAT35, license="apache-2.0", chat=True, style="qwen3")

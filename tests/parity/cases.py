@@ -51,10 +51,11 @@ def hf_config(case: Case) -> Any:
 def randomize(model: nn.Module, seed: int) -> None:
     """Weights that give every part a say: fan-in scaled matrices, norms around 1, biases around 0."""
     gen = torch.Generator().manual_seed(seed)
-    chosen = [(name, b) for name, b in model.named_buffers() if "correction_bias" in name or "layer_scalar" in name]
+    stored = ("correction_bias", "expert_bias", "layer_scalar")
+    chosen = [(name, b) for name, b in model.named_buffers() if name.endswith(stored)]
     for name, p in [*model.named_parameters(), *chosen]:
         noise = torch.randn(p.shape, generator=gen)
-        if "correction_bias" in name:  # of expert choice: about as large as the scores differ
+        if name.endswith(("correction_bias", "expert_bias")):  # of expert choice: about as large as the scores differ
             noise = noise * 0.2
         elif p.dim() > 1:
             fan_in = p.shape[-1] if "conv" in name and p.dim() == 3 else p.shape[1]
@@ -143,6 +144,30 @@ def close(actual: Tensor, expected: Tensor, rtol: float = 5e-5) -> None:
     worst, mean = (off.abs().max() / expected.abs().max()).item(), (off.norm() / expected.norm()).item()
     assert worst <= rtol, f"off by {worst:.2e} of the largest value"
     assert mean <= rtol / 5, f"off by {mean:.2e} of the root mean square"
+
+
+def published(case: Case, tensors: dict[str, tuple[str, list[int], bytes]]) -> dict[str, tuple[str, list[int], bytes]]:
+    """`raw_tensors` that transformers wrote, with the names and cuts of the published checkpoints.
+
+    They differ for OLMo Hybrid: transformers cuts the three convolutions of a layer into equal thirds.
+    """
+    if case.family != "olmo_hybrid":
+        return tensors
+    found, config = dict(tensors), hf_config(case)
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    rows = dict(q=keys, k=keys, v=config.linear_num_value_heads * config.linear_value_head_dim)
+    for i, layer_type in enumerate(config.layer_types):
+        layer = f"model.layers.{i}."
+        if layer_type == "full_attention":
+            found[layer + "post_attention_layernorm.weight"] = found.pop(layer + "feedforward_layer_norm.weight")
+            continue
+        names = {layer + f"linear_attn.{x}_conv1d.weight": n for x, n in rows.items()}
+        data, start = b"".join(found[name][2] for name in names), 0
+        for name, n in names.items():
+            dtype, shape, _ = found[name]
+            size = n * len(data) // sum(rows.values())
+            found[name], start = (dtype, [n, *shape[1:]], data[start : start + size]), start + size
+    return found
 
 
 def raw_tensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:

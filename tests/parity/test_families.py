@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from parity import cases
-from parity.cases import CASES, EAGER, Case, close, hf_logits, ours, raw_tensors, tokens, write
+from parity.cases import CASES, EAGER, Case, close, hf_logits, ours, published, raw_tensors, tokens, write
 from parity.choices import Choices, as_near
 from torch import Tensor
 
@@ -181,12 +181,13 @@ def test_hidden_states_and_logit_positions(case: Case) -> None:
 
 @each_case
 def test_export(case: Case, tmp_path: Path) -> None:
-    """What litlm writes is, tensor by tensor, what transformers wrote; and transformers computes the same with it."""
+    """What litlm writes is, tensor by tensor, what transformers wrote (or the authors, where it has other names than
+    these); and transformers computes the same with it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model, ids = ours(case), tokens(case, 2, 13)
     save_weights(model.state_dict(), model.config, tmp_path)
-    assert raw_tensors(tmp_path) == raw_tensors(write(case))
+    assert raw_tensors(tmp_path) == published(case, raw_tensors(write(case)))
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto", output_loading_info=True, **EAGER)
     back, info = loaded
     assert not any(info.values()), info
@@ -243,7 +244,7 @@ def test_half_precision_checkpoints_are_bit_exact(case: Case, dtype: str, tmp_pa
     stored = raw_tensors(tmp_path / "out")
     # What transformers keeps in fp32 (biases of expert choice) stays so.
     assert {d for d, _, _ in stored.values()} in ({dtype}, {dtype, "F32"})
-    assert stored == raw_tensors(tmp_path / "in")
+    assert stored == published(case, raw_tensors(tmp_path / "in"))
     wide = copy.deepcopy(cases.build(case))
     wide.load_state_dict(theirs.state_dict())
     ids = tokens(case, 8, 17)

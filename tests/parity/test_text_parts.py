@@ -1,7 +1,8 @@
-"""Text models of multimodal checkpoints (Gemma 4 12B, Kimi K2.5, Phi-4): what transformers computes from text."""
+"""Text models of multimodal checkpoints (Gemma 4 12B, Kimi K2.5, Phi-4, Qwen3.5): what transformers makes of text."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from parity.cases import EAGER, close, load, raw_tensors
 from safetensors.torch import load_file, save_file
 
 from litlm.checkpoint.hf import open_directory, save_weights
+from litlm.checkpoint.peft import load_adapter
 from litlm.config import Config
 
 
@@ -111,3 +113,82 @@ def test_phi4_multimodal(published: bool, tmp_path: Path) -> None:
             }
         save_file(tensors, file, metadata={"format": "pt"})
     _check(theirs, tmp_path, "phi3", "Phi3ForCausalLM")
+
+
+_QWEN_VISION = dict(
+    depth=1, hidden_size=16, intermediate_size=20, num_heads=2, patch_size=2, out_hidden_size=48,
+    num_position_embeddings=16,
+)  # fmt: skip
+# What published files say beside transformers' fields; the vision part's model_type is the whole model's.
+_QWEN_TEXT = dict(
+    attn_output_gate=True, output_gate_type="swish", mamba_ssm_dtype="float32", mtp_num_hidden_layers=1,
+    mtp_use_dedicated_embeddings=False, full_attention_interval=4, partial_rotary_factor=0.25,
+    mlp_only_layers=[],
+)  # fmt: skip
+
+
+def _qwen3_5(family: str) -> Any:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    text = cases.by_name(f"{family}_text-plain").hf | dict(model_type=f"{family}_text")
+    text |= dict(rope_parameters=dict(
+        rope_type="default", rope_theta=1e4, partial_rotary_factor=0.25, mrope_section=[1, 1, 0], mrope_interleaved=True
+    ))  # fmt: skip
+    config = AutoConfig.for_model(
+        family, text_config=text, vision_config=_QWEN_VISION, image_token_id=59, video_token_id=58,
+        vision_start_token_id=57, vision_end_token_id=56,
+    )  # fmt: skip
+    theirs = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, **EAGER).eval()
+    cases.randomize(theirs, 10)
+    return theirs
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["as-transformers", "as-published"])
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+@torch.no_grad()
+def test_qwen3_5(family: str, published: bool, tmp_path: Path) -> None:
+    """The published files have a layer that predicts a second token, and the experts of a layer in two tensors."""
+    theirs = _qwen3_5(family)
+    theirs.save_pretrained(tmp_path / "in")
+    if published:
+        experts = {n: t for n, t in theirs.state_dict().items() if ".mlp.experts." in n}
+        assert all(t.dim() == 3 for t in experts.values())
+        file = tmp_path / "in" / "model.safetensors"
+        tensors = {n: t for n, t in load_file(file).items() if ".mlp.experts." not in n} | experts
+        tensors |= {"mtp.layers.0.input_layernorm.weight": torch.ones(48), "mtp.fc.weight": torch.ones(48, 96)}
+        save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata={"format": "pt"})
+        file = tmp_path / "in" / "config.json"
+        hf = json.loads(file.read_text())
+        hf["text_config"] = hf["text_config"] | _QWEN_TEXT
+        hf["vision_config"]["model_type"] = family
+        file.write_text(json.dumps(hf))
+    assert any(name.startswith("model.language_model.layers.0.") for name in raw_tensors(tmp_path / "in"))
+    saved_as = type(theirs).__name__.replace("ConditionalGeneration", "CausalLM")
+    _check(theirs, tmp_path, f"{family}_text", saved_as)
+    (note,) = open_directory(tmp_path / "in")[2]
+    assert note.startswith("left out")
+    assert "model.visual" in note
+    assert ("mtp" in note) == published
+    assert "model.language_model" not in note
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+@torch.no_grad()
+def test_adapters_of_the_whole_qwen3_5(family: str, tmp_path: Path) -> None:
+    """PEFT names the layers as they are inside the multimodal model."""
+    from peft import LoraConfig, get_peft_model
+
+    theirs = _qwen3_5(family)
+    theirs.save_pretrained(tmp_path / "in")
+    experts: Any = dict(target_parameters=["experts.gate_up_proj", "experts.down_proj"]) if "moe" in family else {}
+    layers = r".*language_model.*\.(q_proj|in_proj_qkv|out_proj|gate_proj)"
+    adapted = get_peft_model(theirs, LoraConfig(r=3, target_modules=layers, **experts))
+    gen = torch.Generator().manual_seed(0)
+    for name, p in adapted.named_parameters():
+        if ".lora_" in name:
+            p.copy_(0.2 * torch.randn(p.shape, generator=gen))
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    model, ids = load(tmp_path / "in"), torch.randint(50, (2, 13), generator=gen)
+    load_adapter(model, tmp_path / "adapter")
+    close(model(ids), adapted(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits)

@@ -1,0 +1,46 @@
+"""RMSNorm (Zhang & Sennrich 2019) in forms that PyTorch's own lacks: its weight stored less 1, a gate behind it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_HAS_TRITON = find_spec("triton") is not None
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    *,
+    offset: bool = False,
+    round_first: bool = False,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """x / rms(x) * weight * silu(gate) over the last dimension in fp32, rounded at the end: (..., D) -> (..., D).
+
+    weight: (D,). offset: it is stored as its difference from 1. round_first: x / rms(x) is rounded to x's dtype, and so
+    is its product with the weight. gate: as x; None: none.
+    """
+    if type(x) is Tensor and runs_fused(x):
+        from litlm.ops.norm_triton import rms_norm as fused
+
+        return fused(x, weight, eps, offset, round_first, gate)
+    y = F.rms_norm(x.float(), x.shape[-1:], None, eps)
+    if round_first:
+        y = weight * y.to(x.dtype)
+    else:
+        # In fp32: 1 + weight would lose most of a bf16 weight.
+        y = y * (1 + weight.float() if offset else weight.float())
+    return (y if gate is None else y * F.silu(gate.float())).to(x.dtype)
+
+
+def runs_fused(x: Tensor) -> bool:
+    """Whether one Triton kernel replaces PyTorch's several: where no gradients are wanted and nothing is compiled.
+
+    Decoding waits for the launches of kernels, not for what they compute.
+    """
+    return x.is_cuda and _HAS_TRITON and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
