@@ -5,7 +5,10 @@ Triton's interpreter, their kernels as well.
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ import torch.nn.functional as F
 from interpreted import passed_in_interpreter
 from torch import Tensor
 
+from litlm.ops import delta_rule
 from litlm.ops.conv import causal_conv, conv_step
 from litlm.ops.delta_rule import CHUNK, DeltaRule, chunked, step
 
@@ -175,6 +179,64 @@ def test_a_backward_pass_keeps_little_more_than_the_inputs() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         inputs.run()
     assert sum(kept.values()) <= 2 * sum(x.untyped_storage().nbytes() for x in inputs)
+
+
+FLA_RULE = """
+def chunk_gated_delta_rule(q, k, v, g, beta, initial_state, output_final_state, use_qk_l2norm_in_kernel):
+    assert output_final_state and use_qk_l2norm_in_kernel
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "body", "problem"),
+    [
+        ("0.6.0", "return v + 1, initial_state", None),
+        ("0.10.1", "return v + 1, initial_state", None),
+        ("0.5.1", "return v + 1, initial_state", "(ImportError: this is 0.5.1)"),
+        ("0.6.0", "raise RuntimeError('Triton is\\n  too old')", "(RuntimeError: Triton is too old)"),
+        (None, "", "(ModuleNotFoundError: No module named 'einops_that_is_missing')"),
+    ],
+)
+def test_an_installed_fla_is_used_or_a_line_says_why_not(
+    version: str | None, body: str, problem: str | None, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    place = tmp_path / "fla" / "ops"
+    place.mkdir(parents=True)
+    start = "import einops_that_is_missing" if version is None else f"__version__ = {version!r}"
+    (tmp_path / "fla" / "__init__.py").write_text(start)
+    (place / "__init__.py").touch()
+    (place / "gated_delta_rule.py").write_text(FLA_RULE.format(body))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(delta_rule, "_HAS_FLA", True)
+    monkeypatch.setattr(delta_rule, "_can_use_fla", lambda inputs: delta_rule._HAS_FLA)  # on a CPU, too
+    inputs, state = make((2, 9, 1, 2, 8, 6), dtype=torch.bfloat16), torch.ones(2, 2, 8, 6)
+    try:
+        found = [inputs.run(state) for _ in range(2)]
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "fla"]:
+            del sys.modules[name]
+    expected = chunked(inputs, state) if problem else (inputs.v + 1, state)
+    for y, after in found:
+        assert torch.equal(y, expected[0])
+        assert torch.equal(after, expected[1])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (problem is not None)
+    assert not problem or (problem in lines[0] and "flash-linear-attention>=0.6'" in lines[0])
+
+
+def test_running_out_of_memory_is_no_reason_to_leave_fla_out(monkeypatch: Any) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    fake = SimpleNamespace(__version__="0.6.0", chunk_gated_delta_rule=fail)
+    for name in ("fla", "fla.ops", "fla.ops.gated_delta_rule"):
+        monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setattr(delta_rule, "_HAS_FLA", True)
+    monkeypatch.setattr(delta_rule, "_can_use_fla", lambda inputs: True)
+    with pytest.raises(torch.OutOfMemoryError):
+        make((1, 9, 1, 1, 8, 8), dtype=torch.bfloat16).run()
+    assert delta_rule._HAS_FLA
 
 
 # --- the convolution ------------------------------------------------------------------------------------------------

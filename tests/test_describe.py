@@ -345,7 +345,7 @@ def test_describe_as_json(say: Say) -> None:
         ("gpt-oss-20b", ("12 of 24 layers see 128 tokens", "attention.sinks=True", "mlp.activation=clamped")),
         ("deepseek-v3", ("3 of 61 layers without moe", "attention.latent.kv_rank=512", "one of 2048 for all")),
         ("gemma-2-9b", ("block sandwich", "norm.offset=True", "attention.softcap=50", "21 of 42 layers see 4,096")),
-        ("gemma-3-4b-it", ("29 of 34 layers see 1,024 tokens", "linear scaling by 8; theta 10000 in sliding")),
+        ("gemma-3-4b-it", ("29 of 34 layers see 1,024 tokens", "linear scaling by 8; theta 10,000 in sliding")),
         ("gemma-4-31b", ("32 heads of 256, 16 for keys and values; in 10 full layers heads of 512, 4 for keys",)),
         ("gemma-4-e2b", ("8 heads of 256, 1 for keys and values; in 7 full layers heads of 512, 1 for keys",)),
         ("olmo-2-1124-7b", ("block post", "attention.qk_norm.over=all")),
@@ -366,7 +366,8 @@ def test_describe_as_json(say: Say) -> None:
             "qwen3.5-0.8b",
             (
                 "2 for keys and values, in 6 of 24 layers; a sigmoid gate for each channel of their output",
-                "18 of 24 layers: Gated DeltaNet, 16 heads of 128 x 128, 16 for queries and keys, convolution over 4",
+                "18 of 24 layers: Gated DeltaNet, 16 heads with a state of 128 x 128 each, 16 for queries and keys",
+                "keys, convolution over 4 tokens",
                 "norm.offset=True, attention.qk_norm.norm.offset=True, attention.gate in bfloat16",
                 # 18 layers * (16 heads * 128 * 128 * 4 bytes + 3 tokens * 6144 channels * 2 bytes)
                 "12.3 kB a token and 19.5 MB of recurrent state a row",
@@ -376,7 +377,7 @@ def test_describe_as_json(say: Say) -> None:
             "olmo-hybrid-7b",
             (
                 "30 heads of 128, 30 for keys and values, in 8 of 32 layers",
-                "24 of 32 layers: Gated DeltaNet, 30 heads of 96 x 192, 30 for queries and keys, convolution over 4",
+                "24 of 32 layers: Gated DeltaNet, 30 heads with a state of 96 x 192 each, 30 for queries and keys",
                 "beta up to 2", "block post, attention.qk_norm.over=all, recurrent_block=pre, no rope",
             ),
         ),

@@ -156,20 +156,20 @@ def _recurrence(config: Config) -> str:
     conv = f"convolution over {mixer.kernel_size} tokens"
     if isinstance(mixer, ShortConvConfig):
         return f"gated short {conv}"
-    values = f"{mixer.n_value_head} heads of {mixer.key_dim} x {mixer.value_dim}"
+    heads = f"{mixer.n_value_head} heads with a state of {mixer.key_dim} x {mixer.value_dim} each"
     beta = f", beta up to {mixer.beta_scale:g}" if mixer.beta_scale != 1 else ""
-    return f"Gated DeltaNet, {values}, {mixer.n_key_head} for queries and keys, {conv}{beta}"
+    return f"Gated DeltaNet, {heads}, {mixer.n_key_head} for queries and keys, {conv}{beta}"
 
 
 def _rope(config: Config) -> str:
     rope = config.rope
     if rope is None:
         return "none" + (", learned positions" if config.learned_positions else "")
-    text = f"theta {rope.theta:g}"
+    text = f"theta {rope.theta:,.12g}"
     text += f" on {rope.fraction:g} of each head" if rope.fraction < 1 else ""
     text += f", {rope.scaling.kind} scaling by {rope.scaling.factor:g}" if rope.scaling else ""
-    local = config.sliding_rope
-    return text + (f"; theta {local.theta:g} in sliding layers" if local and "sliding" in config.layer_types else "")
+    local = config.sliding_rope if "sliding" in config.layer_types else None
+    return text + (f"; theta {local.theta:,.12g} in sliding layers" if local else "")
 
 
 def available_memory() -> dict[str, int]:
@@ -218,9 +218,8 @@ def _unlike(mine: Any, plain: Any, prefix: str = "") -> Iterator[str]:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         if f.name in _NOT_COMPARED:
             continue
-        if (
-            f.name.endswith("_layers") and value
-        ):  # which layers have this part; other rows cover all or none, and recurrent ones
+        # Which layers have this part; other rows cover all or none, and recurrent ones.
+        if f.name.endswith("_layers") and value:
             part = f.name.removesuffix("_layers")
             has = [h for h, kind in zip(value, mine.layer_types, strict=True) if part != "rope" or kind != "recurrent"]
             if len(set(has)) > 1:

@@ -15,6 +15,8 @@ of their keys and values, N chunks of C tokens.
 
 from __future__ import annotations
 
+import re
+import sys
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from litlm.ops.norm import runs_fused
 
 CHUNK = 64
 _HAS_TRITON, _HAS_FLA = find_spec("triton") is not None, find_spec("fla") is not None
+_FLA_LEAST, _FLA_MAX_KEY_DIM = (0, 6), 256  # the version that was tried, and what its kernels take
 _NORM_EPS = 1e-6  # the published models' value, and that of fla's kernels
 
 
@@ -59,8 +62,8 @@ class DeltaRule(NamedTuple):
         if torch.is_grad_enabled() and any(x.requires_grad for x in self):
             # Otherwise `chunked` would keep some twenty times the size of its inputs for the backward pass.
             return checkpoint(chunked, self, state, documents, use_reentrant=False)  # type: ignore[return-value]
-        if documents is None and _can_use_fla(self):
-            return _fla(self, state)
+        if documents is None and _can_use_fla(self) and (found := _fla(self, state)) is not None:
+            return found
         return chunked(self, state, documents)
 
     def advance(self, state: Tensor) -> Tensor:
@@ -125,16 +128,17 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
         last = documents[..., -1:]  # (B, 1, 1, N, 1)
         before = F.pad(last, (0, 0, 1, -1), value=-1)  # the last document of the previous chunk
         visible = visible & (documents[..., None] == documents[..., None, :])
-        # Tokens whose document began before the chunk, and those whose document goes on after it.
+        # Tokens whose document has begun before the chunk, and those whose goes on after it.
         continued, unfinished = documents == before, documents == last
-        # Summed for each document: differences of the whole chunk's sums would lose its digits, and its gradients'.
+        # Not by differences, or a document's numbers and gradients would be as coarse as the whole chunk's decay.
         total = (log_decay[..., None, :] * visible).sum(-1)
     # Decay from one token to another. Differences of logs are never positive, so this can't overflow.
     decay = (total[..., None] - total[..., None, :]).masked_fill(~visible, -torch.inf).exp()  # (B, K, G, N, C, C)
-    from_start, to_end = total, total[..., -1:] - total  # decay from the chunk's start to a token, and on to its end
+    log_from_start, log_to_end = total, total[..., -1:] - total
     if continued is not None and unfinished is not None:  # no document sees another's state
-        from_start, to_end = from_start.masked_fill(~continued, -torch.inf), to_end.masked_fill(~unfinished, -torch.inf)
-    from_start, to_end = from_start.exp()[..., None], to_end.exp()[..., None]
+        log_from_start = log_from_start.masked_fill(~continued, -torch.inf)
+        log_to_end = log_to_end.masked_fill(~unfinished, -torch.inf)
+    from_start, to_end = log_from_start.exp()[..., None], log_to_end.exp()[..., None]
     chunk_decay = from_start[..., -1:, :]
     # (I + A) corrections = beta (v - S' k decayed). S comes later, in `scan`: solve for the term without it and for its
     # factor.
@@ -150,15 +154,34 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
 
 
 def _can_use_fla(inputs: DeltaRule) -> bool:
-    """Whether flash-linear-attention's kernels are installed, and faster: without gradients, in half precision."""
-    return _HAS_FLA and inputs.v.is_cuda and inputs.v.dtype != torch.float32 and not torch.compiler.is_compiling()
+    """Whether flash-linear-attention's kernels are installed, take the inputs, and are faster: in half precision."""
+    is_half, fits = inputs.v.dtype != torch.float32, inputs.k.size(-1) <= _FLA_MAX_KEY_DIM
+    return _HAS_FLA and inputs.v.is_cuda and is_half and fits and not torch.compiler.is_compiling()
 
 
-def _fla(inputs: DeltaRule, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
-
+def _fla(inputs: DeltaRule, state: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """What `DeltaRule.run` returns, or None where the package fails, which is then said and not tried again."""
+    global _HAS_FLA
     options: Any = dict(initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True)
-    return chunk_gated_delta_rule(*(x.contiguous() for x in inputs), **options)
+    try:
+        import fla  # pyright: ignore[reportMissingImports]
+
+        if tuple(map(int, re.findall(r"\d+", fla.__version__)[:2])) < _FLA_LEAST:
+            raise ImportError(f"this is {fla.__version__}")
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
+
+        return chunk_gated_delta_rule(*(x.contiguous() for x in inputs), **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as e:  # of any kind: its modules, Triton's compiler or a check of the card
+        _HAS_FLA, least = False, ".".join(map(str, _FLA_LEAST))
+        print(
+            f"litlm: flash-linear-attention can't be used ({type(e).__name__}: {' '.join(str(e).split())[:300]}). "
+            f"litlm's own kernels read prompts instead, more slowly; pip install -U 'flash-linear-attention>={least}' "
+            "may help",
+            file=sys.stderr,
+        )
+        return None
 
 
 def matmul(a: Tensor, b: Tensor, tf32: bool) -> Tensor:

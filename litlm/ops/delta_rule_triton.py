@@ -1,5 +1,5 @@
-"""Triton kernels of the gated delta rule (Yang et al. 2024): its gates, the whole rule for one token and, of the
-chunked form, what batched products can't do: the recurrence over chunks, the inverse of small triangular matrices.
+"""Triton kernels for what batched products can't do in the gated delta rule (Yang et al. 2024): the recurrence over
+chunks, the inverse of many small triangular matrices, and the whole rule for one token.
 
 Shapes: M = all rows' heads, N chunks of C tokens, D and E the sizes of keys and values.
 """
@@ -178,12 +178,12 @@ def step_(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, stat
 @triton.jit
 def _gates(decay, beta, rate, bias, log_decay, out, n, H, beta_scale, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside, h, dtype = i < n, i % H, out.dtype.element_ty
+    inside, h = i < n, i % H
     x = tl.load(decay + i, inside, 0.0).to(tl.float32) + tl.load(bias + h, inside, 0.0).to(tl.float32)
     soft = tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))  # as F.softplus
     tl.store(log_decay + i, -tl.exp(tl.load(rate + h, inside, 0.0).to(tl.float32)) * soft, inside)
-    b = tl.sigmoid(tl.load(beta + i, inside, 0.0).to(tl.float32)).to(dtype).to(tl.float32)
-    tl.store(out + i, (b * beta_scale).to(dtype), inside)
+    b = tl.sigmoid(tl.load(beta + i, inside, 0.0).to(tl.float32)).to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out + i, (b * beta_scale).to(out.dtype.element_ty), inside)
 
 
 def gates(decay: Tensor, beta: Tensor, rate: Tensor, bias: Tensor, beta_scale: float) -> tuple[Tensor, Tensor]:

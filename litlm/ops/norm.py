@@ -29,12 +29,11 @@ def rms_norm(
         from litlm.ops.norm_triton import rms_norm as fused
 
         return fused(x, weight, eps, offset, round_first, gate)
-    y = F.rms_norm(x.float(), x.shape[-1:], None, eps)
+    wide, shape = x.float(), x.shape[-1:]
     if round_first:
-        y = weight * y.to(x.dtype)
-    else:
-        # In fp32: in bf16, 1 + weight would lose most of the weight's digits.
-        y = y * (1 + weight.float() if offset else weight.float())
+        y = weight * F.rms_norm(wide, shape, None, eps).to(x.dtype)
+    else:  # in fp32: in bf16, 1 + weight would lose most of the weight's digits
+        y = F.rms_norm(wide, shape, 1 + weight.float() if offset else weight.float(), eps)
     return (y if gate is None else y * F.silu(gate.float())).to(x.dtype)
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 def _rms_norm(x, weight, gate, out, D, eps, OFFSET: tl.constexpr, ROUND_FIRST: tl.constexpr, GATED: tl.constexpr,
               BLOCK: tl.constexpr):  # fmt: skip
     row, d = tl.program_id(0).to(tl.int64) * D, tl.arange(0, BLOCK)
-    inside, dtype = d < D, out.dtype.element_ty
+    inside = d < D
     value = tl.load(x + row + d, inside, 0.0).to(tl.float32)
     w = tl.load(weight + d, inside, 0.0).to(tl.float32)
     value *= tl.rsqrt(tl.sum(value * value, 0) / D + eps)
     if ROUND_FIRST:
-        value = (value.to(dtype).to(tl.float32) * w).to(dtype).to(tl.float32)
+        value = (value.to(out.dtype.element_ty).to(tl.float32) * w).to(out.dtype.element_ty).to(tl.float32)
     elif OFFSET:
         value *= 1.0 + w
     else:
@@ -25,7 +25,7 @@ def _rms_norm(x, weight, gate, out, D, eps, OFFSET: tl.constexpr, ROUND_FIRST: t
     if GATED:
         g = tl.load(gate + row + d, inside, 0.0).to(tl.float32)
         value *= g * tl.sigmoid(g)
-    tl.store(out + row + d, value.to(dtype), inside)
+    tl.store(out + row + d, value.to(out.dtype.element_ty), inside)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: bool, round_first: bool, gate: Tensor | None) -> Tensor:
