@@ -465,7 +465,7 @@ from triton.compiler import ASTSource
 from litlm.ops import adamw as kernels
 names = kernels._adamw.arg_names
 types = dict(param="*fp32", exp_avg="*fp32", exp_avg_sq="*fp32", rates="*fp32", i="i32", n="i32")
-types |= dict.fromkeys(("decay", "rest1", "rest2", "eps"), "fp32")
+types |= dict.fromkeys(("decay", "one_minus_beta1", "one_minus_beta2", "eps"), "fp32")
 for grad, size, more in (
     ("*bf16", "i32", dict(model_param="*bf16", clip_coef="*fp32", found_inf="*fp32")), ("*fp32", "i64", {})
 ):

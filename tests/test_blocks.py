@@ -504,7 +504,7 @@ def test_eight_equal_layers_are_one_graph(make: Callable[[], Context], window: i
     model, ids = GPT(config).train(), torch.randint(300, (2, 13), generator=torch.Generator().manual_seed(1))
     expected, counter = grads(model, ids, make()), CompileCounter()
     step = torch.compile(DecoderLayer.forward, fullgraph=True, backend=counter)
-    undo = blocks.wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
+    undo = blocks.wrap_forward(list(model.layers), lambda forward, layer, *args: step(layer, *args))
     for _ in range(2):
         check(grads(model, ids, make()), expected)
         assert counter.frame_count == 1
@@ -530,7 +530,7 @@ def test_equal_layers_of_each_kind_are_one_graph(name: str, packed: bool) -> Non
     contexts = [Causal() if row is None else Packed(row) for row in rows]
     expected, counter = [grads(model, ids, context) for context in contexts], CompileCounter()
     step = torch.compile(DecoderLayer.forward, fullgraph=True, backend=counter)
-    undo = blocks.wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
+    undo = blocks.wrap_forward(list(model.layers), lambda forward, layer, *args: step(layer, *args))
     for context, wanted in zip(contexts, expected, strict=True):
         check(grads(model, ids, context), wanted)
         assert counter.frame_count == 2
@@ -747,7 +747,7 @@ def test_fp8_has_conditions(torchao: list[Any], monkeypatch: pytest.MonkeyPatch)
     assert "on cpu" in both
     assert "layers.0.attn.k_proj" in both
     odd = problem(fp8_model(n_embd=40), emulate=True)
-    assert "no linear layer in the blocks has sizes divisible by 16" in odd
+    assert "no linear layer in the decoder layers has sizes divisible by 16" in odd
     quantized = problem(tiny.load(quantize="nf4").model, emulate=True)
     assert "is a QuantizedLinear with adapters or quantized weights" in quantized
     assert torchao == []

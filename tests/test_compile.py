@@ -82,7 +82,7 @@ def test_eight_equal_layers_are_one_graph_per_phase(monkeypatch: pytest.MonkeyPa
     with torch.inference_mode():
         cache = model.make_cache(1, 80)
         expected = [model(part, context=cache) for part in ids.split([8] + [1] * 9, 1)]
-        undo = wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
+        undo = wrap_forward(list(model.layers), lambda forward, layer, *args: step(layer, *args))
         cache = StaticCache(config, 1, 80, dtype=torch.float32)
         for i, (part, logits) in enumerate(zip(ids.split([8] + [1] * 9, 1), expected, strict=True)):
             assert (model(part, context=cache) - logits).abs().max() <= 1e-6 * logits.abs().max()
@@ -114,7 +114,7 @@ def test_equal_layers_of_each_kind_are_one_graph_per_phase(name: str, monkeypatc
     with torch.inference_mode():
         cache = model.make_cache(1, 92)
         expected = [model(part, context=cache) for part in parts]
-        undo = wrap_forward(list(model.layers), lambda forward, block, *args: step(block, *args))
+        undo = wrap_forward(list(model.layers), lambda forward, layer, *args: step(layer, *args))
         static = StaticCache(config, 1, 92, dtype=torch.float32)
         for i, (part, logits) in enumerate(zip(parts, expected, strict=True)):
             assert (model(part, context=static) - logits).abs().max() <= 1e-6 * logits.abs().max()

@@ -209,7 +209,7 @@ class GatedDeltaConfig:
 
     @property
     def qkv_dim(self) -> int:
-        """The three together."""
+        """Size of a token's queries, keys and values together."""
         return sum(self.qkv_dims)
 
 

@@ -121,7 +121,7 @@ class KVCache(Context):
         shorter = [b for b, (n, now) in enumerate(zip(lengths, self.lengths, strict=True)) if n < now]
         if self._recurrent and (missing := [b for b in shorter if lengths[b] and lengths[b] not in self._snapshots[b]]):
             raise ValueError(
-                f"lengths={lengths}: the state of recurrent layers can't be truncated, and there is no snapshot of "
+                f"lengths={lengths}: recurrent layers can only be truncated to a snapshot, and there is no snapshot of "
                 f"{', '.join(f'row {b} at {lengths[b]} tokens' for b in missing)}; call snapshot(row) when a row has "
                 "a length that you may truncate to"
             )
@@ -130,28 +130,28 @@ class KVCache(Context):
         self.lengths = list(lengths)
 
     def snapshot(self, row: int) -> RowState:
-        """A copy of a row's state in the recurrent layers. From then on `truncate` can go back to this length."""
+        """A copy of a row's state in the recurrent layers. From then on `truncate` can return to this length."""
         n, taken = self.lengths[row], self._snapshots[row]
         if n not in taken:
             taken[n] = RowState(n, [t[row].clone() for t in self._row_tensors()])
         return taken[n]
 
     def restore(self, row: int, state: RowState) -> None:
-        """Go back to where a snapshot of this row was taken.
+        """Return a row to a snapshot of it.
 
-        Raises ValueError, and changes nothing, if the row has gone back behind that place since: what it read then may
-        be something else.
+        Raises ValueError, and changes nothing, if the row has been truncated below the snapshot's length since: it may
+        have other tokens there now.
         """
         if self._snapshots[row].get(state.length) is not state:
             raise ValueError(
-                f"row {row} has gone back behind the {state.length} tokens that this snapshot is of, or it is another "
-                "row's; take a new one with snapshot(row)"
+                f"row {row} was truncated below the {state.length} tokens of this snapshot, or it is another row's; "
+                "take a new one with snapshot(row)"
             )
         self._restore(row, state.length)
         self.lengths[row] = state.length
 
     def _restore(self, row: int, length: int) -> None:
-        """Bring the recurrent states of a row back to a snapshot, or to before the first token. Later ones end here."""
+        """Set a row's recurrent states to the snapshot at `length`, zeros if that is 0; drop later snapshots."""
         taken = self._snapshots[row] = {n: state for n, state in self._snapshots[row].items() if n <= length}
         for i, t in enumerate(self._row_tensors()):
             t[row] = taken[length].tensors[i] if length else 0
@@ -162,7 +162,7 @@ class KVCache(Context):
     def overwrite_row(self, row: int, other: KVCache) -> None:
         """Overwrite the first tokens of row `row` with the only row of `other`; lengths stay as they are."""
         (n,) = other.lengths
-        self._snapshots[row].clear()  # of what is overwritten
+        self._snapshots[row].clear()  # they are of the tokens that are overwritten
         for mine, theirs in zip(self._row_tensors(), other._row_tensors(), strict=True):
             mine[row] = theirs[0]
         for mine, theirs in zip([*self.k, *self.v], [*other.k, *other.v], strict=True):
@@ -281,7 +281,7 @@ class CacheLayer(LayerContext):
         **sinks_and_slopes: Unpack[SinksAndSlopes],
     ) -> Tensor:
         step, length, end = self.step, q.size(2), self.step.end
-        if k is None or v is None:  # the cache is an earlier layer's, which has already written its own
+        if k is None or v is None:  # the cache is an earlier layer's, which has already written to it
             assert self.v is not None
             k, v = self.k[:, :, :end], self.v[:, :, :end]
         else:
@@ -297,7 +297,8 @@ class CacheLayer(LayerContext):
             return attention(q, k, v, spec, causal=length > 1, **sinks_and_slopes)
         if not step.has_past and cache_entry is not None:  # the cache has latents, and these are expanded k and v
             return attention(q, k, v, spec, mask=step.mask(end, spec, q.dtype), **sinks_and_slopes)
-        # Otherwise to the cache. One token in rows of equal length needs no mask: a slice has the visible slots.
+        # Otherwise it attends to the cache. One token in rows of equal length needs no mask: a slice of the cache has
+        # just the visible slots.
         first, mask = 0, None
         if step.equal_lengths and length == 1:
             first = spec.first_visible(end - 1)

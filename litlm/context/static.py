@@ -48,7 +48,7 @@ class StaticLayer(LayerContext):
         **sinks_and_slopes: Unpack[SinksAndSlopes],
     ) -> Tensor:
         values = self.v
-        if k is not None and v is not None:  # otherwise the cache is an earlier layer's, which has written its own
+        if k is not None and v is not None:  # otherwise the cache is an earlier layer's, which wrote to it
             self.k.index_copy_(2, self.slot, k)
             if values is None:
                 values = self.k[..., : v.size(-1)]
@@ -61,13 +61,13 @@ class StaticLayer(LayerContext):
 
 
 class StaticRecurrentLayer(RecurrentLayer):
-    """A `RecurrentLayer` for one new token in one row; its own class marks passes that run compiled."""
+    """A `RecurrentLayer` for one new token in one row. Its class tells `transforms/compile.py` to run compiled."""
 
 
 class StaticCache(KVCache):
     """A `KVCache` for compiled decoding on a CPU; transformers' cache of this name also has fixed shapes.
 
-    In passes over one token of one row, layers get a `StaticLayer` over the same memory; in all others, such as the
+    In passes over one token of one row, layers get static contexts over the same memory; in all others, such as the
     prompt's, they get what `KVCache` gives them.
     """
 
@@ -77,8 +77,8 @@ class StaticCache(KVCache):
     def prepare(self, x: Tensor, layers: Sequence[DecoderLayer]) -> None:
         """Write this pass's slot and masks into the static layers' tensors. x: (B, T, C)."""
         super().prepare(x, layers)
-        counts = self.lengths == [self.step.end]  # a padding token must leave recurrent states as they are
-        self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and self.step.has_past and counts
+        is_real = self.lengths == [self.step.end]  # padding must leave recurrent states as they are
+        self._is_static = x.shape[:2] == (1, 1) and x.device.type == "cpu" and self.step.has_past and is_real
         if not self._is_static:
             return
         n_slots = min(-(-self.step.end // _STEP) * _STEP, self.max_len)
@@ -90,7 +90,7 @@ class StaticCache(KVCache):
             bias.zero_().masked_fill_(~visible(self.step.positions, self._slots, window, chunk), -torch.inf)
 
     def layer(self, i: int) -> LayerContext:
-        """A `StaticLayer` in passes that run compiled."""
+        """A `StaticLayer` or `StaticRecurrentLayer` in passes that run compiled."""
         return self._static[i] if self._is_static else super().layer(i)
 
     def _make_layers(self, n_slots: int, specs: Sequence[AttentionSpec | None], dtype: torch.dtype) -> None:

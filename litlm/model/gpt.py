@@ -42,7 +42,7 @@ class DecoderLayer(nn.Module):
     """A mixer (attention or a recurrence), then an MLP (or experts, or neither), each with a residual connection.
 
     `LayerConfig.block` says where the norms are: on the input of mixer and MLP ("pre", Llama), on their output ("post",
-    OLMo 2), or on both ("sandwich", Gemma 2); in a "parallel" one (GPT-NeoX) mixer and MLP have the same input.
+    OLMo 2), or on both ("sandwich", Gemma 2); in a "parallel" layer (GPT-NeoX) mixer and MLP have the same input.
     """
 
     attn: Any  # the mixer, of any kind (see `make_mixer`); the name is part of the parameters' names

@@ -22,7 +22,8 @@ from litlm.ops.linear import Linear
 class Indexer(nn.Module):
     """The weights of a layer's indexer (`IndexConfig`): loaded and saved with the model, but neither used nor trained.
 
-    q_proj: (heads * size, q_rank). k_proj: (size, C), and a layer norm of it. head_proj: (heads, C).
+    q_proj: (heads * size, q_rank). k_proj: (size, C), followed by a layer norm (k_norm_*).
+    head_proj: (heads, C), a token's weight for each head.
     """
 
     def __init__(self, n_embd: int, q_rank: int, config: IndexConfig) -> None:

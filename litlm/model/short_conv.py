@@ -1,4 +1,4 @@
-"""The gated short convolution of LFM2 (transformers modeling_lfm2.py), and its `DepthwiseConv`, which others share."""
+"""The gated short convolution of LFM2 (transformers modeling_lfm2.py). Gated DeltaNet shares `DepthwiseConv`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DepthwiseConv(nn.Module):
 
 
 class ShortConv(nn.Module):
-    """out_proj(c * conv(b * x)) with b, c and x from one projection; no activation."""
+    """out_proj(c * conv(b * x)), with b, c and x from one projection and no activation function."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()

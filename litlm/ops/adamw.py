@@ -18,8 +18,8 @@ BLOCK, WARPS = 1024, 4  # elements of a program, and its warps: eight neighbors 
 # `param`, not `params`: the launcher that Triton 3.6 generates has a variable of that name.
 @triton.jit(do_not_specialize=["i"])
 def _adamw(
-    param, grad, exp_avg, exp_avg_sq, model_param, rates, i, n, clip_coef, found_inf, decay, rest1, rest2, eps,
-    BLOCK: tl.constexpr,
+    param, grad, exp_avg, exp_avg_sq, model_param, rates, i, n, clip_coef, found_inf, decay,
+    one_minus_beta1, one_minus_beta2, eps, BLOCK: tl.constexpr,
 ):  # fmt: skip
     if found_inf is not None and tl.load(found_inf) != 0:
         return
@@ -32,8 +32,8 @@ def _adamw(
     m = tl.load(exp_avg + at, mask=inside, other=0.0)
     v = tl.load(exp_avg_sq + at, mask=inside, other=0.0)
     # Written with 1 - beta: in fp32 beta itself is off by enough to show after a thousand steps.
-    m = m - rest1 * m + rest1 * g
-    v = v - rest2 * v + rest2 * g * g
+    m = m - one_minus_beta1 * m + one_minus_beta1 * g
+    v = v - one_minus_beta2 * v + one_minus_beta2 * g * g
     p -= decay * p
     p -= tl.load(rates + 2 * i) * tl.div_rn(m, tl.div_rn(tl.sqrt_rn(v), tl.load(rates + 2 * i + 1)) + eps)
     tl.store(param + at, p, mask=inside)
@@ -61,7 +61,7 @@ def adamw_(
     t = torch.stack(state_steps).double()
     corrections = [-torch.expm1(t * math.log(beta)) if beta else torch.ones_like(t) for beta in betas]  # 1 - beta^t
     rates = torch.stack([lr / corrections[0], corrections[1].sqrt()], 1).float()
-    rest1, rest2, decay = float(1 - betas[0]), float(1 - betas[1]), float(lr * weight_decay)
+    one_minus_beta1, one_minus_beta2, decay = float(1 - betas[0]), float(1 - betas[1]), float(lr * weight_decay)
     launch: Any = _adamw
     with torch.cuda.device_of(rates):
         for i, (p, g, m, v, copy) in enumerate(zip(params, grads, exp_avgs, exp_avg_sqs, model_params, strict=True)):
@@ -70,6 +70,6 @@ def adamw_(
             n = p.numel()
             if n:
                 launch[(triton.cdiv(n, BLOCK),)](
-                    p, g, m, v, copy, rates, i, n, clip_coef, found_inf, decay, rest1, rest2, float(eps),
-                    BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True,
+                    p, g, m, v, copy, rates, i, n, clip_coef, found_inf, decay, one_minus_beta1, one_minus_beta2,
+                    float(eps), BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True,
                 )  # fmt: skip

@@ -122,7 +122,7 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
     visible = torch.ones(C, C, dtype=torch.bool, device=v.device).tril()
     continued = unfinished = None
     if documents is None:
-        total = log_decay.cumsum(-1)  # the decay since the chunk began, or the document
+        total = log_decay.cumsum(-1)  # the log of the decay since the start of the chunk, or of the document in it
     else:
         documents = F.pad(documents, (0, padding), mode="replicate").unflatten(1, (-1, C))[:, None, None]
         last = documents[..., -1:]  # (B, 1, 1, N, 1)

@@ -3,7 +3,7 @@
 PyTorch multiplies fp32 matrices with MKL, which takes a slow path on processors that are not Intel's. oneDNN, which the
 same build of PyTorch contains and uses for bf16, is twice as fast on AMD's Zen 5, for one row as for thousands. For one
 row in bf16 it is the other way round: PyTorch's own kernel reads the weights twice as fast as oneDNN. In compiled code
-a product with one row is fastest as a plain sum, which becomes a loop at memory speed. `benchmarks/` has all three.
+a product with one row is fastest as a plain sum, which becomes a loop at memory speed. See `benchmarks/`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Saves gate and up for the backward pass but not silu(gate): a third less for a layer's largest activations."""
+    """Saves gate and up for the backward pass but not silu(gate), which is a third of a layer's largest activations."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

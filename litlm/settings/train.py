@@ -51,8 +51,8 @@ class MethodSettings:
         alpha: lora: the adapters' output is scaled by alpha / r.
         dropout: lora: dropout of the adapters' input during training.
         targets: lora: layers to adapt, by the end of their name (q_proj, layers.0.attn.v_proj) or a pattern
-            (layers.1?.mlp.*); all-linear means all linear layers of the blocks, experts those of a mixture; embed and
-            lm_head are adapted separately even if they are tied.
+            (layers.1?.mlp.*); all-linear means all linear layers within the decoder layers, experts those of a mixture;
+            embed and lm_head are adapted separately even if they are tied.
         rslora: lora: scale by alpha / sqrt(r) (rank-stabilized LoRA).
         dora: lora: weight-decomposed adaptation (DoRA), which also learns the norm of each row.
         modules_to_save: lora: modules to train whole beside the adapters, such as embed, lm_head or norm.

@@ -77,15 +77,15 @@ def training_blocks(model: GPT, *, compile: bool = False, checkpointing: Checkpo
         forward = partial(_checkpointed, forward, checkpointing == "selective")
     if compile:  # around the checkpointing: the compiler knows what to keep, and what it made is no product to keep
         forward = torch.compile(forward)
-    split: list[Any] = [b.mlp for b in model.layers if checkpointing == "full" and _can_be_split(b.mlp)]
-    undo_blocks = wrap_forward(list(model.layers), partial(_training_forward, forward))
+    split: list[Any] = [layer.mlp for layer in model.layers if checkpointing == "full" and _can_be_split(layer.mlp)]
+    undo_layers = wrap_forward(list(model.layers), partial(_training_forward, forward))
     undo_mlps = wrap_forward(split, _mlp_in_pieces)
     try:
         with compiler_settings():
             yield
     finally:
         undo_mlps()
-        undo_blocks()
+        undo_layers()
 
 
 def _training_forward(training: Forward, forward: Forward, layer: DecoderLayer, *args: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""FP8 training (torchao): the linear layers of the blocks multiply 8-bit copies of their inputs and weights.
+"""FP8 training (torchao): linear layers within the decoder layers multiply 8-bit copies of their inputs and weights.
 
 Weights and their names stay as they are; each product scales its inputs, with one factor per matrix (one per row would
 be more exact, and slower). Embeddings, head, routers and small gates are left out: they are few products, where errors
@@ -83,7 +83,7 @@ def _check(model: GPT, layers: dict[str, nn.Linear], *, emulate: bool) -> None:
             "method full, or leave fp8 out"
         )
     elif not layers:
-        problems.append(f"no linear layer in the blocks has sizes divisible by {_ALIGN}; leave fp8 out")
+        problems.append(f"no linear layer in the decoder layers has sizes divisible by {_ALIGN}; leave fp8 out")
     if problems:
         raise ValueError("fp8=True can't be used:\n" + "\n".join(f"- {p}" for p in problems))
 

@@ -3,8 +3,8 @@
 adapter: all queries of a layer also attend to P learned positions, in a separate softmax, and each head adds the result
 times its gate. Gates start at zero, so the model starts unchanged. The positions become keys and values through the
 layer's own projections; keys get neither rope nor norm. (The paper has one gate per head too, PEFT one per layer.)
-adapter_v2 also trains all norms, and every linear layer in the blocks becomes y = scale * (W x + bias). The head has
-none: the loss uses its weight without running the layer.
+adapter_v2 also trains all norms, and every linear layer in the decoder layers becomes y = scale * (W x + bias). The
+head has none: the loss uses its weight without running the layer.
 
 Each adapter is a child named `adapter` of the module it adapts, used by a forward hook, so modules keep their classes
 and their weights' names, and the same transform fits a quantized model. Adapters are fp32 in any model.

@@ -278,10 +278,10 @@ def _expert_weights(model: nn.Module) -> list[str]:
 
 
 def targets(model: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """What `names` mean: linear layers inside the blocks, and stacked weights of experts if a name mentions experts.
+    """The modules that `names` mean: linear layers, and stacked weights of experts if a name mentions experts.
 
-    Layers outside the blocks, such as embed and lm_head, are only meant by their exact name, as in PEFT. A tied model
-    has an lm_head here. Raises ValueError for a name that matches nothing.
+    Modules outside the decoder layers, such as embed and lm_head, are only meant by their exact name, as in PEFT. A
+    tied model has an lm_head here. Raises ValueError for a name that matches nothing.
     """
     layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))]
     linear = [n for n in layers if n.startswith("layers.")]

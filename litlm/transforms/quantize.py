@@ -354,8 +354,8 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 
 def quantize_layers(model: nn.Module, qtype: str, dtype: torch.dtype) -> None:
-    """Replace the linear layers and experts in the blocks by packed ones, still empty; routers, small gates (those of
-    Gated DeltaNet's decay among them) and convolutions stay as they are.
+    """Replace the linear layers and experts in the decoder layers by packed ones, still empty; routers, small gates
+    (Gated DeltaNet's decay among them) and convolutions stay as they are.
 
     Raises ValueError for an unknown format or dtype.
     """
