@@ -368,7 +368,7 @@ def test_taking_back_tokens_needs_a_snapshot(case: Case) -> None:
     cache.snapshot(0)
     model(ids[:, 5:], context=cache)
     states, message = [_states(cache, b) for b in range(3)], r"no snapshot of row 1 at 5 tokens, row 2 at 6 tokens"
-    with pytest.raises(ValueError, match=rf"lengths=\[5, 5, 6\]: the state of.*{message}; call snapshot\(row\)"):
+    with pytest.raises(ValueError, match=rf"lengths=\[5, 5, 6\]: .*{message}; call snapshot\(row\)"):
         cache.truncate([5, 5, 6])
     assert cache.lengths == [12] * 3
     assert all(_same(_states(cache, b), states[b]) for b in range(3))
