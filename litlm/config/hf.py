@@ -14,7 +14,7 @@ from litlm.io.reading import read_json
 
 
 def config_from_hf(source: str | Path | Mapping[str, Any], ignore_fields: Collection[str] = ()) -> Config:
-    """`Config.from_hf`. Raises ValueError if the file can't be read or a field can't be followed."""
+    """`Config.from_hf`. Raises ValueError if the file can't be read or has fields that litlm doesn't support."""
     if isinstance(source, Mapping):
         return _from_fields(source, ignore_fields)
     path = Path(source)

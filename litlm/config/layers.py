@@ -254,14 +254,14 @@ class MoEConfig:
     shared_intermediate_size: hidden size of the shared expert, an MLP that every token uses as well; 0: there is none.
     shared_average: the output is the mean of the experts' and the shared expert's, instead of the sum (Command A+).
     shared_gate: the shared expert's output is multiplied by a sigmoid gate (Qwen2-MoE).
-    own_norms: experts and shared expert each have a norm before and one after, in the place of the layer's norm before
-        the MLP, so the router gets the hidden state as it is (Gemma 4).
+    own_norms: experts and shared expert each have a norm before and one after, instead of the layer's norm before the
+        MLP, so the router gets the hidden state as it is (Gemma 4).
     output_norm: the sum of experts and shared expert is normed (A.X-K1).
     router_scales: the router norms its input and multiplies it by a learned vector and n_embd ** -0.5; each expert's
         routing weight is multiplied by a learned scalar (Gemma 4's router.scale and per_expert_scale).
     scale_input: routing weights multiply the experts' input instead of their output (Llama 4); unrelated to
         `router_scales`.
-    jitter: of `sparsemixer`: experts whose logits are more than 2 * jitter below the best, relatively, don't count.
+    jitter: of `sparsemixer`: experts whose logits are below the best by a share of more than 2 * jitter are left out.
     normalize_eps: added to the sum that `normalize` divides by.
     aux_loss: coefficient of the load-balancing loss.
     """
@@ -349,7 +349,7 @@ class DynamicScaling:
 
     kind: `dynamic`.
     factor: how fast theta grows.
-    original_max_seq_len: the length from which on theta grows, in tokens.
+    original_max_seq_len: the length beyond which theta grows, in tokens.
     """
 
     kind: Literal["dynamic"] = "dynamic"
@@ -364,8 +364,8 @@ class LongRopeScaling:
     kind: `longrope`.
     factor: context length over original_max_seq_len; only the default of attention_factor depends on it.
     original_max_seq_len: context length before scaling, in tokens.
-    short_factor: for sequences up to original_max_seq_len, one number per frequency.
-    long_factor: for longer sequences.
+    short_factor: the factors for sequences of up to original_max_seq_len tokens, one per frequency.
+    long_factor: those for longer sequences.
     attention_factor: factor of cos and sin; None: sqrt(1 + ln(factor) / ln(original_max_seq_len)).
     """
 

@@ -325,7 +325,7 @@ class Config:
         return problems
 
     def _kv_layer(self, i: int) -> int | None:
-        """The layer whose keys and values layer `i` reads instead of its own."""
+        """The layer whose keys and values layer `i` attends to; None: its own."""
         first = self.n_layer - self.n_kv_shared_layer
         return None if i < first else max(j for j in range(first) if self.layer_types[j] == self.layer_types[i])
 

@@ -29,7 +29,7 @@ def causal_conv(
     weight: (C, W). before: (B, W - 1, C), the inputs that precede x; None: zeros. positions: (B or 1, T), for rows that
     hold several documents: each token's position in its own, so that none sees another's. Sums are in fp32.
     """
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):  # else several fp32 copies are kept
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):  # or autograd keeps several fp32 copies
         return checkpoint(_causal_conv, x, weight, bias, before, positions, use_reentrant=False)  # type: ignore[return-value]
     return _causal_conv(x, weight, bias, before, positions)
 

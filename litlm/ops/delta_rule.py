@@ -128,9 +128,9 @@ def chunked(inputs: DeltaRule, state: Tensor | None = None, documents: Tensor | 
         last = documents[..., -1:]  # (B, 1, 1, N, 1)
         before = F.pad(last, (0, 0, 1, -1), value=-1)  # the last document of the previous chunk
         visible = visible & (documents[..., None] == documents[..., None, :])
-        # Tokens whose document has begun before the chunk, and those whose goes on after it.
+        # Tokens whose document began before the chunk, and those whose document goes on after it.
         continued, unfinished = documents == before, documents == last
-        # Not by differences, or a document's numbers and gradients would be as coarse as the whole chunk's decay.
+        # Summed per document: differences of the whole chunk's sums would lose digits, in values and gradients.
         total = (log_decay[..., None, :] * visible).sum(-1)
     # Decay from one token to another. Differences of logs are never positive, so this can't overflow.
     decay = (total[..., None] - total[..., None, :]).masked_fill(~visible, -torch.inf).exp()  # (B, K, G, N, C, C)

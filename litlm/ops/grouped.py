@@ -35,7 +35,7 @@ def grouped_linear(
         y = (_grouped_mm if torch.compiler.is_compiling() else _grouped_mm_eager)(x, weight, ends)
         # Not bias[experts]: its gradient is summed in bf16, wrong after a few hundred rows; an embedding's in fp32.
         return y if bias is None else y + F.embedding(experts, bias)
-    if torch.compiler.is_compiling():  # the loop's shapes depend on data; a gather has none, and fuses with the product
+    if torch.compiler.is_compiling():  # the loop's shapes depend on the data; a gather's don't, and it fuses
         y = (weight[experts] * x[:, None]).sum(-1)
         return y if bias is None else y + bias[experts]
     return grouped_linear_loop(x, weight, ends, bias)

@@ -1,6 +1,6 @@
 """Scaled dot-product attention: PyTorch's fused kernels where they support what a layer has, plain products elsewhere.
 
-They don't support softcap and sinks, nor ALiBi in half precision; for these, long rows on CUDA use FlexAttention.
+They don't support softcap or sinks, nor ALiBi in half precision; for these, long rows on CUDA use FlexAttention.
 Packed rows use flash attention's kernel for sequences of different lengths.
 
 Shapes: B batch, T query length, S key length, H heads, K kv heads, D size of a query or key, E size of a value.
