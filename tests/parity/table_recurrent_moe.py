@@ -4,34 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from parity.case import Case, rope
+from parity.case import delta, experts, partial_rope, rope
+from parity.case import layered as _case
 
 _FULL, _SLIDING, _LINEAR, _CONV = "full_attention", "sliding_attention", "linear_attention", "conv"
-
-
-def _case(family: str, name: str, seed: int, **hf: Any) -> Case:
-    base: dict[str, Any] = dict(
-        vocab_size=61, hidden_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=128, pad_token_id=None, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    return Case(f"{family}-{name}", family, base | hf, seed)
-
-
-def _delta(keys: int, values: int, key_dim: int, value_dim: int, kernel: int = 4) -> dict[str, Any]:
-    """With a larger eps, as in table_recurrent.py."""
-    return dict(
-        rms_norm_eps=1e-3, linear_num_key_heads=keys, linear_num_value_heads=values, linear_key_head_dim=key_dim,
-        linear_value_head_dim=value_dim, linear_conv_kernel_dim=kernel,
-    )  # fmt: skip
-
-
-def _experts(n: int, chosen: int, width: int, shared: int = 0) -> dict[str, Any]:
-    sizes = dict(num_experts=n, num_experts_per_tok=chosen, moe_intermediate_size=width)
-    return sizes | (dict(shared_expert_intermediate_size=shared) if shared else {})
-
-
-def _rope(theta: float, fraction: float, **more: Any) -> dict[str, Any]:
-    return rope("default", theta, partial_rotary_factor=fraction, **more)
 
 
 def _ropes(theta: float, fraction: float, sliding_theta: float) -> dict[str, Any]:
@@ -40,25 +16,26 @@ def _ropes(theta: float, fraction: float, sliding_theta: float) -> dict[str, Any
 
 
 CASES = [
-    _case("qwen3_5_moe_text", "plain", 902, head_dim=16, **_experts(5, 2, 20, 28), **_delta(2, 4, 8, 12)),
+    _case("qwen3_5_moe_text", "plain", 902, head_dim=16, **experts(5, 2, 20, 28), **delta(2, 4, 8, 12)),
     _case("qwen3_5_moe_text", "tied-mqa-one-expert", 905, head_dim=24, num_key_value_heads=1, tie_word_embeddings=True,
-          num_hidden_layers=5, layer_types=[_LINEAR, _FULL, _LINEAR, _LINEAR, _FULL], **_experts(3, 1, 16, 12),
-          **_delta(3, 6, 6, 10, 3), **_rope(1e4, 0.25, mrope_section=[1, 1, 1], mrope_interleaved=True)),
+          num_hidden_layers=5, layer_types=[_LINEAR, _FULL, _LINEAR, _LINEAR, _FULL], **experts(3, 1, 16, 12),
+          **delta(3, 6, 6, 10, 3), **partial_rope(1e4, 0.25, mrope_section=[1, 1, 1], mrope_interleaved=True)),
     _case("qwen3_5_moe_text", "many-values-per-key-biases", 904, head_dim=20, attention_bias=True, num_hidden_layers=3,
-          layer_types=[_FULL, _LINEAR, _LINEAR], **_experts(4, 3, 8, 8), **_delta(1, 5, 16, 8, 6), **_rope(1e5, 0.2)),
+          layer_types=[_FULL, _LINEAR, _LINEAR], **experts(4, 3, 8, 8), **delta(1, 5, 16, 8, 6),
+          **partial_rope(1e5, 0.2)),
     _case("qwen3_5_moe_text", "all-linear-all-experts", 903, head_dim=8, num_hidden_layers=2,
-          layer_types=[_LINEAR] * 2, router_aux_loss_coef=0.02, **_experts(3, 3, 12, 40), **_delta(2, 2, 12, 4, 2)),
+          layer_types=[_LINEAR] * 2, router_aux_loss_coef=0.02, **experts(3, 3, 12, 40), **delta(2, 2, 12, 4, 2)),
     _case("lfm2_moe", "plain", 910, intermediate_size=40, layer_types=[_CONV, _CONV, _FULL, _CONV],
-          **_experts(5, 2, 20)),
+          **experts(5, 2, 20)),
     _case("lfm2_moe", "wide-kernel-biases-untied", 911, intermediate_size=56, num_key_value_heads=1,
           num_hidden_layers=5, layer_types=[_FULL, _CONV, _FULL, _CONV, _CONV], conv_L_cache=5, conv_bias=True,
           tie_word_embeddings=False, num_dense_layers=1, routed_scaling_factor=2.5, norm_eps=1e-3,
-          **_experts(6, 3, 12), **rope("default", 500.0)),
+          **experts(6, 3, 12), **rope("default", 500.0)),
     _case("lfm2_moe", "all-conv-not-normalized", 912, intermediate_size=24, num_hidden_layers=3,
           layer_types=[_CONV] * 3, conv_L_cache=2, num_dense_layers=0, norm_topk_prob=False, use_expert_bias=False,
-          **_experts(4, 1, 16)),
+          **experts(4, 1, 16)),
     _case("lfm2_moe", "no-bias-all-experts", 913, intermediate_size=32, num_key_value_heads=4, use_expert_bias=False,
-          layer_types=[_CONV, _FULL, _FULL, _CONV], conv_L_cache=4, num_dense_layers=3, **_experts(3, 3, 8)),
+          layer_types=[_CONV, _FULL, _FULL, _CONV], conv_L_cache=4, num_dense_layers=3, **experts(3, 3, 8)),
     _case("lfm3", "plain", 920, intermediate_size=40, num_hidden_layers=6, head_dim=16, sliding_window=7),
     _case("lfm3", "mqa-untied-biases-narrow-kernel", 921, intermediate_size=56, head_dim=20, num_key_value_heads=1,
           layer_types=[_FULL, _SLIDING, _CONV, _CONV, _FULL], num_hidden_layers=5, conv_L_cache=2, conv_bias=True,
