@@ -613,7 +613,7 @@ def test_describe(run: Run, smollm2_gguf: Path) -> None:
         "49,152",
         "tied",
         "8,192",
-        "theta 100000",
+        "theta 100,000",
         "nothing",
     ):
         assert text in out

@@ -196,7 +196,7 @@ _NOT_COMPARED = {
     "name", "family", "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "full_head_dim",
     "full_n_kv_head", "intermediate_size", "max_seq_len", "tie_embeddings", "layer_types", "sliding_window",
     "learned_positions", "init_std", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "eps", "theta",
-    "fraction", "scaling", "sliding_rope", "aux_loss", "recurrent", "in_q_proj",
+    "fraction", "scaling", "sliding_rope", "aux_loss", "recurrent", "in_q_proj", "round_embed_scale",
 }  # fmt: skip
 
 

@@ -91,6 +91,7 @@ class Config:
     learned_positions: a learned vector is added per position, up to max_seq_len (GPT-2).
     position_offset: unused rows at the start of the learned positions (OPT has 2).
     embed_scale: factor of the embeddings.
+    round_embed_scale: that factor is first rounded to the model's dtype, as Gemma does.
     embed_norm: the embeddings are normed (BLOOM).
     residual_scale: factor of what attention and MLP add to the hidden state (Granite's residual_multiplier).
     logit_scale: factor of the logits, before `logit_softcap`.
@@ -141,6 +142,7 @@ class Config:
     learned_positions: bool = False
     position_offset: int = 0
     embed_scale: float = 1.0
+    round_embed_scale: bool = True
     embed_norm: bool = False
     residual_scale: float = 1.0
     logit_scale: float = 1.0

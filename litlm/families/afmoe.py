@@ -24,7 +24,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         hf, head_dim=128, eps=1e-5, qk_norm="head", vocab_size=200192, n_embd=2048, n_layer=32, n_head=16,
         intermediate_size=6144, max_seq_len=16384,
     )  # fmt: skip
-    layers, every = range(values["n_layer"]), hf.take("global_attn_every_n_layers", 4)
+    layers, every = range(values["n_layer"]), hf.size("global_attn_every_n_layers", 4)
     types = hf.layer_types(["sliding" if (i + 1) % every else "full" for i in layers])
     # What the authors' own code can do besides. transformers reads none of it.
     for name, only in dict(score_func="sigmoid", route_norm=True).items():
@@ -50,6 +50,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         ),
         moe_layers=tuple(i >= hf.take("num_dense_layers", 1) for i in layers),
         embed_scale=values["n_embd"] ** 0.5 if hf.take("mup_enabled", False) else 1.0,
+        round_embed_scale=False,
     )
 
 

@@ -22,6 +22,7 @@ def granite_fields(hf: HFFields, **defaults: Any) -> dict[str, Any]:
     return values | dict(
         attention=dataclasses.replace(values["attention"], scale=scale),
         embed_scale=float(hf.take("embedding_multiplier", 1.0)),
+        round_embed_scale=False,
         residual_scale=float(hf.take("residual_multiplier", 1.0)),
         logit_scale=1 / float(hf.take("logits_scaling", 1.0)),
     )

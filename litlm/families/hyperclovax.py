@@ -22,6 +22,7 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         block="sandwich" if hf.take("use_post_norm", True) else "pre",
         attention=dataclasses.replace(values["attention"], scale=None if scale == head_dim**-0.5 else scale),
         embed_scale=float(hf.take("embedding_multiplier", 1.0)),
+        round_embed_scale=False,
         residual_scale=float(hf.take("residual_multiplier", 1.0)),
         logit_scale=float(hf.take("logits_scaling", 1.0)),
     )

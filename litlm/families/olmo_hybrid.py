@@ -36,7 +36,8 @@ def from_hf(hf: HFFields) -> dict[str, Any]:
         hf.problems.append(
             "layer_types must hold both 'linear_attention' and 'full_attention', and no other; name one per layer"
         )
-    key_dim = int(0.75 * values["n_embd"] / hf.take("linear_num_key_heads", n_head))
+    n_key_head = hf.take("linear_num_key_heads", n_head)
+    key_dim = int(0.75 * values["n_embd"] / n_key_head) if n_key_head else 1  # 0 is refused below
     delta = delta_fields(
         hf,
         1e-5,  # whatever rms_norm_eps is

@@ -153,7 +153,8 @@ class GPT(nn.Module):
         positions = context_positions if positions is None else positions
         x = self.embed(tokens)  # (B, T, C)
         if self.config.embed_scale != 1:
-            x = x * rounded(self.config.embed_scale, x.dtype)  # as Gemma does (transformers modeling_gemma.py)
+            scale = self.config.embed_scale
+            x = x * (rounded(scale, x.dtype) if self.config.round_embed_scale else scale)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         if self.position_embed is not None:

@@ -24,6 +24,12 @@ from litlm.model import GPT
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 # transformers runs these with another family's class, and writes its name; other readers know the authors' own.
 RUN_AS_ANOTHER = ("exaone", "sarvam_mla", "sarvam_moe")
+# Factors of embeddings that bf16 can't hold.
+SCALED = [
+    "gemma-plain", "gemma2-plain", "gemma3_text-two-ropes", "gemma4_text-two-sizes", "afmoe-plain", "granite-plain",
+    "granitemoe-plain", "granitemoeshared-plain", "granitemoehybrid-plain", "granite_swa-default-pattern",
+    "granitemoe_swa-default-pattern",
+]  # fmt: skip
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -227,6 +233,28 @@ def test_new_weights_leave_nothing_as_it_was(case: Case) -> None:
 
 # bf16 for every case, fp16 for one of each family.
 HALVES = [(case, "BF16") for case in CASES] + [(case, "F16") for case in {c.family: c for c in CASES}.values()]
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_half_precision_embeddings_are_scaled_like_theirs(name: str) -> None:
+    """Bit for bit: Gemma and MiniCPM round the factor to bf16 first, the others don't."""
+    from transformers import AutoModelForCausalLM
+
+    case = cases.by_name(name)
+    theirs = AutoModelForCausalLM.from_pretrained(write(case), dtype=torch.bfloat16, experts_implementation="eager")
+    model = cases.load(write(case), torch.bfloat16)
+    assert model.config.embed_scale != 1
+    seen: list[Tensor] = []
+
+    def keep(layer: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+
+    for layer in (theirs.get_decoder().layers[0], model.layers[0]):
+        layer.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        theirs(tokens(case, 2, 9), use_cache=False)
+        model(tokens(case, 2, 9))
+    assert torch.equal(*seen)
 
 
 @pytest.mark.parametrize(("case", "dtype"), HALVES, ids=str)

@@ -76,6 +76,8 @@ def test_theta_of_null_is_no_rope(theta: dict[str, Any], has_rope: bool) -> None
         ("olmo_hybrid-plain", dict(layer_types=["full_attention"] * 4), "layer_types must hold both 'linear"),
         ("olmo_hybrid-plain", dict(layer_types=["linear_attention"] * 4), "must hold .*name one per layer"),
         ("olmo_hybrid-plain", dict(layer_types=["mamba"] * 4), "layer_types holds mamba; known are .*linear_attention"),
+        ("olmo_hybrid-plain", dict(linear_num_key_heads=0), "linear_num_key_heads=0 must be a whole number, 1 or more"),
+        ("afmoe-plain", dict(global_attn_every_n_layers=0), "every_n_layers=0 must be a whole number, 1 or more"),
         ("olmo_hybrid-plain", dict(hidden_act="gelu"), "hidden_act='gelu' is not supported .*only 'silu'"),
         (
             "olmo_hybrid-plain",
