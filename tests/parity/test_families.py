@@ -106,13 +106,13 @@ def _cache(model: GPT, batch: int, room: int) -> KVCache:
 
 
 @each_case
-@pytest.mark.parametrize("chunks", [[30], [1] * 30, [2, 5, 3, 1, 11, 1, 7], [1, 29], [29, 1]], ids=str)
 @torch.no_grad()
-def test_cache_in_chunks(case: Case, chunks: list[int]) -> None:
+def test_cache_in_chunks(case: Case) -> None:
     model, ids = ours(case), tokens(case, 3, 30)
     expected = hf_logits(case, ids)
-    cache = _cache(model, 3, 30)
-    close(torch.cat([model(part, context=cache) for part in ids.split(chunks, 1)], 1), expected)
+    for chunks in ([30], [1] * 30, [2, 5, 3, 1, 11, 1, 7], [1, 29], [29, 1]):
+        cache = _cache(model, 3, 30)
+        close(torch.cat([model(part, context=cache) for part in ids.split(chunks, 1)], 1), expected)
 
 
 @each_case
@@ -156,10 +156,10 @@ def test_cache_takes_back_tokens(case: Case) -> None:
 @each_case
 @torch.no_grad()
 def test_greedy_text(case: Case) -> None:
-    """Each of 64 tokens is what transformers finds most likely after the ones before, or as likely as its first."""
+    """Each of 32 tokens is what transformers finds most likely after the ones before, or as likely as its first."""
     model, text = ours(case), tokens(case, 1, 6)
-    cache, step = _cache(model, 1, 70), text
-    for _ in range(64):
+    cache, step = _cache(model, 1, 38), text
+    for _ in range(32):
         step = model(step, context=cache)[:, -1:].argmax(-1)
         text = torch.cat([text, step], 1)
     theirs = hf_logits(case, text[:, :-1])[0, 5:]
